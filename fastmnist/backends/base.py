@@ -1,0 +1,86 @@
+"""What an executor offers to the trainer and the estimators, whatever it runs on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from fastmnist.network.spec import Spec
+
+Parameters = Sequence[np.ndarray]
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What one epoch of training returns.
+
+    Attributes
+    ----------
+    losses : ndarray of shape (n,), float32
+        Loss of each sample at the moment it was visited, in the order of the visit (`losses[i]` belongs to row `order[i]`),
+        without weights and without the L2 term.
+    hits : ndarray of shape (n,), bool
+        Whether the sample was classified correctly at that moment.
+    steps : int
+        Steps that were completed; less than asked for when the run was interrupted.
+    interrupted : bool
+        Ctrl-C arrived: the parameters are those of the last completed step.
+    seconds : float
+        Wall time of the epoch.
+    """
+
+    losses: np.ndarray
+    hits: np.ndarray
+    steps: int
+    interrupted: bool
+    seconds: float
+
+
+class Executor(Protocol):
+    """Runs a Spec's programs on one backend."""
+
+    backend: str  # "numpy" | "numba" | "cupy"
+    spec: Spec
+    dtype: np.dtype  # of parameters and arithmetic
+    n_threads: int
+    compile_seconds: float  # spent compiling so far (0 when everything came from the cache)
+
+    def bind(self, X: np.ndarray, y: np.ndarray, sample_weight: np.ndarray | None = None, *, pixel_scale: float = 1.0) -> None:
+        """Attach the training data.
+
+        Parameters
+        ----------
+        X : ndarray of shape (n, n_features), C-contiguous, uint8 or float32 (the numpy executor: or float64)
+        y : ndarray of shape (n,), int32
+            Labels (see DESIGN.md, Vocabulary).
+        sample_weight : ndarray of shape (n,), float32, or None for ones
+        pixel_scale : float
+            Every value of X is multiplied by it when it is read.
+        """
+
+    def set_parameters(self, parameters: Parameters) -> None:
+        """Upload `[W0, b0, W1, b1, ...]`; the optimizer's state is left alone."""
+
+    def get_parameters(self) -> list[np.ndarray]:
+        """Download `[W0, b0, W1, b1, ...]`: fresh C-contiguous arrays of `dtype`."""
+
+    def reset_optimizer(self) -> None:
+        """Set the optimizer's moments to zero and its step count to 0."""
+
+    def run_epoch(self, order: np.ndarray, learning_rates: np.ndarray, batch_size: int, *, seed: int = 0) -> Epoch:
+        """Train on the bound rows `order` (int64, any length >= 1), `batch_size` at a time; the last batch may be shorter.
+
+        `learning_rates` (float64) has one value a step. `seed` (different each epoch) drives dropout.
+        """
+
+    def loss_and_gradient(self, parameters: Parameters) -> tuple[float, list[np.ndarray]]:
+        """Weighted mean loss of all bound rows and its gradient (float64 arrays shaped like the parameters), without L2, without dropout.
+
+        Does not touch the parameters or the optimizer's state of the training run.
+        """
+
+    def outputs(self, parameters: Parameters, X: np.ndarray, *, pixel_scale: float = 1.0) -> np.ndarray:
+        """Network outputs (n, n_outputs) after the loss's link: softmax probabilities, or one sigmoid each for one-vs-rest."""

@@ -1,0 +1,1 @@
+"""Descriptions of networks: frozen values without arrays, and the programs compiled from them."""

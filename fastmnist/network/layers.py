@@ -1,0 +1,91 @@
+"""Layer descriptions: frozen, hashable, without arrays. What a layer computes is in `kernels/`; how it is run, in `program.py`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+ACTIVATIONS = ("identity", "relu", "leaky_relu", "elu", "sigmoid", "tanh", "gelu")
+INITIALIZERS = ("glorot_uniform", "he_uniform", "he_normal", "zeros")
+
+
+def _require(condition: bool, layer: str, parameter: str, rule: str, got: object) -> None:
+    if not condition:
+        raise ValueError(f"{layer}: {parameter} must be {rule}; got {got!r}.")
+
+
+@dataclass(frozen=True)
+class Dense:
+    """Fully connected layer: `activation(x @ W + b)`.
+
+    Parameters
+    ----------
+    units : int
+        Width of the output, >= 1.
+    activation : str, default="identity"
+        One of `ACTIVATIONS`.
+    kernel_initializer : str, default="glorot_uniform"
+        One of `INITIALIZERS`; biases follow scikit-learn (the same uniform bound) for "glorot_uniform" and are 0 otherwise.
+
+    Raises
+    ------
+    ValueError
+        A parameter is outside its range; the message names it.
+    """
+
+    units: int
+    activation: str = "identity"
+    kernel_initializer: str = "glorot_uniform"
+
+    def __post_init__(self) -> None:
+        units_ok = isinstance(self.units, int) and not isinstance(self.units, bool) and self.units >= 1
+        _require(units_ok, "Dense", "units", "an integer >= 1", self.units)
+        _require(self.activation in ACTIVATIONS, "Dense", "activation", f"one of {ACTIVATIONS}", self.activation)
+        _require(
+            self.kernel_initializer in INITIALIZERS,
+            "Dense",
+            "kernel_initializer",
+            f"one of {INITIALIZERS}",
+            self.kernel_initializer,
+        )
+
+
+@dataclass(frozen=True)
+class Activation:
+    """An activation function as a layer of its own.
+
+    Parameters
+    ----------
+    name : str
+        One of `ACTIVATIONS`. leaky_relu has slope 0.01 for x < 0, elu has alpha 1, gelu is the exact (erf) form.
+    """
+
+    name: str
+
+    def __post_init__(self) -> None:
+        _require(self.name in ACTIVATIONS, "Activation", "name", f"one of {ACTIVATIONS}", self.name)
+
+
+@dataclass(frozen=True)
+class Dropout:
+    """Inverted dropout (Srivastava et al. 2014): in training each value is 0 with probability `rate`, else divided by 1 - rate.
+
+    Parameters
+    ----------
+    rate : float
+        0 <= rate < 1.
+    """
+
+    rate: float
+
+    def __post_init__(self) -> None:
+        ok = isinstance(self.rate, (int, float)) and 0 <= self.rate < 1
+        _require(ok, "Dropout", "rate", "in [0, 1)", self.rate)
+
+
+Layer = Dense | Activation | Dropout
+
+
+def describe(layer: Layer) -> str:
+    """One line for people: `Dense(128, relu)`."""
+    values = [getattr(layer, f.name) for f in fields(layer) if f.name != "kernel_initializer"]
+    return f"{type(layer).__name__}({', '.join(str(v) for v in values)})"

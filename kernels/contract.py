@@ -1,0 +1,354 @@
+"""Every op: its operands in order, their shapes and types, what it costs, and what it computes.
+
+One table for all backends. An op has the same name and the same positional order of operands in each: outputs, inputs, parameters.
+`reference.py` is its meaning in plain NumPy; `cpu/` and `gpu/` are the fast ones. The executors, the listing, the tests, the benchmarks
+and the profile all read this table.
+
+The alphabet of dimensions: B rows of a batch, I inputs of a layer, O outputs of a layer, C classes, N rows of the data set, M entries of
+the order, S steps of an epoch, R x Q any matrix, Z stored values of compressed rows.
+
+Strides. Two-dimensional operands are row-major with a leading dimension of their own (`ld_<name>`, in elements), so an op works on a block of
+a larger array; one-dimensional operands are contiguous. At the surface (`fastmnist.call_kernel`) everything is C-contiguous.
+
+Cursor. What changes from step to step lies in memory, never in a by-value scalar. `cursor[0]` is the first position in `order` of the
+current batch, `cursor[1]` the number of the step in the epoch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+Dims = Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Operand:
+    """One array an op reads or writes.
+
+    Attributes
+    ----------
+    name : str
+    shape : tuple of str
+        Names of dimensions, or decimal numbers.
+    dtypes : tuple of str
+        The types it may have. "float" stands for the executor's arithmetic type: float32 in compiled kernels, float32 or float64 in the oracle.
+    """
+
+    name: str
+    shape: tuple[str, ...]
+    dtypes: tuple[str, ...] = ("float",)
+
+
+@dataclass(frozen=True)
+class Op:
+    """One line of the contract.
+
+    Attributes
+    ----------
+    name : str
+    outs : tuple of Operand
+        Written. Those also named in `updates` are read first, the others are overwritten.
+    ins : tuple of Operand
+        Only read.
+    params : tuple of str
+        By-value scalars (float64), constant for a whole run.
+    updates : tuple of str
+        Names of the outs whose old content matters.
+    flops, nbytes : callable
+        From a mapping of dimensions to floating-point operations and to bytes of compulsory traffic (float32).
+    doc : str
+        The formula.
+    """
+
+    name: str
+    outs: tuple[Operand, ...]
+    ins: tuple[Operand, ...]
+    params: tuple[str, ...]
+    updates: tuple[str, ...]
+    flops: Callable[[Dims], float]
+    nbytes: Callable[[Dims], float]
+    doc: str
+
+    @property
+    def operands(self) -> tuple[Operand, ...]:
+        """Outputs, then inputs: the positional order of every implementation."""
+        return self.outs + self.ins
+
+    @property
+    def dims(self) -> tuple[str, ...]:
+        """Names of the dimensions, in order of first appearance."""
+        seen = dict.fromkeys(d for operand in self.operands for d in operand.shape if not d.isdecimal())
+        return tuple(seen)
+
+    def bind_dims(self, shapes: list[tuple[int, ...]]) -> dict[str, int]:
+        """Match the operands' shapes with the dimensions' names.
+
+        Raises
+        ------
+        ValueError
+            A rank or a dimension does not fit; the message names the operand.
+        """
+        dims: dict[str, int] = {}
+        for operand, shape in zip(self.operands, shapes, strict=True):
+            expected = f"{self.name}: {operand.name} must have shape ({', '.join(operand.shape)})"
+            if len(shape) != len(operand.shape):
+                raise ValueError(f"{expected}; got {shape}.")
+            for name, size in zip(operand.shape, shape, strict=True):
+                want = int(name) if name.isdecimal() else dims.setdefault(name, size)
+                if want != size:
+                    raise ValueError(f"{expected} with {name} = {want}; got {shape}.")
+        return dims
+
+
+CONTRACT: dict[str, Op] = {}
+
+_INTEGER = {"cursor": "int64", "order": "int64", "labels": "int32", "indptr": "int64"}
+
+
+def _operands(text: str, types: Mapping[str, tuple[str, ...]]) -> tuple[Operand, ...]:
+    """Parse "y[B,O] x[B,I]"."""
+    result = []
+    for word in text.split():
+        name, shape = word.rstrip("]").split("[")
+        dtypes = types.get(name) or ((_INTEGER[name],) if name in _INTEGER else ("float",))
+        result.append(Operand(name, tuple(shape.split(",")), dtypes))
+    return tuple(result)
+
+
+def _op(
+    name: str,
+    outs: str,
+    ins: str,
+    doc: str,
+    *,
+    params: str = "",
+    updates: str = "",
+    flops: Callable[[Dims], float] = lambda d: 0,
+    nbytes: Callable[[Dims], float] | None = None,
+    types: Mapping[str, tuple[str, ...]] | None = None,
+) -> None:
+    outputs, inputs = _operands(outs, types or {}), _operands(ins, types or {})
+
+    def traffic(d: Dims) -> float:
+        size = lambda o: 1.0 * _product(d[s] if not s.isdecimal() else int(s) for s in o.shape) * _itemsize(o.dtypes[0])  # noqa: E731
+        return sum(map(size, outputs + inputs)) + sum(size(o) for o in outputs if o.name in updates.split())
+
+    CONTRACT[name] = Op(
+        name, outputs, inputs, tuple(params.split()), tuple(updates.split()), flops, nbytes or traffic, " ".join(doc.split())
+    )
+
+
+def _product(sizes) -> int:
+    result = 1
+    for size in sizes:
+        result *= size
+    return result
+
+
+def _itemsize(dtype: str) -> int:
+    return {"float": 4, "float32": 4, "int32": 4, "int64": 8, "uint8": 1, "uint16": 2, "float64": 8}[dtype]
+
+
+_PIXELS = {"source": ("uint8", "float")}
+_COMPRESSED = {"columns": ("uint16", "int32"), "values": ("uint8", "float")}
+
+# --- reading the batch ------------------------------------------------------------------------------------------------------------
+_op(
+    "advance",
+    "cursor[2]",
+    "",
+    "cursor[0] += rows; cursor[1] += 1: on to the next batch.",
+    params="rows",
+    updates="cursor",
+)
+_op(
+    "gather_rows",
+    "x[B,I]",
+    "source[N,I] order[M] cursor[2]",
+    "x[r] = scale * source[order[cursor[0] + r]].",
+    params="scale",
+    types=_PIXELS,
+    flops=lambda d: d["B"] * d["I"],
+    nbytes=lambda d: 5.0 * d["B"] * d["I"],
+)
+
+# --- fully connected layer ----------------------------------------------------------------------------------------------------------
+_gemm = lambda d: 2.0 * d["B"] * d["I"] * d["O"]  # noqa: E731
+_op("linear", "y[B,O]", "x[B,I] w[I,O] b[O]", "y = x w + b.", flops=_gemm)
+_op("linear_relu", "y[B,O]", "x[B,I] w[I,O] b[O]", "y = max(x w + b, 0).", flops=_gemm)
+_op("linear_dx", "dx[B,I]", "dy[B,O] w[I,O]", "dx = dy w^T.", flops=_gemm)
+_op(
+    "linear_dx_add",
+    "dx[B,I]",
+    "dy[B,O] w[I,O]",
+    "dx += dy w^T: the next panel of columns of w.",
+    updates="dx",
+    flops=_gemm,
+)
+_op("linear_dw", "dw[I,O]", "x[B,I] dy[B,O]", "dw = x^T dy.", flops=_gemm)
+_op("linear_dw_add", "dw[I,O]", "x[B,I] dy[B,O]", "dw += x^T dy.", updates="dw", flops=_gemm)
+_op("linear_db", "db[O]", "dy[B,O]", "db = column sums of dy.", flops=lambda d: d["B"] * d["O"])
+_op("linear_db_add", "db[O]", "dy[B,O]", "db += column sums of dy.", updates="db", flops=lambda d: d["B"] * d["O"])
+
+# --- first layer on compressed rows: zero pixels are skipped, exactly ---------------------------------------------------------------
+# Row i of the data set is columns[indptr[i]:indptr[i+1]] with values[...] (multiplied by scale when read).
+_sparse = lambda d: 2.0 * d["Z"] / max(d["N"], 1) * d["B"] * d["O"]  # noqa: E731
+for _name, _formula in (("sparse_linear", "y = x w + b"), ("sparse_linear_relu", "y = max(x w + b, 0)")):
+    _op(
+        _name,
+        "y[B,O]",
+        "indptr[P] columns[Z] values[Z] w[I,O] b[O] order[M] cursor[2]",
+        f"{_formula}, where row r of x is the compressed row order[cursor[0] + r].",
+        params="scale",
+        types=_COMPRESSED,
+        flops=lambda d: 2.0 * d["Z"] / max(d["P"] - 1, 1) * d["B"] * d["O"],
+        nbytes=lambda d: 4.0 * (d["B"] * d["O"] + d["I"] * d["O"]) + 3.0 * d["Z"] / max(d["P"] - 1, 1) * d["B"],
+    )
+_op(
+    "sparse_transpose",
+    "counts[I] rows[I,B] entries[I,B]",
+    "indptr[P] columns[Z] values[Z] order[M] cursor[2]",
+    """The batch by feature: feature i is nonzero in the batch's rows rows[i, :counts[i]], in ascending order, with values
+    entries[i, :counts[i]]. What lies behind counts[i] is unspecified.""",
+    params="scale",
+    types={**_COMPRESSED, "counts": ("int32",), "rows": ("int32",)},
+    nbytes=lambda d: 11.0 * d["Z"] / max(d["P"] - 1, 1) * d["B"],
+)
+_op(
+    "sparse_linear_dw",
+    "dw[I,O]",
+    "counts[I] rows[I,B] entries[I,B] dy[B,O]",
+    "dw = x^T dy, x given by feature as `sparse_transpose` leaves it.",
+    types={"counts": ("int32",), "rows": ("int32",)},
+    flops=lambda d: 2.0 * d["I"] * d["O"] * d["B"] * 0.2,
+)
+
+# --- activations: y may be x itself (in place); the backward of gelu needs x, of the others y ---------------------------------------
+for _name, _y, _dx in (
+    ("leaky_relu", "x if x > 0 else 0.01 x", "dy if y > 0 else 0.01 dy"),
+    ("elu", "x if x > 0 else exp(x) - 1", "dy if y > 0 else dy (y + 1)"),
+    ("sigmoid", "1 / (1 + exp(-x))", "dy y (1 - y)"),
+    ("tanh", "tanh(x)", "dy (1 - y^2)"),
+    ("relu", "max(x, 0)", "dy if y > 0 else 0"),
+):
+    _op(_name, "y[B,O]", "x[B,O]", f"y = {_y}.", flops=lambda d: d["B"] * d["O"])
+    _op(f"{_name}_backward", "dx[B,O]", "dy[B,O] y[B,O]", f"dx = {_dx}.", flops=lambda d: d["B"] * d["O"])
+_op("gelu", "y[B,O]", "x[B,O]", "y = x Phi(x), Phi(x) = (1 + erf(x / sqrt 2)) / 2 (Hendrycks & Gimpel 2016).", flops=lambda d: d["B"] * d["O"])
+_op(
+    "gelu_backward",
+    "dx[B,O]",
+    "dy[B,O] x[B,O]",
+    "dx = dy (Phi(x) + x phi(x)), phi the normal density.",
+    flops=lambda d: d["B"] * d["O"],
+)
+
+# --- dropout ------------------------------------------------------------------------------------------------------------------------
+_op(
+    "dropout",
+    "y[B,O] mask[B,O]",
+    "x[B,O] key[2] cursor[2]",
+    """mask = 0 with probability rate, else 1 / (1 - rate); y = x mask. Element (r, c) draws word c mod 4 of Philox4x32-10 (Salmon et al. 2011)
+    with counter (c div 4, cursor[0] + row_offset + r, layer, 0) and key = key; it is dropped when word < rate 2^32. So the mask depends on the
+    position in the epoch and not on batch size, threads or backend.""",
+    params="rate layer row_offset column_offset",
+    types={"key": ("uint32",)},
+)
+_op("dropout_backward", "dx[B,O]", "dy[B,O] mask[B,O]", "dx = dy mask.", flops=lambda d: d["B"] * d["O"])
+
+# --- losses: logits to gradient in one pass -----------------------------------------------------------------------------------------
+_op(
+    "softmax_cross_entropy",
+    "dz[B,C] losses[M] hits[M]",
+    "z[B,C] labels[N] sample_weight[N] order[M] scale[S] cursor[2]",
+    """For row r with i = order[cursor[0] + r], p = softmax(z[r]) and t = (1 - s) onehot(labels[i]) + s / C, s = label_smoothing:
+    losses[cursor[0] + r] = -sum t log p; hits[...] = (argmax z[r] == labels[i]), the first of equals; dz[r] = sample_weight[i]
+    scale[cursor[1]] (p - t).""",
+    params="label_smoothing",
+    types={"losses": ("float32",), "hits": ("uint8",), "sample_weight": ("float32",), "scale": ("float32",)},
+    updates="losses hits",
+    flops=lambda d: 6.0 * d["B"] * d["C"],
+    nbytes=lambda d: 8.0 * d["B"] * d["C"] + 25.0 * d["B"],
+)
+_op(
+    "binary_cross_entropy",
+    "dz[B,C] losses[M] hits[M]",
+    "z[B,C] labels[N] sample_weight[N] order[M] scale[S] cursor[2]",
+    """One-vs-rest. With t[c] = (labels[i] == c): losses[...] = sum over c of max(z, 0) - z t + log(1 + exp(-|z|)); dz[r] = sample_weight[i]
+    scale[cursor[1]] (sigmoid(z) - t); hits[...] = (argmax z[r] == labels[i]), and with one output ((z > 0) == (labels[i] == 0)).""",
+    types={"losses": ("float32",), "hits": ("uint8",), "sample_weight": ("float32",), "scale": ("float32",)},
+    updates="losses hits",
+    flops=lambda d: 6.0 * d["B"] * d["C"],
+    nbytes=lambda d: 8.0 * d["B"] * d["C"] + 25.0 * d["B"],
+)
+_op("softmax", "p[B,C]", "z[B,C]", "p = softmax of each row, shifted by its maximum.", flops=lambda d: 4.0 * d["B"] * d["C"])
+
+# --- optimizers: one stream over weights, moments and gradient ----------------------------------------------------------------------
+# hyper[cursor[1]] = (step size, decoupled decay, l2): g = dw + l2 w; w is multiplied by 1 - decay before the step.
+_op(
+    "sgd",
+    "w[R,Q]",
+    "dw[R,Q] hyper[S,3] cursor[2]",
+    "w -= step_size (dw + l2 w), with (step_size, decay, l2) = hyper[cursor[1]].",
+    updates="w",
+    flops=lambda d: 4.0 * d["R"] * d["Q"],
+    nbytes=lambda d: 12.0 * d["R"] * d["Q"],
+)
+for _name, _formula in (("momentum", "w += velocity"), ("nesterov", "w += momentum velocity - step_size g")):
+    _op(
+        _name,
+        "w[R,Q] velocity[R,Q]",
+        "dw[R,Q] hyper[S,3] cursor[2]",
+        f"g = dw + l2 w; velocity = momentum velocity - step_size g; {_formula}.",
+        params="momentum",
+        updates="w velocity",
+        flops=lambda d: 6.0 * d["R"] * d["Q"],
+        nbytes=lambda d: 20.0 * d["R"] * d["Q"],
+    )
+_op(
+    "adam",
+    "w[R,Q] m[R,Q] v[R,Q]",
+    "dw[R,Q] hyper[S,3] cursor[2]",
+    """g = dw + l2 w; m = beta_1 m + (1 - beta_1) g; v = beta_2 v + (1 - beta_2) g^2; w = w - decay w - step_size m / (sqrt(v) + epsilon).
+    step_size holds the bias correction lr sqrt(1 - beta_2^t) / (1 - beta_1^t) (Kingma & Ba 2015, section 2).""",
+    params="beta_1 beta_2 epsilon",
+    updates="w m v",
+    flops=lambda d: 14.0 * d["R"] * d["Q"],
+    nbytes=lambda d: 28.0 * d["R"] * d["Q"],
+)
+_op("add", "total[R,Q]", "part[R,Q]", "total += part.", updates="total", flops=lambda d: d["R"] * d["Q"])
+
+
+def check(name: str, *arrays: object, backend: str = "numba") -> dict[str, int]:
+    """Check arrays against the contract; runs once, when an executor or a call is set up, never in the hot path.
+
+    Parameters
+    ----------
+    name : str
+        An op of `CONTRACT`.
+    *arrays
+        Objects with `shape` and `dtype`, outputs first.
+
+    Returns
+    -------
+    dict
+        Sizes by dimension name.
+
+    Raises
+    ------
+    ValueError
+        Unknown op, wrong number of arrays, or a shape that does not fit.
+    TypeError
+        A dtype that the op does not take.
+    """
+    if name not in CONTRACT:
+        raise ValueError(f"Unknown op {name!r}; known: {', '.join(sorted(CONTRACT))}.")
+    op = CONTRACT[name]
+    if len(arrays) != len(op.operands):
+        raise ValueError(f"{name} takes {len(op.operands)} arrays ({', '.join(o.name for o in op.operands)}); got {len(arrays)}.")
+    floats = ("float32", "float64") if backend == "numpy" else ("float32",)
+    for operand, array in zip(op.operands, arrays, strict=True):
+        allowed = [t for d in operand.dtypes for t in (floats if d == "float" else (d,))]
+        if str(array.dtype) not in allowed:  # type: ignore[attr-defined]
+            raise TypeError(f"{name}: {operand.name} must have dtype {' or '.join(allowed)}; got {array.dtype}.")  # type: ignore[attr-defined]
+    return op.bind_dims([tuple(array.shape) for array in arrays])  # type: ignore[attr-defined]
