@@ -163,6 +163,14 @@ _op(
     updates="cursor",
 )
 _op(
+    "scatter_rows",
+    "target[M,C]",
+    "p[B,C] cursor[2]",
+    "target[cursor[0] + r] = p[r].",
+    updates="target",
+    nbytes=lambda d: 8.0 * d["B"] * d["C"],
+)
+_op(
     "gather_rows",
     "x[B,I]",
     "source[N,I] order[M] cursor[2]",
@@ -193,7 +201,6 @@ _op("linear_db_add", "db[O]", "dy[B,O]", "db += column sums of dy.", updates="db
 
 # --- first layer on compressed rows: zero pixels are skipped, exactly ---------------------------------------------------------------
 # Row i of the data set is columns[indptr[i]:indptr[i+1]] with values[...] (multiplied by scale when read).
-_sparse = lambda d: 2.0 * d["Z"] / max(d["N"], 1) * d["B"] * d["O"]  # noqa: E731
 for _name, _formula in (("sparse_linear", "y = x w + b"), ("sparse_linear_relu", "y = max(x w + b, 0)")):
     _op(
         _name,
@@ -222,6 +229,17 @@ _op(
     "dw = x^T dy, x given by feature as `sparse_transpose` leaves it.",
     types={"counts": ("int32",), "rows": ("int32",)},
     flops=lambda d: 2.0 * d["I"] * d["O"] * d["B"] * 0.2,
+)
+_op(
+    "sparse_linear_dw_add",
+    "dw[I,O]",
+    "indptr[P] columns[Z] values[Z] dy[B,O] order[M] cursor[2]",
+    "dw += x^T dy, where row r of x is the compressed row order[cursor[0] + r]; rows are added in ascending r.",
+    params="scale",
+    updates="dw",
+    types=_COMPRESSED,
+    flops=lambda d: 2.0 * d["Z"] / max(d["P"] - 1, 1) * d["B"] * d["O"],
+    nbytes=lambda d: 4.0 * d["B"] * d["O"] + 3.0 * d["Z"] / max(d["P"] - 1, 1) * d["B"] + 8.0 * d["I"] * d["O"],
 )
 
 # --- activations: y may be x itself (in place); the backward of gelu needs x, of the others y ---------------------------------------

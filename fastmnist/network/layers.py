@@ -25,6 +25,8 @@ class Dense:
         One of `ACTIVATIONS`.
     kernel_initializer : str, default="glorot_uniform"
         One of `INITIALIZERS`; biases follow scikit-learn (the same uniform bound) for "glorot_uniform" and are 0 otherwise.
+    use_bias : bool, default=True
+        With False the bias is 0 and stays 0.
 
     Raises
     ------
@@ -35,6 +37,7 @@ class Dense:
     units: int
     activation: str = "identity"
     kernel_initializer: str = "glorot_uniform"
+    use_bias: bool = True
 
     def __post_init__(self) -> None:
         units_ok = isinstance(self.units, int) and not isinstance(self.units, bool) and self.units >= 1
@@ -87,5 +90,5 @@ Layer = Dense | Activation | Dropout
 
 def describe(layer: Layer) -> str:
     """One line for people: `Dense(128, relu)`."""
-    values = [getattr(layer, f.name) for f in fields(layer) if f.name != "kernel_initializer"]
+    values = [getattr(layer, f.name) for f in fields(layer) if f.name not in ("kernel_initializer", "use_bias")]
     return f"{type(layer).__name__}({', '.join(str(v) for v in values)})"

@@ -1,0 +1,485 @@
+"""Every op of the contract in plain NumPy: the readable specification, and the oracle of all other implementations.
+
+One function an op, with the contract's name and positional order: outputs, inputs, parameters; returns None. Outputs
+are written in place and may be strided views of larger arrays, hence `y[...] = ...` throughout. Arithmetic is done in
+the operands' own float type, float32 or float64 alike. The formulas are `contract.py`'s; where one would overflow or
+cancel as it is written there, its stable form stands here, with the reason.
+
+The alphabet: B rows of a batch, I inputs, O outputs, C classes, N rows of the data set, M entries of the order, S steps
+of an epoch, R x Q any matrix.
+
+Numbers behave as in IEEE 754, silently: overflow gives inf, inf - inf gives NaN, and NaN stays NaN (`relu` of NaN is
+NaN).
+
+Sources: log-sum-exp and softmax, Blanchard, Higham & Higham 2021 ("Accurately computing the log-sum-exp and softmax
+functions"); Adam, Kingma & Ba 2015; GELU, Hendrycks & Gimpel 2016; Philox, Salmon et al. 2011 ("Parallel random
+numbers: as easy as 1, 2, 3").
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import erfc
+
+Array = NDArray
+
+_ieee = np.errstate(all="ignore")  # as a decorator: inf and NaN are results here, not events to report
+
+
+# --- reading the batch ------------------------------------------------------------------------------------------------
+
+
+def advance(cursor: Array, rows: float) -> None:
+    """On to the next batch: `rows` further in the order, one step further in the epoch."""
+    cursor[0] += int(rows)
+    cursor[1] += 1
+
+
+def _batch(order: Array, cursor: Array, n_rows: int) -> Array:
+    """Rows of the data set that form the current batch of `n_rows`."""
+    start = int(cursor[0])
+    return order[start : start + n_rows]
+
+
+@_ieee
+def gather_rows(x: Array, source: Array, order: Array, cursor: Array, scale: float) -> None:
+    """`x[r] = scale * source[order[cursor[0] + r]]`; x (B, I), source (N, I)."""
+    rows = source[_batch(order, cursor, len(x))]
+    x[...] = rows.astype(x.dtype) * x.dtype.type(scale)
+
+
+def scatter_rows(target: Array, p: Array, cursor: Array) -> None:
+    """`target[cursor[0] + r] = p[r]`; target (M, C), p (B, C)."""
+    start = int(cursor[0])
+    target[start : start + len(p)] = p
+
+
+# --- fully connected layer: x (B, I), w (I, O), b (O,), y (B, O) ------------------------------------------------------
+
+
+@_ieee
+def linear(y: Array, x: Array, w: Array, b: Array) -> None:
+    """`y = x w + b`."""
+    y[...] = x @ w + b
+
+
+@_ieee
+def linear_relu(y: Array, x: Array, w: Array, b: Array) -> None:
+    """`y = max(x w + b, 0)`."""
+    y[...] = np.maximum(x @ w + b, 0)
+
+
+@_ieee
+def linear_dx(dx: Array, dy: Array, w: Array) -> None:
+    """`dx = dy w^T`."""
+    dx[...] = dy @ w.T
+
+
+@_ieee
+def linear_dx_add(dx: Array, dy: Array, w: Array) -> None:
+    """`dx += dy w^T`."""
+    dx[...] = dx + dy @ w.T
+
+
+@_ieee
+def linear_dw(dw: Array, x: Array, dy: Array) -> None:
+    """`dw = x^T dy`."""
+    dw[...] = x.T @ dy
+
+
+@_ieee
+def linear_dw_add(dw: Array, x: Array, dy: Array) -> None:
+    """`dw += x^T dy`."""
+    dw[...] = dw + x.T @ dy
+
+
+@_ieee
+def linear_db(db: Array, dy: Array) -> None:
+    """`db = column sums of dy`."""
+    db[...] = dy.sum(axis=0)
+
+
+@_ieee
+def linear_db_add(db: Array, dy: Array) -> None:
+    """`db += column sums of dy`."""
+    db[...] = db + dy.sum(axis=0)
+
+
+# --- first layer on compressed rows: row i is columns[indptr[i]:indptr[i+1]] with values[...], each column at most once
+
+
+@_ieee
+def sparse_linear(
+    y: Array,
+    indptr: Array,
+    columns: Array,
+    values: Array,
+    w: Array,
+    b: Array,
+    order: Array,
+    cursor: Array,
+    scale: float,
+) -> None:
+    """`y = x w + b`, row r of x being the compressed row order[cursor[0] + r]; what is not stored is not multiplied."""
+    for r, i in enumerate(_batch(order, cursor, len(y))):
+        stored = slice(indptr[i], indptr[i + 1])
+        pixels = values[stored].astype(y.dtype) * y.dtype.type(scale)
+        y[r] = pixels @ w[columns[stored]] + b
+
+
+@_ieee
+def sparse_linear_relu(
+    y: Array,
+    indptr: Array,
+    columns: Array,
+    values: Array,
+    w: Array,
+    b: Array,
+    order: Array,
+    cursor: Array,
+    scale: float,
+) -> None:
+    """`y = max(x w + b, 0)`, x as in `sparse_linear`."""
+    sparse_linear(y, indptr, columns, values, w, b, order, cursor, scale)
+    relu(y, y)
+
+
+@_ieee
+def sparse_transpose(
+    counts: Array,
+    rows: Array,
+    entries: Array,
+    indptr: Array,
+    columns: Array,
+    values: Array,
+    order: Array,
+    cursor: Array,
+    scale: float,
+) -> None:
+    """The batch by feature: which of its rows store feature i, ascending, and with what values.
+
+    These are rows[i, :counts[i]] and entries[i, :counts[i]]; what lies behind is left as it was. counts (I,) int32,
+    rows (I, B) int32, entries (I, B).
+    """
+    counts[...] = 0
+    for r, i in enumerate(_batch(order, cursor, rows.shape[1])):
+        stored = slice(indptr[i], indptr[i + 1])
+        features = columns[stored]
+        slots = counts[features]
+        rows[features, slots] = r
+        entries[features, slots] = values[stored].astype(entries.dtype) * entries.dtype.type(scale)
+        counts[features] += 1
+
+
+@_ieee
+def sparse_linear_dw(dw: Array, counts: Array, rows: Array, entries: Array, dy: Array) -> None:
+    """`dw = x^T dy`, x by feature as `sparse_transpose` leaves it."""
+    for i, n in enumerate(counts):
+        dw[i] = entries[i, :n] @ dy[rows[i, :n]]
+
+
+@_ieee
+def sparse_linear_dw_add(
+    dw: Array,
+    indptr: Array,
+    columns: Array,
+    values: Array,
+    dy: Array,
+    order: Array,
+    cursor: Array,
+    scale: float,
+) -> None:
+    """`dw += x^T dy`, x as in `sparse_linear`; rows are added in ascending order."""
+    for r, i in enumerate(_batch(order, cursor, len(dy))):
+        stored = slice(indptr[i], indptr[i + 1])
+        pixels = values[stored].astype(dw.dtype) * dw.dtype.type(scale)
+        dw[columns[stored]] += np.outer(pixels, dy[r])
+
+
+# --- activations: y may be x, dx may be dy ----------------------------------------------------------------------------
+
+
+@_ieee
+def relu(y: Array, x: Array) -> None:
+    """`y = max(x, 0)`."""
+    y[...] = np.maximum(x, 0)
+
+
+@_ieee
+def relu_backward(dx: Array, dy: Array, y: Array) -> None:
+    """`dx = dy where y > 0, else 0`."""
+    dx[...] = np.where(y > 0, dy, 0)
+
+
+@_ieee
+def leaky_relu(y: Array, x: Array) -> None:
+    """`y = x where x > 0, else 0.01 x`."""
+    y[...] = np.where(x > 0, x, 0.01 * x)
+
+
+@_ieee
+def leaky_relu_backward(dx: Array, dy: Array, y: Array) -> None:
+    """`dx = dy where y > 0, else 0.01 dy`."""
+    dx[...] = np.where(y > 0, dy, 0.01 * dy)
+
+
+@_ieee
+def elu(y: Array, x: Array) -> None:
+    """`y = x where x > 0, else exp(x) - 1`."""
+    y[...] = np.where(x > 0, x, np.expm1(np.minimum(x, 0)))
+
+
+@_ieee
+def elu_backward(dx: Array, dy: Array, y: Array) -> None:
+    """`dx = dy where y > 0, else dy (y + 1)`."""
+    dx[...] = np.where(y > 0, dy, dy * (y + 1))
+
+
+@_ieee
+def sigmoid(y: Array, x: Array) -> None:
+    """`y = 1 / (1 + exp(-x))`."""
+    y[...] = _sigmoid(x)
+
+
+def _sigmoid(x: Array) -> Array:
+    small = np.exp(-np.abs(x))  # never above 1: exp(-x) itself overflows for x < -88 in float32
+    return np.where(x >= 0, 1 / (1 + small), small / (1 + small))
+
+
+@_ieee
+def sigmoid_backward(dx: Array, dy: Array, y: Array) -> None:
+    """`dx = dy y (1 - y)`."""
+    dx[...] = dy * y * (1 - y)
+
+
+@_ieee
+def tanh(y: Array, x: Array) -> None:
+    """`y = tanh(x)`."""
+    y[...] = np.tanh(x)
+
+
+@_ieee
+def tanh_backward(dx: Array, dy: Array, y: Array) -> None:
+    """`dx = dy (1 - y^2)`."""
+    dx[...] = dy * (1 - y * y)
+
+
+@_ieee
+def gelu(y: Array, x: Array) -> None:
+    """`y = x Phi(x)`, Phi the normal distribution function."""
+    y[...] = x * _normal_distribution(x)
+
+
+@_ieee
+def gelu_backward(dx: Array, dy: Array, x: Array) -> None:
+    """`dx = dy (Phi(x) + x phi(x))`, phi the normal density."""
+    density = np.exp(-0.5 * x * x) / np.sqrt(2 * np.pi).astype(x.dtype)
+    dx[...] = dy * (_normal_distribution(x) + x * density)
+
+
+def _normal_distribution(x: Array) -> Array:
+    # erfc(-x / sqrt 2) / 2 equals (1 + erf(x / sqrt 2)) / 2, but does not cancel for x << 0.
+    return erfc(-x / np.sqrt(2).astype(x.dtype)) / 2
+
+
+# --- dropout ----------------------------------------------------------------------------------------------------------
+
+
+def philox4x32(counter: Array, key: Array) -> Array:
+    """Philox4x32-10, a counter-based random generator: a keyed bijection of 128-bit blocks (Salmon et al. 2011).
+
+    Parameters
+    ----------
+    counter : ndarray of shape (..., 4), uint32
+    key : ndarray of shape (..., 2), uint32
+        Broadcasts against `counter`.
+
+    Returns
+    -------
+    ndarray of shape (..., 4), uint32
+        Four independent uniform words for each counter.
+    """
+    multiplier_0, multiplier_1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
+    weyl_0, weyl_1 = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
+    low, half = np.uint64(0xFFFFFFFF), np.uint64(32)
+    c0, c1, c2, c3 = np.moveaxis(np.asarray(counter, dtype=np.uint64), -1, 0)
+    k0, k1 = np.moveaxis(np.asarray(key, dtype=np.uint64), -1, 0)
+    for _ in range(10):
+        product_0, product_1 = multiplier_0 * c0, multiplier_1 * c2  # 32 x 32 -> 64 bits: exact in uint64
+        c0, c1, c2, c3 = (
+            (product_1 >> half) ^ c1 ^ k0,
+            product_1 & low,
+            (product_0 >> half) ^ c3 ^ k1,
+            product_0 & low,
+        )
+        k0, k1 = (k0 + weyl_0) & low, (k1 + weyl_1) & low
+    return np.stack(np.broadcast_arrays(c0, c1, c2, c3), axis=-1).astype(np.uint32)
+
+
+@_ieee
+def dropout(
+    y: Array,
+    mask: Array,
+    x: Array,
+    key: Array,
+    cursor: Array,
+    rate: float,
+    layer: float,
+    row_offset: float,
+    column_offset: float,
+) -> None:
+    """`mask = 0` with probability rate, else `1 / (1 - rate)`; `y = x mask`.
+
+    Element (r, c) of the block is element (cursor[0] + row_offset + r, column_offset + c) of the epoch's activations;
+    its mask depends on the key, the layer and these coordinates alone.
+    """
+    rows = int(cursor[0]) + int(row_offset) + np.arange(x.shape[0])
+    columns = int(column_offset) + np.arange(x.shape[1])
+    counter = np.zeros((*x.shape, 4), dtype=np.uint32)
+    counter[..., 0] = columns // 4
+    counter[..., 1] = rows[:, np.newaxis] & 0xFFFFFFFF
+    counter[..., 2] = int(layer)
+    words = philox4x32(counter, key)
+    drawn = np.take_along_axis(words, np.broadcast_to(columns % 4, x.shape)[..., np.newaxis], axis=-1)[..., 0]
+    mask[...] = np.where(drawn < rate * 2.0**32, 0, 1 / (1 - rate))
+    y[...] = x * mask
+
+
+@_ieee
+def dropout_backward(dx: Array, dy: Array, mask: Array) -> None:
+    """`dx = dy mask`."""
+    dx[...] = dy * mask
+
+
+# --- losses: logits z (B, C) to gradient dz (B, C); losses (M,), hits (M,) are written at the batch's positions -------
+
+
+def _log_softmax(z: Array) -> Array:
+    # Shifted by the maximum exp cannot overflow, and one summand is 1: the logarithm's argument lies in [1, C].
+    shifted = z - z.max(axis=1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+
+
+@_ieee
+def softmax(p: Array, z: Array) -> None:
+    """Softmax of each row of z."""
+    e = np.exp(z - z.max(axis=1, keepdims=True))
+    p[...] = e / e.sum(axis=1, keepdims=True)
+
+
+@_ieee
+def softmax_cross_entropy(
+    dz: Array,
+    losses: Array,
+    hits: Array,
+    z: Array,
+    labels: Array,
+    sample_weight: Array,
+    order: Array,
+    scale: Array,
+    cursor: Array,
+    label_smoothing: float,
+) -> None:
+    """`losses = -sum t log softmax(z)`, with `t = (1 - s) onehot + s / C`, s = label_smoothing.
+
+    `dz = weight scale (softmax(z) - t)`; `hits = (argmax z == label)`, the first of equals. A label that names no
+    output (see DESIGN.md, Vocabulary) has a onehot of zeros and is never hit.
+    """
+    rows = _batch(order, cursor, len(z))
+    n_outputs = z.shape[1]
+    onehot = (labels[rows][:, np.newaxis] == np.arange(n_outputs)).astype(z.dtype)
+    target = (1 - label_smoothing) * onehot + label_smoothing / n_outputs
+    log_p = _log_softmax(z)
+    here = slice(int(cursor[0]), int(cursor[0]) + len(z))
+    # 0 log 0 is 0: an output that is not asked for costs nothing, however improbable.
+    losses[here] = -np.where(target == 0, 0, target * log_p).sum(axis=1)
+    hits[here] = z.argmax(axis=1) == labels[rows]
+    dz[...] = _weights(sample_weight, rows, scale, cursor, z.dtype) * (np.exp(log_p) - target)
+
+
+@_ieee
+def binary_cross_entropy(
+    dz: Array,
+    losses: Array,
+    hits: Array,
+    z: Array,
+    labels: Array,
+    sample_weight: Array,
+    order: Array,
+    scale: Array,
+    cursor: Array,
+) -> None:
+    """One-vs-rest: each output's cross-entropy, summed, with t = (label == output).
+
+    `losses = sum of -t log sigmoid(z) - (1 - t) log(1 - sigmoid(z))`; `dz = weight scale (sigmoid(z) - t)`; hits as in
+    `softmax_cross_entropy`, and with one output `(z > 0) == (label == 0)`.
+    """
+    rows = _batch(order, cursor, len(z))
+    target = (labels[rows][:, np.newaxis] == np.arange(z.shape[1])).astype(z.dtype)
+    here = slice(int(cursor[0]), int(cursor[0]) + len(z))
+    # -t log sigmoid(z) - (1 - t) log(1 - sigmoid(z)) without the logarithm of a rounded 0.
+    losses[here] = (np.maximum(z, 0) - z * target + np.log1p(np.exp(-np.abs(z)))).sum(axis=1)
+    if z.shape[1] == 1:
+        hits[here] = (z[:, 0] > 0) == (labels[rows] == 0)
+    else:
+        hits[here] = z.argmax(axis=1) == labels[rows]
+    dz[...] = _weights(sample_weight, rows, scale, cursor, z.dtype) * (_sigmoid(z) - target)
+
+
+def _weights(sample_weight: Array, rows: Array, scale: Array, cursor: Array, dtype: np.dtype) -> Array:
+    """Factor (B, 1) of each row's gradient."""
+    return (sample_weight[rows].astype(dtype) * scale[cursor[1]].astype(dtype))[:, np.newaxis]
+
+
+# --- optimizers: (step_size, decay, l2) = hyper[cursor[1]]; all matrices (R, Q) ---------------------------------------
+
+
+@_ieee
+def sgd(w: Array, dw: Array, hyper: Array, cursor: Array) -> None:
+    """`w -= step_size (dw + l2 w)`."""
+    step_size, _, l2 = hyper[cursor[1]]
+    w[...] = w - step_size * (dw + l2 * w)
+
+
+@_ieee
+def momentum(w: Array, velocity: Array, dw: Array, hyper: Array, cursor: Array, momentum: float) -> None:
+    """`velocity = momentum velocity - step_size (dw + l2 w); w += velocity`."""
+    step_size, _, l2 = hyper[cursor[1]]
+    velocity[...] = momentum * velocity - step_size * (dw + l2 * w)
+    w[...] = w + velocity
+
+
+@_ieee
+def nesterov(w: Array, velocity: Array, dw: Array, hyper: Array, cursor: Array, momentum: float) -> None:
+    """`velocity = momentum velocity - step_size g`, `g = dw + l2 w`; `w += momentum velocity - step_size g`."""
+    step_size, _, l2 = hyper[cursor[1]]
+    g = dw + l2 * w
+    velocity[...] = momentum * velocity - step_size * g
+    w[...] = w + momentum * velocity - step_size * g
+
+
+@_ieee
+def adam(
+    w: Array,
+    m: Array,
+    v: Array,
+    dw: Array,
+    hyper: Array,
+    cursor: Array,
+    beta_1: float,
+    beta_2: float,
+    epsilon: float,
+) -> None:
+    """Adam (Kingma & Ba 2015); step_size holds the bias correction; AdamW's decay is taken from the old w."""
+    step_size, decay, l2 = hyper[cursor[1]]
+    g = dw + l2 * w
+    m[...] = beta_1 * m + (1 - beta_1) * g
+    v[...] = beta_2 * v + (1 - beta_2) * g * g
+    w[...] = w - decay * w - step_size * m / (np.sqrt(v) + epsilon)
+
+
+@_ieee
+def add(total: Array, part: Array) -> None:
+    """`total += part`."""
+    total[...] = total + part
