@@ -1,0 +1,275 @@
+"""The numba executor: compiled kernels, one call a thread for a whole epoch."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from fastmnist.backends.base import Epoch, Parameters
+from fastmnist.backends.binding import Binding, constant_scale, epoch_inputs, logical_parameters, place_parameters
+from fastmnist.backends.compressed import CompressedRows, choose_format
+from fastmnist.backends.team import Team
+from fastmnist.kernels import cpu
+from fastmnist.kernels.cpu.isa import LANES
+from fastmnist.network.lowering import DataFormat, Target, gradient_program, inference_program, training_program
+from fastmnist.network.program import BARRIER, Program, Table, View
+from fastmnist.network.spec import Spec
+
+# Rows of a block of the full-batch gradient and of prediction: two layers' activations of so many rows stay in L2.
+BLOCK_ROWS = 120
+# The full-batch gradient is summed in at most so many chunks of rows, each from its first row to its last, then chunk by chunk in float64:
+# the bits depend on the data alone, not on the number of threads.
+CHUNKS = 16
+CHUNK_ROWS = 512  # no chunk is shorter
+# Weight rows of one update: 16 rows of a 64-column panel are 4 KB of gradient, which stay in L1 between gradient and optimizer.
+ROW_BLOCK = 16
+# Widths of weight panels, widest first: whole strips of the register tile, then halves when threads would otherwise have nothing to own.
+PANEL_WIDTHS = (4 * LANES, 2 * LANES)
+
+
+def aligned_bytes(size: int) -> np.ndarray:
+    """`size` zero bytes that start on a page."""
+    memory = np.zeros(size + 4096, np.uint8)
+    start = -memory.ctypes.data % 4096
+    return memory[start : start + size]
+
+
+class CpuExecutor:
+    """Runs programs with the compiled kernels.
+
+    Parameters
+    ----------
+    spec : Spec
+    n_threads : int, optional
+        Default: one for each core that this process may use, see `fastmnist.threads`.
+    """
+
+    backend = "numba"
+    dtype = np.dtype(np.float32)
+
+    def __init__(self, spec: Spec, *, n_threads: int | None = None) -> None:
+        if n_threads is None:
+            from fastmnist.threads import default_threads
+
+            n_threads = default_threads()
+        self.spec, self.n_threads = spec, n_threads
+        self._compiled_before = cpu.compile_seconds()
+        self._target = Target(n_threads, PANEL_WIDTHS, ROW_BLOCK)
+        self._state: np.ndarray | None = None
+        self._initial: list[np.ndarray] | None = None
+        self._training: tuple[tuple[int, ...], _Runner] | None = None
+        self._gradient: tuple[tuple[int, ...], list[_Runner]] | None = None
+        self._inference: dict[Any, _Runner] = {}
+        self._step = 0
+        self._n_rows = 0
+
+    @property
+    def compile_seconds(self) -> float:
+        """Seconds spent compiling since this executor was made."""
+        return cpu.compile_seconds() - self._compiled_before
+
+    def bind(self, X: np.ndarray, y: np.ndarray, sample_weight: np.ndarray | None = None, *, pixel_scale: float = 1.0) -> None:
+        """See `Executor.bind`."""
+        self._n_rows = len(X)
+        self._format, compressed = choose_format(X, pixel_scale, self.spec)
+        arrays = compressed.arrays if compressed else {"source": X}
+        weight = np.ones(len(X), np.float32) if sample_weight is None else np.ascontiguousarray(sample_weight, np.float32)
+        self._data = {**arrays, "labels": np.ascontiguousarray(y, np.int32), "sample_weight": weight}
+        self._training = self._gradient = None
+
+    def program(self, batch_sizes: tuple[int, ...]) -> Program:
+        """The training program for batches of these sizes, on the bound data."""
+        return training_program(self.spec, self._target, self._format, batch_sizes)
+
+    # --- training -----------------------------------------------------------------------------------------------------------------
+
+    def _prepare(self, batch_sizes: tuple[int, ...]) -> _Runner:
+        if self._training is None or self._training[0] != batch_sizes:
+            program = self.program(batch_sizes)
+            if self._state is None:
+                self._state = aligned_bytes(program.state.size)
+            self._training = (batch_sizes, _Runner(program, self._state))
+        runner = self._training[1]
+        if self._initial is not None:
+            place_parameters(runner.binding, self._initial)
+            self._initial = None
+        return runner
+
+    def set_parameters(self, parameters: Parameters) -> None:
+        """See `Executor.set_parameters`."""
+        self._initial = [np.array(p, np.float32) for p in parameters]
+
+    def get_parameters(self) -> list[np.ndarray]:
+        """See `Executor.get_parameters`."""
+        if self._initial is not None:
+            return [p.copy() for p in self._initial]
+        if self._training is None:
+            raise RuntimeError("set_parameters was not called.")
+        return logical_parameters(self._training[1].binding, self.spec)
+
+    def reset_optimizer(self) -> None:
+        """See `Executor.reset_optimizer`."""
+        self._step = 0
+        if self._state is not None:
+            self._initial = self.get_parameters()
+            self._state[:] = 0
+
+    def run_epoch(self, order: np.ndarray, learning_rates: np.ndarray, batch_size: int, *, seed: int = 0) -> Epoch:
+        """See `Executor.run_epoch`."""
+        start = time.perf_counter()
+        full, tail = divmod(len(order), batch_size)
+        sizes = ((batch_size,) if full else ()) + ((tail,) if tail else ())
+        runner = self._prepare(sizes)
+        weight = self._data["sample_weight"]
+        inputs = epoch_inputs(self.spec, order, learning_rates, batch_size, weight, self._step, self.dtype, seed)
+        runner.bind(**self._data, **inputs)
+        team = Team(self.n_threads)
+        passes = ([(batch_size, full)] if full else []) + ([(tail, 1)] if tail else [])
+        steps = team.run(lambda thread: runner.walk(thread, passes, team))
+        interrupted = team.stop_requested
+        self._step += steps
+        done = min(steps * batch_size, len(order))
+        return Epoch(inputs["losses"][:done], inputs["hits"][:done].astype(bool), steps, interrupted, time.perf_counter() - start)
+
+    # --- full-batch gradient ------------------------------------------------------------------------------------------------------
+
+    def loss_and_gradient(self, parameters: Parameters) -> tuple[float, list[np.ndarray]]:
+        """See `Executor.loss_and_gradient`."""
+        n = self._n_rows
+        chunks = max(1, min(CHUNKS, n // CHUNK_ROWS))
+        bounds = [n * c // chunks for c in range(chunks + 1)]
+        lengths = [hi - lo for lo, hi in zip(bounds[:-1], bounds[1:], strict=True)]
+        sizes = tuple(sorted({BLOCK_ROWS, *(length % BLOCK_ROWS for length in lengths)} - {0}))
+        weight = self._data["sample_weight"]
+        if self._gradient is None or self._gradient[0] != sizes:
+            program = gradient_program(self.spec, self._format, sizes)
+            runners = [_Runner(program) for _ in range(min(self.n_threads, chunks))]
+            self._fixed = {
+                "order": np.arange(n),
+                "scale": constant_scale(weight, n),
+                "losses": np.empty(n, np.float32),
+                "hits": np.empty(n, np.uint8),
+                **{f"parameter_{i}": np.empty(s, np.float32) for i, s in enumerate(self.spec.parameter_shapes)},
+            }
+            for runner in runners:
+                runner.bind(**self._data, **self._fixed)
+            self._gradient = (sizes, runners)
+        runners = self._gradient[1]
+        for i, parameter in enumerate(parameters):
+            self._fixed[f"parameter_{i}"][...] = parameter
+        partial = [np.empty((chunks, *shape), np.float32) for shape in self.spec.parameter_shapes]
+
+        team = Team(len(runners))
+
+        def work(thread: int) -> int:
+            runner = runners[thread]
+            for chunk in range(thread, chunks, len(runners)):
+                for i in range(len(partial)):
+                    runner.binding[f"gradient_{i}"][...] = 0
+                full, tail = divmod(lengths[chunk], BLOCK_ROWS)
+                passes = ([(BLOCK_ROWS, full)] if full else []) + ([(tail, 1)] if tail else [])
+                runner.walk(0, passes, team, position=bounds[chunk])
+                for i, total in enumerate(partial):
+                    total[chunk] = runner.binding[f"gradient_{i}"]
+            return 0
+
+        team.run(work)
+        if team.stop_requested:
+            raise KeyboardInterrupt
+        loss = float(np.average(self._fixed["losses"].astype(np.float64), weights=weight))
+        return loss, [total.sum(axis=0, dtype=np.float64) for total in partial]
+
+    # --- inference ----------------------------------------------------------------------------------------------------------------
+
+    def outputs(self, parameters: Parameters, X: np.ndarray, *, pixel_scale: float = 1.0) -> np.ndarray:
+        """See `Executor.outputs`."""
+        n = len(X)
+        result = np.empty((n, self.spec.n_outputs), np.float32)
+        if n == 0:
+            return result
+        blocks = -(-n // BLOCK_ROWS)
+        n_threads = min(self.n_threads, blocks)
+        shares = [(blocks * t // n_threads * BLOCK_ROWS, min(blocks * (t + 1) // n_threads * BLOCK_ROWS, n)) for t in range(n_threads)]
+        arrays = {f"parameter_{i}": np.ascontiguousarray(p, np.float32) for i, p in enumerate(parameters)}
+        arrays |= {"source": X, "order": np.arange(n), "outputs": result}
+        team = Team(n_threads)
+
+        def work(thread: int) -> int:
+            lo, hi = shares[thread]
+            full, tail = divmod(hi - lo, BLOCK_ROWS)
+            passes = ([(BLOCK_ROWS, full)] if full else []) + ([(tail, 1)] if tail else [])
+            runner = self._inference_runner(thread, X.dtype.name, pixel_scale, tuple(rows for rows, _ in passes))
+            runner.bind(**arrays)
+            return runner.walk(0, passes, team, position=lo)
+
+        team.run(work)
+        if team.stop_requested:
+            raise KeyboardInterrupt
+        return result
+
+    def _inference_runner(self, thread: int, dtype: str, scale: float, sizes: tuple[int, ...]) -> _Runner:
+        key = (threading.get_ident() if thread < 0 else thread, dtype, scale, sizes)
+        if key not in self._inference:
+            self._inference[key] = _Runner(inference_program(self.spec, DataFormat(dtype, scale), sizes))
+        return self._inference[key]
+
+
+class _Runner:
+    """A Program with its memory, its encoded tables and the compiled walker."""
+
+    def __init__(self, program: Program, state: np.ndarray | None = None) -> None:
+        self.program = program
+        state = aligned_bytes(program.state.size) if state is None else state
+        self.binding = Binding(program, state, aligned_bytes(program.workspace.size))
+        self._walk = cpu.walk()
+        self._tables: dict[int, list[np.ndarray]] = {}
+        self._bound: dict[str, np.ndarray] = {}
+
+    def bind(self, **arrays: np.ndarray) -> None:
+        """Bind arrays and encode the tables with their addresses."""
+        self.binding.bind(**arrays)
+        self._tables = {rows: self._encode(table) for rows, table in self.program.tables.items()}
+
+    def _encode(self, table: Table) -> list[np.ndarray]:
+        addresses: dict[str, int] = {}
+
+        def operand(view: View) -> tuple[int, tuple[int, ...], int, str]:
+            tensor = view.tensor
+            if tensor.name not in addresses:
+                addresses[tensor.name] = self.binding.whole(tensor).ctypes.data - tensor.offset
+            if tensor.memory == "bound" and not view.r1:
+                array = self.binding.array(view)
+                return array.ctypes.data, array.shape, tensor.strides[0], tensor.dtype
+            return addresses[tensor.name] + view.byte_offset, view.shape, view.leading_dimension, tensor.dtype
+
+        encoded = []
+        for instructions in table.threads:
+            rows = np.zeros((len(instructions), cpu.ROW_WORDS), np.int64)
+            for row, instruction in zip(rows, instructions, strict=True):
+                if instruction is not BARRIER:
+                    views = (*instruction.outs, *instruction.ins)
+                    cpu.encode(row, instruction.op, [operand(view) for view in views], instruction.params)
+            encoded.append(rows)
+        return encoded
+
+    def walk(self, thread: int, passes: list[tuple[int, int]], team: Team, position: int = 0) -> int:
+        """Walk `steps` times the table for `rows` rows, for each (rows, steps) of `passes`; returns the steps done."""
+        cursor = self.binding[f"cursor_{thread}"]
+        cursor[:] = position, 0
+        done = generation = 0
+        for rows, steps in passes:
+            table = self._tables[rows][thread]
+            n_threads = len(self._tables[rows])
+            completed = self._walk(
+                table.ctypes.data, len(table), steps, n_threads, team.control.ctypes.data, generation, 0, 0
+            )
+            done += completed
+            generation += completed * sum(i is BARRIER for i in self.program.tables[rows].threads[thread])
+            if completed < steps:
+                break
+        return done

@@ -1,0 +1,128 @@
+"""Compiled kernels for the CPU.
+
+`entry(op, dtypes)` is the address of a compiled op, `encode` fills a row of a table with its operands, `call` runs one op on NumPy arrays, and
+`walk` runs a table. What is in the cache is loaded without importing Numba.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from ..contract import CONTRACT
+from . import objects
+from .layout import CONTROL_WORDS, ROW_WORDS
+
+__all__ = ["CONTROL_WORDS", "ROW_WORDS", "available", "call", "compile_seconds", "encode", "entry", "on_compile", "walk"]
+
+# A list of functions called as f(op_name) before something is compiled: how the layers above tell the user why they wait.
+on_compile: list[Callable[[str], None]] = []
+
+_addresses: dict[tuple[str, tuple[str, ...]], int] = {}
+_lock = threading.RLock()  # two threads must not compile at once: Numba's compiler is not re-entrant
+_seconds = 0.0
+
+
+def compile_seconds() -> float:
+    """Seconds that this process has spent compiling."""
+    return _seconds
+
+
+def available() -> tuple[str, ...]:
+    """Names of the ops that have a compiled kernel."""
+    return tuple(CONTRACT)
+
+
+def _load(name: str, compile_object: Callable[[], tuple[bytes, str]]) -> int:
+    global _seconds
+
+    def timed() -> tuple[bytes, str]:
+        global _seconds
+        for listener in on_compile:
+            listener(name)
+        start = time.perf_counter()
+        try:
+            return compile_object()
+        finally:
+            _seconds += time.perf_counter() - start
+
+    return objects.load(name, timed)[0]
+
+
+def entry(op: str, dtypes: tuple[str, ...]) -> int:
+    """Address of `void entry(int64 *row)` of an op for operands of these dtypes, compiled if it is not in the cache."""
+    key = (op, dtypes)
+    if key not in _addresses:
+        with _lock:
+            if key not in _addresses:
+
+                def compile_op() -> tuple[bytes, str]:
+                    from .compiler import compile_entry
+
+                    return compile_entry(op, dtypes)
+
+                # Only operands with a choice of type tell variants of an op apart.
+                variant = [d for operand, d in zip(CONTRACT[op].operands, dtypes, strict=True) if len(operand.dtypes) > 1]
+                _addresses[key] = _load("-".join([op, *variant]), compile_op)
+    return _addresses[key]
+
+
+def encode(row: np.ndarray, op: str, operands: Sequence[tuple[int, tuple[int, ...], int, str]], params: Sequence[float]) -> None:
+    """Fill a row of a table.
+
+    Parameters
+    ----------
+    row : ndarray of int64, shape (ROW_WORDS,)
+    op : str
+    operands : sequence of (address, shape, leading dimension, dtype)
+        In the contract's order; the leading dimension of vectors is ignored.
+    params : sequence of float
+    """
+    contract = CONTRACT[op]
+    words = [entry(op, tuple(dtype for _, _, _, dtype in operands))]
+    words += [address for address, _, _, _ in operands]
+    words += np.asarray(params, np.float64).view(np.int64).tolist()
+    words += contract.bind_dims([shape for _, shape, _, _ in operands]).values()
+    words += [ld for _, shape, ld, _ in operands if len(shape) == 2]
+    row[: len(words)] = words
+
+
+def call(op: str, *arrays: np.ndarray, **params: float) -> None:
+    """Run one op in place on NumPy arrays: for tests, study and benchmarks; executors fill tables instead.
+
+    Parameters
+    ----------
+    op : str
+    *arrays : ndarray
+        Operands in the contract's order, already checked; matrices may have any row stride, their last axis is contiguous.
+    **params : float
+        The op's params by name.
+    """
+    row = np.zeros(ROW_WORDS, np.int64)
+    operands = [
+        (a.ctypes.data, a.shape, a.strides[0] // a.itemsize if a.ndim == 2 else 0, a.dtype.name) for a in arrays
+    ]
+    encode(row, op, operands, [params[name] for name in CONTRACT[op].params])
+    function = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(int(row[0]))
+    function(row.ctypes.data)
+
+
+def walk() -> Callable[..., int]:
+    """The compiled walker as a ctypes function, see `walker.walk`; it releases the interpreter's lock."""
+    key = ("walk", ())
+    if key not in _addresses:
+        with _lock:
+            if key not in _addresses:
+
+                def compile_it() -> tuple[bytes, str]:
+                    from .compiler import compile_walker
+
+                    return compile_walker()
+
+                _addresses[key] = _load("walk", compile_it)
+    n, p = ctypes.c_int64, ctypes.c_void_p
+    return ctypes.CFUNCTYPE(n, p, n, n, n, p, n, p, n)(_addresses[key])

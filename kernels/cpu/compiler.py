@@ -1,0 +1,102 @@
+"""From a kernel's Python source to machine code: the only file that asks Numba to compile.
+
+Every op becomes one function `void entry(int64 *row)`, which unpacks its operands from a row of the table and calls the kernel; the walker
+becomes a function of its own. Imported only when something is missing from the cache (`objects.py`).
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib import import_module
+from typing import Any
+
+import llvmlite.binding as llvm
+from numba import njit, types
+from numba.core.registry import cpu_target
+
+from ..contract import CONTRACT
+from . import walker
+from .registry import KERNELS
+from .simd import OPTIONS, address_to, bits_to_float, long_p
+
+for _topic in ("rows", "matmul", "sparse", "activations", "losses", "optimizers"):
+    import_module(f".{_topic}", __package__)
+
+
+def compile_entry(op_name: str, dtypes: tuple[str, ...]) -> tuple[bytes, str]:
+    """Compile an op for operands of these dtypes."""
+    op = CONTRACT[op_name]
+    scope: dict[str, Any] = {"kernel": njit(**OPTIONS)(KERNELS[op_name]), "number": bits_to_float}
+    arguments, word = [], 1
+    for operand, dtype in zip(op.operands, dtypes, strict=True):
+        scope[f"pointer_{operand.name}"] = address_to[dtype]
+        arguments.append(f"pointer_{operand.name}(row[{word}])")
+        word += 1
+    for _ in op.params:
+        arguments.append(f"number(row[{word}])")
+        word += 1
+    for _ in range(len(op.dims) + sum(len(operand.shape) == 2 for operand in op.operands)):
+        arguments.append(f"row[{word}]")
+        word += 1
+    # Numba compiles a function of this exact shape to straight loads; there is no way to say "the next n words" in its language.
+    exec(f"def entry(row):\n    kernel({', '.join(arguments)})", scope)
+    return _object(scope["entry"], types.void(long_p))
+
+
+def compile_walker() -> tuple[bytes, str]:
+    """Compile the walker."""
+    n = types.int64
+    return _object(walker.walk, n(long_p, n, n, n, long_p, n, long_p, n))
+
+
+def _object(function: Any, signature: Any) -> tuple[bytes, str]:
+    module, symbol = _module(function, signature)
+    return _target_machine().emit_object(module), symbol
+
+
+def _module(function: Any, signature: Any) -> tuple[llvm.ModuleRef, str]:
+    """Optimised LLVM module with one visible function of plain C convention.
+
+    Numba's own C wrapper would drag in its run-time (exceptions, the interpreter's lock). Kernels do not raise, so a wrapper that ignores the
+    status leaves code that needs nothing but libm and libc: it loads without Numba.
+    """
+    compiled = njit(signature, no_cpython_wrapper=True, no_cfunc_wrapper=True, **OPTIONS)(function)
+    result = compiled.overloads[signature.args]
+    inner, symbol = result.fndesc.llvm_func_name, f"fastmnist_{function.__name__}"
+    arguments = [("i64" if a == types.int64 else "ptr") for a in signature.args]
+    named = ", ".join(f"{kind} %a{i}" for i, kind in enumerate(arguments))
+    returns = "void" if signature.return_type == types.void else "i64"
+    wrapper = f"""
+define {returns} @{symbol}({named}) {{
+  %result = alloca i64
+  %exception = alloca ptr
+  %status = call i32 @"{inner}"(ptr %result, ptr %exception{", " + named if named else ""})
+  %value = load i64, ptr %result
+  ret {"void" if returns == "void" else "i64 %value"}
+}}
+declare i32 @"{inner}"(ptr, ptr{"".join(", " + kind for kind in arguments)})
+"""
+    module = llvm.parse_assembly(wrapper.strip())
+    module.triple, module.data_layout = result.library._final_module.triple, result.library._final_module.data_layout
+    module.link_in(result.library._final_module.clone())
+    for definition in module.functions:
+        if not definition.is_declaration and definition.name != symbol:
+            definition.linkage = llvm.Linkage.internal
+    for variable in module.global_variables:
+        if not variable.is_declaration:
+            variable.linkage = llvm.Linkage.internal
+    passes = llvm.create_new_module_pass_manager()
+    passes.add_global_opt_pass()
+    passes.add_global_dead_code_eliminate_pass()
+    passes.run(module, llvm.create_pass_builder(_target_machine(), llvm.create_pipeline_tuning_options()))
+    return module, symbol
+
+
+@cache
+def _target_machine() -> llvm.TargetMachine:
+    return codegen()._tm
+
+
+def codegen() -> Any:
+    """Numba's own code generator for this machine: the same CPU name and features as the optimised IR was made for."""
+    return cpu_target.target_context.codegen()

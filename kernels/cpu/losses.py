@@ -1,0 +1,118 @@
+"""Logits to loss and gradient in one pass. B batch, C classes.
+
+A row's classes are walked in vectors, the last one masked; ten classes are a single vector with 16 lanes.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from .isa import LANES
+from .mathematics import exp, log1p, sigmoid
+from .registry import kernel
+from .simd import (
+    absolute,
+    first_lanes,
+    first_true,
+    inline,
+    load_n,
+    offset,
+    only_lane,
+    reduce_add,
+    reduce_max,
+    splat,
+    store_n,
+    where,
+)
+
+_F = np.float32
+
+
+@inline
+def _row_maximum(z, C):
+    """The largest of C values and its first index; NaN if there is one."""
+    best, at = z[0], np.int64(0)
+    for j in range(0, C, LANES):
+        v = where(first_lanes(C - j), load_n(z, j, C - j), splat(_F(-np.inf)))
+        top = reduce_max(v)
+        if top > best or j == 0:
+            best, at = top, j + first_true(v == splat(top))
+    return best, at
+
+
+@inline
+def _exponentials(p, z, C, top):
+    """`p = exp(z - top)`, and its sum."""
+    total = _F(0)
+    for j in range(0, C, LANES):
+        n = C - j
+        e = where(first_lanes(n), exp(load_n(z, j, n) - splat(top)), splat(_F(0)))
+        store_n(p, j, e, n)
+        total += reduce_add(e)
+    return total
+
+
+@kernel
+def softmax_cross_entropy(
+    dz, losses, hits, z, labels, sample_weight, order, scale, cursor, label_smoothing, B, C, M, N, S, ld_dz, ld_z
+):
+    smooth = _F(label_smoothing)
+    share = smooth / _F(C)
+    for r in range(B):
+        at = cursor[0] + r
+        i = order[at]
+        label = np.int64(labels[i])
+        zp, dp = offset(z, r * ld_z), offset(dz, r * ld_dz)
+        top, arg = _row_maximum(zp, C)
+        total = _exponentials(dp, zp, C, top)
+        target = zp[label] - top
+        loss = math.log(np.float64(total)) - np.float64(_F(1) - smooth) * np.float64(target)
+        if smooth > _F(0):
+            shifted = np.float64(0)
+            for c in range(C):
+                shifted += np.float64(zp[c] - top)
+            loss -= np.float64(share) * shifted
+        losses[at] = _F(loss)
+        hits[at] = np.uint8(arg == label)
+        factor = sample_weight[i] * scale[cursor[1]]
+        inverse = _F(1) / total
+        for j in range(0, C, LANES):
+            n = C - j
+            t = where(only_lane(label - j), splat(_F(1) - smooth + share), splat(share))
+            store_n(dp, j, splat(factor) * (load_n(dp, j, n) * splat(inverse) - t), n)
+
+
+@kernel
+def binary_cross_entropy(dz, losses, hits, z, labels, sample_weight, order, scale, cursor, B, C, M, N, S, ld_dz, ld_z):
+    for r in range(B):
+        at = cursor[0] + r
+        i = order[at]
+        label = np.int64(labels[i])
+        zp, dp = offset(z, r * ld_z), offset(dz, r * ld_dz)
+        factor = sample_weight[i] * scale[cursor[1]]
+        total = np.float64(0)
+        for j in range(0, C, LANES):
+            n = C - j
+            v = load_n(zp, j, n)
+            t = where(only_lane(label - j), splat(_F(1)), splat(_F(0)))
+            positive = where(v < splat(_F(0)), splat(_F(0)), v)
+            loss = positive - v * t + log1p(exp(splat(_F(0)) - absolute(v)))
+            total += np.float64(reduce_add(where(first_lanes(n), loss, splat(_F(0)))))
+            store_n(dp, j, splat(factor) * (sigmoid(v) - t), n)
+        losses[at] = _F(total)
+        if C == 1:
+            hits[at] = np.uint8((zp[0] > _F(0)) == (label == 0))
+        else:
+            hits[at] = np.uint8(_row_maximum(zp, C)[1] == label)
+
+
+@kernel
+def softmax(p, z, B, C, ld_p, ld_z):
+    for r in range(B):
+        zp, pp = offset(z, r * ld_z), offset(p, r * ld_p)
+        top, _ = _row_maximum(zp, C)
+        inverse = _F(1) / _exponentials(pp, zp, C, top)
+        for j in range(0, C, LANES):
+            store_n(pp, j, load_n(pp, j, C - j) * splat(inverse), C - j)

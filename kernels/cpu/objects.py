@@ -1,0 +1,137 @@
+"""The cache of compiled code: object files on disk, loaded through llvmlite, without Numba.
+
+A folder is named by a hash of everything that decides what the code is: all kernel sources, the versions of Numba and llvmlite, the CPU and its
+features. So an edit of any file under `kernels/` is never answered with stale code, and unchanged sources never compile twice. A file is
+written under a temporary name and renamed: two processes may compile at once, a killed one leaves nothing broken. A damaged file is noticed by
+its checksum and made again; a folder that can't be written costs a warning and nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+import tempfile
+import threading
+import warnings
+from collections.abc import Callable
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import llvmlite.binding as llvm
+
+from .isa import MACHINE
+
+_SOURCES = Path(__file__).resolve().parents[1]
+_HEADER = b"fastmnist-object-1\n"
+_lock = threading.Lock()
+
+
+def cache_root() -> Path:
+    """`$FASTMNIST_CACHE_DIR`, or `fastmnist` in the user's cache folder."""
+    chosen = os.environ.get("FASTMNIST_CACHE_DIR")
+    if chosen:
+        return Path(chosen)
+    base = os.environ.get("XDG_CACHE_HOME") or (Path.home() / ".cache")
+    return Path(base) / "fastmnist"
+
+
+@cache
+def code_key() -> str:
+    """Hash of what decides the compiled code."""
+    digest = hashlib.sha256()
+    for path in sorted([*_SOURCES.glob("*.py"), *(_SOURCES / "cpu").glob("*.py")]):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    for package in ("numba", "llvmlite"):
+        try:
+            digest.update(version(package).encode())
+        except PackageNotFoundError:
+            digest.update(b"none")
+    digest.update(f"{sys.version_info[:2]} {MACHINE}".encode())
+    digest.update(llvm.get_host_cpu_features().flatten().encode())
+    digest.update(os.environ.get("NUMBA_CPU_FEATURES", "").encode())
+    return digest.hexdigest()[:20]
+
+
+def cache_folder() -> Path:
+    """Folder of the object files that fit the sources and this machine."""
+    return cache_root() / code_key()
+
+
+def load(name: str, compile_object: Callable[[], tuple[bytes, str]]) -> tuple[int, bool]:
+    """Address of a compiled function.
+
+    Parameters
+    ----------
+    name : str
+        Name of the object file.
+    compile_object : callable
+        Makes it: returns the object's bytes and the symbol to call.
+
+    Returns
+    -------
+    address : int
+    compiled : bool
+        False when it came from the cache.
+    """
+    stored = _read(cache_folder() / f"{name}.o")
+    if stored is not None:
+        return _link(*stored), False
+    code, symbol = compile_object()
+    _write(cache_folder() / f"{name}.o", code, symbol)
+    return _link(code, symbol), True
+
+
+def _read(path: Path) -> tuple[bytes, str] | None:
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return None
+    # header, sha256 of the rest, symbol's name, newline, object
+    body = content[len(_HEADER) + 32 :]
+    if not content.startswith(_HEADER) or hashlib.sha256(body).digest() != content[len(_HEADER) : len(_HEADER) + 32]:
+        return None
+    symbol, _, code = body.partition(b"\n")
+    return code, symbol.decode()
+
+
+def _write(path: Path, code: bytes, symbol: str) -> None:
+    body = symbol.encode() + b"\n" + code
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".tmp")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(_HEADER + hashlib.sha256(body).digest() + body)
+            os.replace(temporary, path)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+    except OSError as error:
+        _warn_once(
+            f"The compile cache {path.parent} can't be written ({error.strerror}); kernels will be compiled again next time. "
+            "Set FASTMNIST_CACHE_DIR to a folder that can be written."
+        )
+
+
+@cache
+def _warn_once(message: str) -> None:
+    warnings.warn(message, RuntimeWarning, stacklevel=4)
+
+
+@cache
+def _engine() -> llvm.ExecutionEngine:
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    machine = llvm.Target.from_default_triple().create_target_machine(jit=True)
+    return llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
+
+
+def _link(code: bytes, symbol: str) -> int:
+    # One engine for all objects and for ever: code must not move while a table holds its address.
+    with _lock:
+        engine = _engine()
+        engine.add_object_file(llvm.object_file.ObjectFileRef.from_data(code))
+        engine.finalize_object()
+        return engine.get_function_address(symbol)

@@ -1,0 +1,440 @@
+"""Vectors as a Numba type, and the few intrinsics that kernels are written with.
+
+A kernel is ordinary Python over pointers and vectors: `a = load(p, i)`, `store(q, i, fma(a, b, c))`. A vector holds `LANES` float32 values and
+compiles to one register; `+ - * /`, comparisons, `where`, `fma` and the others are each one instruction. `load_n` and `store_n` touch only the
+first n lanes: the tail of a row needs no scalar loop, and nothing outside it is read or written.
+
+Every intrinsic has a plain-Python twin, used when Numba is switched off (`NUMBA_DISABLE_JIT=1`): a vector is then a NumPy array of `LANES`
+values, a pointer the rest of a one-dimensional array from where it points.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import config, njit, types
+from numba.core import cgutils
+from numba.core.typing.templates import AbstractTemplate, infer_global, signature
+from numba.extending import intrinsic, lower_builtin, models, register_model
+
+from .isa import LANES, MACHINE
+
+# The one fast-math set of all kernels: fused multiply-add may be formed, nothing else changes. No nnan, no ninf: NaN and infinity keep their
+# meaning. No reassoc: sums have the order that is written.
+FASTMATH = frozenset({"contract"})
+OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": set(FASTMATH), "boundscheck": False}
+inline = njit(**OPTIONS)
+
+f32, f64 = ir.FloatType(), ir.DoubleType()
+i1, i8, i16, i32, i64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
+vector_ir = ir.VectorType(f32, LANES)
+lanes_ir = ir.VectorType(i32, LANES)
+mask_ir = ir.VectorType(i1, LANES)
+JIT = not config.DISABLE_JIT
+
+
+class VectorType(types.Type):
+    """`LANES` float32 values."""
+
+    def __init__(self) -> None:
+        super().__init__(name=f"float32x{LANES}")
+
+
+class MaskType(types.Type):
+    """`LANES` booleans: the result of comparing vectors."""
+
+    def __init__(self) -> None:
+        super().__init__(name=f"maskx{LANES}")
+
+
+vector, mask = VectorType(), MaskType()
+float_p = types.CPointer(types.float32)
+int_p = types.CPointer(types.int32)
+
+
+@register_model(VectorType)
+class _VectorModel(models.PrimitiveModel):
+    def __init__(self, dmm: Any, fe_type: types.Type) -> None:
+        super().__init__(dmm, fe_type, vector_ir)
+
+
+@register_model(MaskType)
+class _MaskModel(models.PrimitiveModel):
+    def __init__(self, dmm: Any, fe_type: types.Type) -> None:
+        super().__init__(dmm, fe_type, mask_ir)
+
+
+def _binary(op: Callable, emit: Callable, result: types.Type = vector) -> None:
+    """Teach Numba an operator on two vectors."""
+
+    @infer_global(op)
+    class Template(AbstractTemplate):
+        def generic(self, args: tuple, kws: dict) -> Any:
+            if args == (vector, vector):
+                return signature(result, vector, vector)
+            return None
+
+    lower_builtin(op, vector, vector)(lambda context, builder, sig, args: emit(builder, *args))
+
+
+_binary(operator.add, lambda b, x, y: b.fadd(x, y))
+_binary(operator.sub, lambda b, x, y: b.fsub(x, y))
+_binary(operator.mul, lambda b, x, y: b.fmul(x, y))
+_binary(operator.truediv, lambda b, x, y: b.fdiv(x, y))
+_binary(operator.gt, lambda b, x, y: b.fcmp_ordered(">", x, y), mask)
+_binary(operator.lt, lambda b, x, y: b.fcmp_ordered("<", x, y), mask)
+_binary(operator.eq, lambda b, x, y: b.fcmp_ordered("==", x, y), mask)
+
+
+# --- helpers that write IR (also used by tile.py) ---------------------------------------------------------------------------------------
+
+
+def function(builder: ir.IRBuilder, result: ir.Type, arguments: list[ir.Type], name: str) -> ir.Function:
+    """Declare an LLVM intrinsic or a C function."""
+    return cgutils.get_or_insert_function(builder.module, ir.FunctionType(result, arguments), name)
+
+
+def emit_fma(b: ir.IRBuilder, x: ir.Value, y: ir.Value, z: ir.Value) -> ir.Value:
+    """`x * y + z` with one rounding."""
+    return b.call(function(b, vector_ir, [vector_ir] * 3, f"llvm.fma.v{LANES}f32"), [x, y, z])
+
+
+def emit_load(b: ir.IRBuilder, pointer: ir.Value) -> ir.Value:
+    """A whole vector, unaligned."""
+    value = b.load(b.bitcast(pointer, vector_ir.as_pointer()))
+    value.align = 4
+    return value
+
+
+def emit_store(b: ir.IRBuilder, value: ir.Value, pointer: ir.Value) -> None:
+    """A whole vector, unaligned."""
+    b.store(value, b.bitcast(pointer, vector_ir.as_pointer())).align = 4
+
+
+def emit_splat(b: ir.IRBuilder, scalar: ir.Value, ty: ir.VectorType = vector_ir) -> ir.Value:
+    """The scalar in every lane."""
+    undefined = ir.Constant(ty, ir.Undefined)
+    return b.shuffle_vector(b.insert_element(undefined, scalar, i32(0)), undefined, ir.Constant(lanes_ir, [0] * LANES))
+
+
+def emit_constant(value: float) -> ir.Constant:
+    """A float32 constant in every lane."""
+    return ir.Constant(vector_ir, [float(np.float32(value))] * LANES)
+
+
+def emit_lane_mask(b: ir.IRBuilder, n: ir.Value) -> ir.Value:
+    """Lanes 0 .. n - 1, for an int64 n of any size."""
+    wide = ir.VectorType(i64, LANES)
+    return b.icmp_signed("<", ir.Constant(wide, list(range(LANES))), emit_splat(b, n, wide))
+
+
+def emit_masked_load(b: ir.IRBuilder, pointer: ir.Value, lanes: ir.Value) -> ir.Value:
+    """The masked lanes, 0 elsewhere; memory behind the others is not touched."""
+    p = vector_ir.as_pointer()
+    load = function(b, vector_ir, [p, i32, mask_ir, vector_ir], f"llvm.masked.load.v{LANES}f32.p0")
+    return b.call(load, [b.bitcast(pointer, p), i32(4), lanes, emit_constant(0)])
+
+
+def emit_masked_store(b: ir.IRBuilder, value: ir.Value, pointer: ir.Value, lanes: ir.Value) -> None:
+    """Store the masked lanes only."""
+    p = vector_ir.as_pointer()
+    store = function(b, ir.VoidType(), [vector_ir, p, i32, mask_ir], f"llvm.masked.store.v{LANES}f32.p0")
+    b.call(store, [value, b.bitcast(pointer, p), i32(4), lanes])
+
+
+def with_twin(twin: Callable) -> Callable[[Callable], Any]:
+    """Decorate the typing function of an intrinsic; `twin` takes its place when Numba is switched off."""
+
+    def decorate(typing: Callable) -> Any:
+        return intrinsic(typing) if JIT else twin
+
+    return decorate
+
+
+def _vector_intrinsic(arguments: tuple[types.Type, ...], result: types.Type, emit: Callable, twin: Callable) -> Any:
+    """An intrinsic of fixed types whose code is `emit(builder, *args)`."""
+    if not JIT:
+        return twin
+
+    def generate(context: Any, builder: ir.IRBuilder, sig: Any, args: list) -> Any:
+        value = emit(builder, *args)
+        return context.get_dummy_value() if value is None else value
+
+    names = ", ".join(f"a{i}" for i in range(len(arguments)))
+    sig = result(*arguments)
+    scope: dict[str, Any] = {"sig": sig, "generate": generate}
+    # Numba's typing callback must have as many parameters as the intrinsic; a lambda made from text is the shortest way to any number.
+    return intrinsic(eval(f"lambda context, {names}: (sig, generate)" if names else "lambda context: (sig, generate)", scope))
+
+
+# --- pointers ---------------------------------------------------------------------------------------------------------------------------
+
+
+@with_twin(lambda p, n: p[n:])
+def offset(context: Any, p: types.Type, n: types.Type) -> Any:
+    """`p + n` elements."""
+    return p(p, types.intp), lambda ctx, b, sig, args: b.gep(args[0], [args[1]])
+
+
+def _address_to(target: types.Type) -> Any:
+    element = {types.float32: f32, types.int32: i32, types.int64: i64, types.uint8: i8, types.uint16: i16, types.uint32: i32}[target.dtype]
+    return _vector_intrinsic((types.int64,), target, lambda b, a: b.inttoptr(a, element.as_pointer()), lambda a: a)
+
+
+POINTERS: dict[str, types.CPointer] = {
+    name: types.CPointer(getattr(types, name)) for name in ("float32", "int32", "int64", "uint8", "uint16", "uint32")
+}
+# int64 address -> typed pointer, by dtype name.
+address_to = {name: _address_to(pointer) for name, pointer in POINTERS.items()}
+bits_to_float = _vector_intrinsic(
+    (types.int64,), types.float64, lambda b, a: b.bitcast(a, f64), lambda a: np.int64(a).view(np.float64)
+)
+
+
+def stack_array(n: int) -> Any:
+    """An intrinsic that returns n float32 on the stack, 64-byte aligned: scratch without allocation."""
+
+    def emit(b: ir.IRBuilder) -> ir.Value:
+        with b.goto_entry_block():
+            memory = b.alloca(ir.ArrayType(f32, n))
+            memory.align = 64
+        return b.bitcast(memory, f32.as_pointer())
+
+    return _vector_intrinsic((), float_p, emit, lambda: np.zeros(n, np.float32))
+
+
+# --- vectors ----------------------------------------------------------------------------------------------------------------------------
+
+
+def _twin_load_n(p: np.ndarray, i: int, n: int) -> np.ndarray:
+    value = np.zeros(LANES, np.float32)
+    n = max(min(n, LANES), 0)
+    value[:n] = p[i : i + n]
+    return value
+
+
+def _twin_store(p: np.ndarray, i: int, v: np.ndarray) -> None:
+    p[i : i + LANES] = v
+
+
+def _twin_store_n(p: np.ndarray, i: int, v: np.ndarray, n: int) -> None:
+    n = max(min(n, LANES), 0)
+    p[i : i + n] = v[:n]
+
+
+load = _vector_intrinsic(
+    (float_p, types.intp), vector, lambda b, p, i: emit_load(b, b.gep(p, [i])), lambda p, i: p[i : i + LANES].copy()
+)
+store = _vector_intrinsic(
+    (float_p, types.intp, vector), types.void, lambda b, p, i, v: emit_store(b, v, b.gep(p, [i])), _twin_store
+)
+load_n = _vector_intrinsic(
+    (float_p, types.intp, types.intp),
+    vector,
+    lambda b, p, i, n: emit_masked_load(b, b.gep(p, [i]), emit_lane_mask(b, n)),
+    _twin_load_n,
+)
+store_n = _vector_intrinsic(
+    (float_p, types.intp, vector, types.intp),
+    types.void,
+    lambda b, p, i, v, n: emit_masked_store(b, v, b.gep(p, [i]), emit_lane_mask(b, n)),
+    _twin_store_n,
+)
+splat = _vector_intrinsic(
+    (types.float32,), vector, lambda b, x: emit_splat(b, x), lambda x: np.full(LANES, x, np.float32)
+)
+fma = _vector_intrinsic(
+    (vector, vector, vector),
+    vector,
+    emit_fma,
+    lambda x, y, z: (x.astype(np.float64) * y.astype(np.float64) + z.astype(np.float64)).astype(np.float32),
+)
+where = _vector_intrinsic(
+    (mask, vector, vector), vector, lambda b, m, x, y: b.select(m, x, y), lambda m, x, y: np.where(m, x, y)
+)
+sqrt = _vector_intrinsic(
+    (vector,), vector, lambda b, x: b.call(function(b, vector_ir, [vector_ir], f"llvm.sqrt.v{LANES}f32"), [x]), np.sqrt
+)
+absolute = _vector_intrinsic(
+    (vector,), vector, lambda b, x: b.call(function(b, vector_ir, [vector_ir], f"llvm.fabs.v{LANES}f32"), [x]), np.abs
+)
+first_lanes = _vector_intrinsic((types.intp,), mask, emit_lane_mask, lambda n: np.arange(LANES) < n)
+only_lane = _vector_intrinsic(
+    (types.intp,),
+    mask,
+    lambda b, n: b.icmp_signed("==", ir.Constant(ir.VectorType(i64, LANES), list(range(LANES))), emit_splat(b, n, ir.VectorType(i64, LANES))),
+    lambda n: np.arange(LANES) == n,
+)
+
+
+def _emit_first(b: ir.IRBuilder, m: ir.Value) -> ir.Value:
+    bits = ir.IntType(LANES)
+    count = function(b, bits, [bits, i1], f"llvm.cttz.i{LANES}")
+    return b.zext(b.call(count, [b.bitcast(m, bits), i1(0)]), i64)
+
+
+# Index of the first true lane; LANES if there is none.
+first_true = _vector_intrinsic((mask,), types.intp, _emit_first, lambda m: int(np.argmax(m)) if m.any() else LANES)
+
+
+def _emit_sum(b: ir.IRBuilder, v: ir.Value) -> ir.Value:
+    """Halves are added to each other: a fixed tree, whatever the machine."""
+    width = LANES
+    while width > 1:
+        half = width // 2
+        indices = [[ir.Constant(i32, i + side * half) for i in range(half)] for side in (0, 1)]
+        low, high = (b.shuffle_vector(v, v, ir.Constant(ir.VectorType(i32, half), index)) for index in indices)
+        v, width = b.fadd(low, high), half
+    return b.extract_element(v, i32(0))
+
+
+def _twin_sum(v: np.ndarray) -> np.float32:
+    while len(v) > 1:
+        v = v[: len(v) // 2] + v[len(v) // 2 :]
+    return v[0]
+
+
+reduce_add = _vector_intrinsic((vector,), types.float32, _emit_sum, _twin_sum)
+reduce_max = _vector_intrinsic(
+    (vector,),
+    types.float32,
+    lambda b, v: b.call(function(b, f32, [vector_ir], f"llvm.vector.reduce.fmax.v{LANES}f32"), [v]),
+    lambda v: np.fmax.reduce(v),
+)
+
+_EXPONENT_BIAS = 127
+_MAGIC = 12582912.0  # 1.5 * 2^23: adding it leaves the nearest integer in the low bits of a float32
+
+
+def _emit_scale_by_power(b: ir.IRBuilder, x: ir.Value, n: ir.Value) -> ir.Value:
+    """x * 2^n, n an integer carried as `n + _MAGIC`; in two halves, so that |n| may reach 252."""
+    magic = ir.Constant(lanes_ir, [int(np.float32(_MAGIC).view(np.int32))] * LANES)
+    integer = b.sub(b.bitcast(n, lanes_ir), magic)
+    half = b.ashr(integer, ir.Constant(lanes_ir, [1] * LANES))
+    for part in (half, b.sub(integer, half)):
+        biased = b.add(part, ir.Constant(lanes_ir, [_EXPONENT_BIAS] * LANES))
+        x = b.fmul(x, b.bitcast(b.shl(biased, ir.Constant(lanes_ir, [23] * LANES)), vector_ir))
+    return x
+
+
+def _twin_scale_by_power(x: np.ndarray, n: np.ndarray) -> np.ndarray:
+    return np.ldexp(x, np.nan_to_num(n - np.float32(_MAGIC)).astype(np.int32)).astype(np.float32)
+
+
+scale_by_power = _vector_intrinsic((vector, vector), vector, _emit_scale_by_power, _twin_scale_by_power)
+
+
+def _emit_exponent(b: ir.IRBuilder, x: ir.Value) -> ir.Value:
+    bits = b.lshr(b.bitcast(x, lanes_ir), ir.Constant(lanes_ir, [23] * LANES))
+    return b.sitofp(b.sub(bits, ir.Constant(lanes_ir, [_EXPONENT_BIAS - 1] * LANES)), vector_ir)
+
+
+def _emit_mantissa(b: ir.IRBuilder, x: ir.Value) -> ir.Value:
+    bits = b.and_(b.bitcast(x, lanes_ir), ir.Constant(lanes_ir, [0x007FFFFF] * LANES))
+    return b.bitcast(b.or_(bits, ir.Constant(lanes_ir, [0x3F000000] * LANES)), vector_ir)
+
+
+# x = mantissa * 2^exponent with 0.5 <= mantissa < 1, for positive normal x.
+exponent = _vector_intrinsic((vector,), vector, _emit_exponent, lambda x: np.frexp(x)[1].astype(np.float32))
+mantissa = _vector_intrinsic((vector,), vector, _emit_mantissa, lambda x: np.frexp(x)[0].astype(np.float32))
+
+
+def _emit_prefetch(b: ir.IRBuilder, p: ir.Value) -> None:
+    prefetch_ = function(b, ir.VoidType(), [i8.as_pointer(), i32, i32, i32], "llvm.prefetch.p0")
+    b.call(prefetch_, [b.bitcast(p, i8.as_pointer()), i32(0), i32(3), i32(1)])
+
+
+@with_twin(lambda p, n: None)
+def prefetch(context: Any, p: types.Type, n: types.Type) -> Any:
+    """Ask for the cache line of `p[n]`."""
+
+    def generate(ctx: Any, b: ir.IRBuilder, sig: Any, args: list) -> Any:
+        _emit_prefetch(b, b.gep(args[0], [args[1]]))
+        return ctx.get_dummy_value()
+
+    return types.void(p, types.intp), generate
+
+
+# --- threads: atomics, waiting, floating-point mode -------------------------------------------------------------------------------------
+
+long_p = types.CPointer(types.int64)
+
+
+def _twin_add(p: np.ndarray, v: int) -> int:
+    old = int(p[0])
+    p[0] += v
+    return old
+
+
+atomic_add = _vector_intrinsic(
+    (long_p, types.int64), types.int64, lambda b, p, v: b.atomic_rmw("add", p, v, "seq_cst"), _twin_add
+)
+atomic_load = _vector_intrinsic((long_p,), types.int64, lambda b, p: b.load_atomic(p, "acquire", 8), lambda p: int(p[0]))
+
+
+def _emit_pause(b: ir.IRBuilder) -> None:
+    if MACHINE.is_x86:
+        b.call(function(b, ir.VoidType(), [], "llvm.x86.sse2.pause"), [])
+
+
+pause = _vector_intrinsic((), types.void, _emit_pause, lambda: None)
+
+FUTEX_WAIT, FUTEX_WAKE = 128, 129  # private to the process
+
+
+def _emit_futex(b: ir.IRBuilder, p: ir.Value, op: ir.Value, value: ir.Value) -> None:
+    """Linux' futex on the low half of `p[0]`, through libc's `syscall`, which the loader finds by name; elsewhere give up the time slice."""
+    if not MACHINE.futex_number:
+        b.call(function(b, i32, [], "sched_yield"), [])
+        return
+    call = cgutils.get_or_insert_function(b.module, ir.FunctionType(i64, [i64], var_arg=True), "syscall")
+    b.call(call, [i64(MACHINE.futex_number), b.ptrtoint(p, i64), op, value, i64(0), i64(0), i64(0)])
+
+
+futex = _vector_intrinsic((long_p, types.int64, types.int64), types.void, _emit_futex, lambda p, op, value: None)
+cycles = _vector_intrinsic(
+    (), types.int64, lambda b: b.call(function(b, i64, [], "llvm.readcyclecounter"), []), lambda: 0
+)
+
+
+def _mxcsr(name: str) -> Callable:
+    def emit(b: ir.IRBuilder, p: ir.Value) -> None:
+        if MACHINE.is_x86:
+            b.call(function(b, ir.VoidType(), [i8.as_pointer()], name), [b.bitcast(p, i8.as_pointer())])
+
+    return emit
+
+
+# x86's floating-point control: other machines keep denormals, which costs them time and nothing else.
+read_float_mode = _vector_intrinsic((int_p,), types.void, _mxcsr("llvm.x86.sse.stmxcsr"), lambda p: None)
+write_float_mode = _vector_intrinsic((int_p,), types.void, _mxcsr("llvm.x86.sse.ldmxcsr"), lambda p: None)
+FLUSH_DENORMALS = 0x8040  # FTZ and DAZ
+_words = ir.ArrayType(i32, 2)
+
+
+def _emit_words(b: ir.IRBuilder) -> ir.Value:
+    with b.goto_entry_block():
+        memory = b.alloca(_words)
+    return b.bitcast(memory, i32.as_pointer())
+
+
+two_words = _vector_intrinsic((), int_p, _emit_words, lambda: np.zeros(2, np.int32))
+
+
+# --- calling an op by its address -------------------------------------------------------------------------------------------------------
+
+
+def _emit_call(b: ir.IRBuilder, address: ir.Value, row: ir.Value) -> None:
+    entry = ir.FunctionType(ir.VoidType(), [i64.as_pointer()])
+    b.call(b.inttoptr(address, entry.as_pointer()), [row])
+
+
+def _no_twin(address: int, row: np.ndarray) -> None:
+    raise NotImplementedError("Without Numba there are no addresses to call.")
+
+
+call_address = _vector_intrinsic((types.int64, long_p), types.void, _emit_call, _no_twin)

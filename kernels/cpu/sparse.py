@@ -1,0 +1,153 @@
+"""First layer on compressed rows: zero pixels are skipped, exactly.
+
+Row i of the data set is `columns[indptr[i]:indptr[i + 1]]` with `values[...]`. Bytes are scaled through a table of 256 floats made once a call.
+The forward pass reads the rows where they lie; the weight gradient wants the batch by feature, which `sparse_transpose` makes (a counting
+scatter into lists of fixed capacity), so that the gradient of one weight row is finished in registers and stored once.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import types
+from numba.extending import overload
+
+from .isa import LANES
+from .matmul import NO_FLOOR, RELU_FLOOR, _fill_zeros
+from .registry import kernel
+from .simd import JIT, fma, inline, load, load_n, offset, splat, stack_array, store, store_n
+from .tile import STRIP, TILE_VECTORS, sparse_tile
+
+byte_table = stack_array(256)
+zeros = stack_array(STRIP)
+tile_strip = sparse_tile(TILE_VECTORS, masked=False)
+tile_1 = sparse_tile(1, masked=False)
+tile_tail = sparse_tile(1, masked=True)
+
+
+def _is_bytes(values):
+    return values.dtype == np.uint8
+
+
+def stored_value(values, t, table):
+    """The t-th stored value, scaled: `table[values[t]]` for bytes, `values[t] * table[0]` for floats."""
+    return table[values[t]] if _is_bytes(values) else values[t] * table[0]
+
+
+def fill_table(values, table, scale):
+    """What `stored_value` needs: all 256 scaled bytes, or the scale alone."""
+    if _is_bytes(values):
+        for i in range(256):
+            table[i] = np.float32(i) * np.float32(scale)
+    else:
+        table[0] = np.float32(scale)
+
+
+if JIT:
+
+    @overload(stored_value, inline="always")
+    def _stored_value(values, t, table):
+        if values.dtype == types.uint8:
+            return lambda values, t, table: table[values[t]]
+        return lambda values, t, table: values[t] * table[0]
+
+    @overload(fill_table)
+    def _fill_table(values, table, scale):
+        if values.dtype == types.uint8:
+
+            def fill(values, table, scale):
+                for i in range(256):
+                    table[i] = np.float32(i) * np.float32(scale)
+
+            return fill
+
+        def fill_scale(values, table, scale):
+            table[0] = np.float32(scale)
+
+        return fill_scale
+
+
+@inline
+def _row(index, values, n, table, b, ld_b, init, init_step, c, floor, width):
+    """`c[:width] = max(init + sum of nonzeros times rows of b, floor)`; `init_step` 0 starts every strip from the same zeros."""
+    j = 0
+    while j < width:
+        start = offset(init, j * init_step)
+        if width - j >= STRIP:
+            tile_strip(index, values, n, table, offset(b, j), ld_b, start, offset(c, j), floor, 0)
+            j += STRIP
+        elif width - j >= LANES:
+            tile_1(index, values, n, table, offset(b, j), ld_b, start, offset(c, j), floor, 0)
+            j += LANES
+        else:
+            tile_tail(index, values, n, table, offset(b, j), ld_b, start, offset(c, j), floor, width - j)
+            j = width
+
+
+@inline
+def _forward(y, indptr, columns, values, w, b, order, cursor, scale, B, O, ld_y, ld_w, floor):
+    table = byte_table()
+    fill_table(values, table, scale)
+    for r in range(B):
+        i = order[cursor[0] + r]
+        first, last = indptr[i], indptr[i + 1]
+        _row(offset(columns, first), offset(values, first), last - first, table, w, ld_w, b, 1, offset(y, r * ld_y), floor, O)
+
+
+@kernel
+def sparse_linear(y, indptr, columns, values, w, b, order, cursor, scale, B, O, P, Z, I, M, ld_y, ld_w):
+    _forward(y, indptr, columns, values, w, b, order, cursor, scale, B, O, ld_y, ld_w, NO_FLOOR)
+
+
+@kernel
+def sparse_linear_relu(y, indptr, columns, values, w, b, order, cursor, scale, B, O, P, Z, I, M, ld_y, ld_w):
+    _forward(y, indptr, columns, values, w, b, order, cursor, scale, B, O, ld_y, ld_w, RELU_FLOOR)
+
+
+@kernel
+def sparse_transpose(
+    counts, rows, entries, indptr, columns, values, order, cursor, scale, I, B, P, Z, M, ld_rows, ld_entries
+):
+    table = byte_table()
+    fill_table(values, table, scale)
+    for k in range(I):
+        counts[k] = 0
+    for r in range(B):
+        i = order[cursor[0] + r]
+        for t in range(indptr[i], indptr[i + 1]):
+            k = np.int64(columns[t])
+            n = np.int64(counts[k])
+            rows[k * ld_rows + n] = r
+            entries[k * ld_entries + n] = stored_value(values, t, table)
+            counts[k] = n + 1
+
+
+@kernel
+def sparse_linear_dw(dw, counts, rows, entries, dy, I, O, B, ld_dw, ld_rows, ld_entries, ld_dy):
+    zero, one = zeros(), byte_table()
+    _fill_zeros(zero, STRIP)
+    one[0] = np.float32(1)
+    for k in range(I):
+        index, values = offset(rows, k * ld_rows), offset(entries, k * ld_entries)
+        _row(index, values, np.int64(counts[k]), one, dy, ld_dy, zero, 0, offset(dw, k * ld_dw), NO_FLOOR, O)
+
+
+@kernel
+def sparse_linear_dw_add(
+    dw, indptr, columns, values, dy, order, cursor, scale, I, O, P, Z, B, M, ld_dw, ld_dy
+):
+    table = byte_table()
+    fill_table(values, table, scale)
+    for j in range(0, O, LANES):
+        n = min(LANES, O - j)
+        for r in range(B):
+            i = order[cursor[0] + r]
+            if n == LANES:
+                d = load(dy, r * ld_dy + j)
+                for t in range(indptr[i], indptr[i + 1]):
+                    at = np.int64(columns[t]) * ld_dw + j
+                    store(dw, at, fma(splat(stored_value(values, t, table)), d, load(dw, at)))
+            else:
+                d = load_n(dy, r * ld_dy + j, n)
+                for t in range(indptr[i], indptr[i + 1]):
+                    at = np.int64(columns[t]) * ld_dw + j
+                    store_n(dw, at, fma(splat(stored_value(values, t, table)), d, load_n(dw, at, n)), n)
