@@ -135,7 +135,14 @@ def _op(
         return sum(map(size, outputs + inputs)) + sum(size(o) for o in outputs if o.name in updates.split())
 
     CONTRACT[name] = Op(
-        name, outputs, inputs, tuple(params.split()), tuple(updates.split()), flops, nbytes or traffic, " ".join(doc.split())
+        name,
+        outputs,
+        inputs,
+        tuple(params.split()),
+        tuple(updates.split()),
+        flops,
+        nbytes or traffic,
+        " ".join(doc.split()),
     )
 
 
@@ -252,7 +259,13 @@ for _name, _y, _dx in (
 ):
     _op(_name, "y[B,O]", "x[B,O]", f"y = {_y}.", flops=lambda d: d["B"] * d["O"])
     _op(f"{_name}_backward", "dx[B,O]", "dy[B,O] y[B,O]", f"dx = {_dx}.", flops=lambda d: d["B"] * d["O"])
-_op("gelu", "y[B,O]", "x[B,O]", "y = x Phi(x), Phi(x) = (1 + erf(x / sqrt 2)) / 2 (Hendrycks & Gimpel 2016).", flops=lambda d: d["B"] * d["O"])
+_op(
+    "gelu",
+    "y[B,O]",
+    "x[B,O]",
+    "y = x Phi(x), Phi(x) = (1 + erf(x / sqrt 2)) / 2 (Hendrycks & Gimpel 2016).",
+    flops=lambda d: d["B"] * d["O"],
+)
 _op(
     "gelu_backward",
     "dx[B,O]",
@@ -299,7 +312,13 @@ _op(
     flops=lambda d: 6.0 * d["B"] * d["C"],
     nbytes=lambda d: 8.0 * d["B"] * d["C"] + 25.0 * d["B"],
 )
-_op("softmax", "p[B,C]", "z[B,C]", "p = softmax of each row, shifted by its maximum.", flops=lambda d: 4.0 * d["B"] * d["C"])
+_op(
+    "softmax",
+    "p[B,C]",
+    "z[B,C]",
+    "p = softmax of each row, shifted by its maximum.",
+    flops=lambda d: 4.0 * d["B"] * d["C"],
+)
 
 # --- optimizers: one stream over weights, moments and gradient ----------------------------------------------------------------------
 # hyper[cursor[1]] = (step size, decoupled decay, l2): g = dw + l2 w; w is multiplied by 1 - decay before the step.
@@ -363,7 +382,9 @@ def check(name: str, *arrays: object, backend: str = "numba") -> dict[str, int]:
         raise ValueError(f"Unknown op {name!r}; known: {', '.join(sorted(CONTRACT))}.")
     op = CONTRACT[name]
     if len(arrays) != len(op.operands):
-        raise ValueError(f"{name} takes {len(op.operands)} arrays ({', '.join(o.name for o in op.operands)}); got {len(arrays)}.")
+        raise ValueError(
+            f"{name} takes {len(op.operands)} arrays ({', '.join(o.name for o in op.operands)}); got {len(arrays)}."
+        )
     floats = ("float32", "float64") if backend == "numpy" else ("float32",)
     for operand, array in zip(op.operands, arrays, strict=True):
         allowed = [t for d in operand.dtypes for t in (floats if d == "float" else (d,))]

@@ -46,9 +46,14 @@ class Executor(Protocol):
     spec: Spec
     dtype: np.dtype  # of parameters and arithmetic
     n_threads: int
-    compile_seconds: float  # spent compiling so far (0 when everything came from the cache)
 
-    def bind(self, X: np.ndarray, y: np.ndarray, sample_weight: np.ndarray | None = None, *, pixel_scale: float = 1.0) -> None:
+    @property
+    def compile_seconds(self) -> float:
+        """Seconds spent compiling so far; 0 when everything came from the cache."""
+
+    def bind(
+        self, X: np.ndarray, y: np.ndarray, sample_weight: np.ndarray | None = None, *, pixel_scale: float = 1.0
+    ) -> None:
         """Attach the training data.
 
         Parameters

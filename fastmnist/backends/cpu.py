@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import threading
+import sys
 import time
-from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
+import fastmnist.kernels.cpu as cpu
 from fastmnist.backends.base import Epoch, Parameters
 from fastmnist.backends.binding import Binding, constant_scale, epoch_inputs, logical_parameters, place_parameters
-from fastmnist.backends.compressed import CompressedRows, choose_format
+from fastmnist.backends.compressed import choose_format
 from fastmnist.backends.team import Team
-from fastmnist.kernels import cpu
 from fastmnist.kernels.cpu.isa import LANES
 from fastmnist.network.lowering import DataFormat, Target, gradient_program, inference_program, training_program
 from fastmnist.network.program import BARRIER, Program, Table, View
@@ -30,6 +29,23 @@ CHUNK_ROWS = 512  # no chunk is shorter
 ROW_BLOCK = 16
 # Widths of weight panels, widest first: whole strips of the register tile, then halves when threads would otherwise have nothing to own.
 PANEL_WIDTHS = (4 * LANES, 2 * LANES)
+
+_announced = False
+
+
+def _announce(op: str) -> None:
+    """Say once why the first fit takes longer."""
+    global _announced
+    if not _announced:
+        _announced = True
+        print(
+            "fastmnist: compiling the kernels for this machine (once; about ten seconds, `fastmnist warmup` does it ahead) ...",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+cpu.on_compile.append(_announce)
 
 
 def aligned_bytes(size: int) -> np.ndarray:
@@ -73,12 +89,16 @@ class CpuExecutor:
         """Seconds spent compiling since this executor was made."""
         return cpu.compile_seconds() - self._compiled_before
 
-    def bind(self, X: np.ndarray, y: np.ndarray, sample_weight: np.ndarray | None = None, *, pixel_scale: float = 1.0) -> None:
+    def bind(
+        self, X: np.ndarray, y: np.ndarray, sample_weight: np.ndarray | None = None, *, pixel_scale: float = 1.0
+    ) -> None:
         """See `Executor.bind`."""
         self._n_rows = len(X)
         self._format, compressed = choose_format(X, pixel_scale, self.spec)
         arrays = compressed.arrays if compressed else {"source": X}
-        weight = np.ones(len(X), np.float32) if sample_weight is None else np.ascontiguousarray(sample_weight, np.float32)
+        weight = (
+            np.ones(len(X), np.float32) if sample_weight is None else np.ascontiguousarray(sample_weight, np.float32)
+        )
         self._data = {**arrays, "labels": np.ascontiguousarray(y, np.int32), "sample_weight": weight}
         self._training = self._gradient = None
 
@@ -134,7 +154,9 @@ class CpuExecutor:
         interrupted = team.stop_requested
         self._step += steps
         done = min(steps * batch_size, len(order))
-        return Epoch(inputs["losses"][:done], inputs["hits"][:done].astype(bool), steps, interrupted, time.perf_counter() - start)
+        return Epoch(
+            inputs["losses"][:done], inputs["hits"][:done].astype(bool), steps, interrupted, time.perf_counter() - start
+        )
 
     # --- full-batch gradient ------------------------------------------------------------------------------------------------------
 
@@ -143,13 +165,13 @@ class CpuExecutor:
         n = self._n_rows
         chunks = max(1, min(CHUNKS, n // CHUNK_ROWS))
         bounds = [n * c // chunks for c in range(chunks + 1)]
-        lengths = [hi - lo for lo, hi in zip(bounds[:-1], bounds[1:], strict=True)]
+        lengths = [hi - lo for lo, hi in pairwise(bounds)]
         sizes = tuple(sorted({BLOCK_ROWS, *(length % BLOCK_ROWS for length in lengths)} - {0}))
         weight = self._data["sample_weight"]
         if self._gradient is None or self._gradient[0] != sizes:
             program = gradient_program(self.spec, self._format, sizes)
             runners = [_Runner(program) for _ in range(min(self.n_threads, chunks))]
-            self._fixed = {
+            self._fixed: dict[str, np.ndarray] = {
                 "order": np.arange(n),
                 "scale": constant_scale(weight, n),
                 "losses": np.empty(n, np.float32),
@@ -194,8 +216,11 @@ class CpuExecutor:
             return result
         blocks = -(-n // BLOCK_ROWS)
         n_threads = min(self.n_threads, blocks)
-        shares = [(blocks * t // n_threads * BLOCK_ROWS, min(blocks * (t + 1) // n_threads * BLOCK_ROWS, n)) for t in range(n_threads)]
-        arrays = {f"parameter_{i}": np.ascontiguousarray(p, np.float32) for i, p in enumerate(parameters)}
+        shares = [
+            (blocks * t // n_threads * BLOCK_ROWS, min(blocks * (t + 1) // n_threads * BLOCK_ROWS, n))
+            for t in range(n_threads)
+        ]
+        arrays: dict[str, np.ndarray] = {f"parameter_{i}": np.ascontiguousarray(p, np.float32) for i, p in enumerate(parameters)}
         arrays |= {"source": X, "order": np.arange(n), "outputs": result}
         team = Team(n_threads)
 
@@ -213,7 +238,7 @@ class CpuExecutor:
         return result
 
     def _inference_runner(self, thread: int, dtype: str, scale: float, sizes: tuple[int, ...]) -> _Runner:
-        key = (threading.get_ident() if thread < 0 else thread, dtype, scale, sizes)
+        key = (thread, dtype, scale, sizes)
         if key not in self._inference:
             self._inference[key] = _Runner(inference_program(self.spec, DataFormat(dtype, scale), sizes))
         return self._inference[key]

@@ -6,14 +6,16 @@ import time
 
 import numpy as np
 
+import fastmnist.kernels.reference as reference
 from fastmnist.backends.base import Epoch, Parameters
 from fastmnist.backends.binding import Binding, constant_scale, epoch_inputs, logical_parameters, place_parameters
-from fastmnist.kernels import reference
 from fastmnist.network.lowering import DataFormat, Target, gradient_program, inference_program, training_program
 from fastmnist.network.program import BARRIER, Instruction, Program
 from fastmnist.network.spec import Spec
 
-BLOCK_ROWS = 1024  # rows of a block of the full-batch gradient and of prediction: NumPy's overhead a call is small beside them
+BLOCK_ROWS = (
+    1024  # rows of a block of the full-batch gradient and of prediction: NumPy's overhead a call is small beside them
+)
 
 
 class ReferenceExecutor:
@@ -32,7 +34,9 @@ class ReferenceExecutor:
 
     backend = "numpy"
 
-    def __init__(self, spec: Spec, *, dtype: np.dtype | type = np.float32, n_threads: int = 1, target: Target | None = None) -> None:
+    def __init__(
+        self, spec: Spec, *, dtype: np.dtype | type = np.float32, n_threads: int = 1, target: Target | None = None
+    ) -> None:
         self.spec, self.dtype, self.n_threads = spec, np.dtype(dtype), n_threads
         self.compile_seconds = 0.0
         self._target = target or Target(n_threads=n_threads, dtype=self.dtype.name)
@@ -41,12 +45,16 @@ class ReferenceExecutor:
         self._initial: list[np.ndarray] | None = None
         self._training: tuple[tuple[int, ...], Program, Binding] | None = None
 
-    def bind(self, X: np.ndarray, y: np.ndarray, sample_weight: np.ndarray | None = None, *, pixel_scale: float = 1.0) -> None:
+    def bind(
+        self, X: np.ndarray, y: np.ndarray, sample_weight: np.ndarray | None = None, *, pixel_scale: float = 1.0
+    ) -> None:
         """See `Executor.bind`."""
         self._data = {
             "source": X,
             "labels": np.ascontiguousarray(y, np.int32),
-            "sample_weight": np.ones(len(X), np.float32) if sample_weight is None else np.asarray(sample_weight, np.float32),
+            "sample_weight": np.ones(len(X), np.float32)
+            if sample_weight is None
+            else np.asarray(sample_weight, np.float32),
         }
         self._format = DataFormat(X.dtype.name, pixel_scale, reason="NumPy multiplies dense rows.")
         self._training = None
@@ -94,7 +102,9 @@ class ReferenceExecutor:
         start = time.perf_counter()
         sizes = [batch_size] * (len(order) // batch_size) + [len(order) % batch_size] * (len(order) % batch_size > 0)
         program, binding = self._prepare(tuple(dict.fromkeys(sizes)))
-        inputs = epoch_inputs(self.spec, order, learning_rates, batch_size, self._data["sample_weight"], self._step, self.dtype, seed)
+        inputs = epoch_inputs(
+            self.spec, order, learning_rates, batch_size, self._data["sample_weight"], self._step, self.dtype, seed
+        )
         binding.bind(**self._data, **inputs)
         steps, interrupted = 0, False
         try:
@@ -108,7 +118,9 @@ class ReferenceExecutor:
             interrupted = True
         self._step += steps
         done = sum(sizes[:steps])
-        return Epoch(inputs["losses"][:done], inputs["hits"][:done].astype(bool), steps, interrupted, time.perf_counter() - start)
+        return Epoch(
+            inputs["losses"][:done], inputs["hits"][:done].astype(bool), steps, interrupted, time.perf_counter() - start
+        )
 
     def loss_and_gradient(self, parameters: Parameters) -> tuple[float, list[np.ndarray]]:
         """See `Executor.loss_and_gradient`."""

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from fastmnist.network.layers import Activation, Dense, Dropout
+from fastmnist.network.layers import Activation, Dense
 from fastmnist.network.losses import SoftmaxCrossEntropy
 from fastmnist.network.optimizers import SGD, Optimizer
 from fastmnist.network.program import Instruction, Memory, Placement, Program, TableBuilder, Tensor, View
@@ -157,7 +157,9 @@ class _Lowering:
         self.n_threads = target.n_threads
         self.state, self.workspace = Memory("state"), Memory("workspace")
         self.bound: dict[str, Tensor] = {}
-        self.decisions = [f"rows of X: {'compressed' if data.compressed else 'dense'} {data.dtype}. {data.reason}".strip()]
+        self.decisions = [
+            f"rows of X: {'compressed' if data.compressed else 'dense'} {data.dtype}. {data.reason}".strip()
+        ]
         self.op, self.n_moments, self.op_params = optimizer_op(spec.optimizer)
         self._bind_data()
         self.cursors = [self.workspace.tensor(f"cursor_{t}", (2,), "int64") for t in range(self.n_threads)]
@@ -197,7 +199,9 @@ class _Lowering:
             self._bind("hyper_biases", (0, 3), self.target.dtype)
             self._bind("key", (2,), "uint32")
 
-    def _value(self, name: str, width: int, by_columns: bool = False, panels: list[tuple[int, int]] | None = None) -> _Value:
+    def _value(
+        self, name: str, width: int, by_columns: bool = False, panels: list[tuple[int, int]] | None = None
+    ) -> _Value:
         tensor = self.workspace.tensor(name, (self.rows, width), self.target.dtype, odd_lines=True)
         gradient = None
         if self.purpose != "inference":
@@ -261,7 +265,9 @@ class _Lowering:
                 for c0, c1 in node.output.panels:
                     name, size = f"{kind}{node.index + 1}_{c0}", (*shape[:-1], c1 - c0)
                     tensor = self.state.tensor(name, size, self.target.dtype)
-                    moments = tuple(self.state.tensor(f"{name}_m{k}", size, self.target.dtype) for k in range(self.n_moments))
+                    moments = tuple(
+                        self.state.tensor(f"{name}_m{k}", size, self.target.dtype) for k in range(self.n_moments)
+                    )
                     pieces.append(Placement(tensor, moments, c0, c1))
                 placements.append(pieces)
         return placements
@@ -271,7 +277,8 @@ class _Lowering:
         dtype = self.target.dtype
         if self.purpose == "gradient":
             self.gradients = [
-                self.workspace.tensor(f"gradient_{i}", shape, dtype) for i, shape in enumerate(self.spec.parameter_shapes)
+                self.workspace.tensor(f"gradient_{i}", shape, dtype)
+                for i, shape in enumerate(self.spec.parameter_shapes)
             ]
         if self.purpose != "training":
             return
@@ -320,7 +327,9 @@ class _Lowering:
                     self._update(node, rows)
                 else:
                     self._add_gradient(node, rows)
-        self.builder.stage([[Instruction("advance", (cursor.view,), (), (rows,), "advance")] for cursor in self.cursors])
+        self.builder.stage(
+            [[Instruction("advance", (cursor.view,), (), (rows,), "advance")] for cursor in self.cursors]
+        )
         self.builder.barrier()
 
     def _shares(self, value: _Value, rows: int) -> list[tuple[int, int, list[tuple[int, int]]]]:
@@ -397,7 +406,9 @@ class _Lowering:
         for t, (counts, indices, entries) in enumerate(self.by_feature):
             arrays, position = self._compressed_operands(t, 0)
             outs = (counts.view, indices.view.columns(0, rows), entries.view.columns(0, rows))
-            stage.append([Instruction("sparse_transpose", outs, (*arrays, *position), (self.data.scale,), "batch by feature")])
+            stage.append(
+                [Instruction("sparse_transpose", outs, (*arrays, *position), (self.data.scale,), "batch by feature")]
+            )
         self.builder.stage(stage)
 
     def _emit_loss(self) -> None:
@@ -523,13 +534,17 @@ class _Lowering:
             gradient = Instruction("linear_dw", (dw,), (x, dy), (), label)
         return [gradient, self._step(node, t, 0, c0, (lo, hi), dw)]
 
-    def _step(self, node: _DenseNode, t: int, kind: int, c0: int, rows: tuple[int, int] | None, gradient: View) -> Instruction:
+    def _step(
+        self, node: _DenseNode, t: int, kind: int, c0: int, rows: tuple[int, int] | None, gradient: View
+    ) -> Instruction:
         """The optimizer on rows of a weight panel (kind 0) or on a bias (kind 1)."""
         placement = next(p for p in self.placements[2 * node.index + kind] if p.c0 == c0)
         tensors = (placement.tensor, *placement.moments)
         outs = tuple(t.view.rows(*rows) if rows else t.view.row_matrix() for t in tensors)
         hyper = self.bound["hyper_biases" if kind else "hyper_weights"].view
-        return Instruction(self.op, outs, (gradient, hyper, self.cursors[t].view), self.op_params, f"{self.op} {node.index + 1}")
+        return Instruction(
+            self.op, outs, (gradient, hyper, self.cursors[t].view), self.op_params, f"{self.op} {node.index + 1}"
+        )
 
     def _add_gradient(self, node: _DenseNode, rows: int) -> None:
         assert node.output.gradient is not None

@@ -62,7 +62,7 @@ class View:
         return View(self.tensor, self.r0, self.r1, self.c0 + lo, self.c0 + hi)
 
     def row_matrix(self) -> View:
-        """This vector as a 1 x n matrix: optimizers take matrices."""
+        """The vector as a 1 x n matrix: optimizers take matrices."""
         return View(self.tensor, self.r0, self.r1, self.c0, self.c1, as_row=True)
 
     @property
@@ -243,16 +243,27 @@ class Program:
         rows = max(self.tables)
         table = self.tables[rows]
         lines = [*self.decisions, f"memory: state {self.state.size:,} bytes, workspace {self.workspace.size:,} bytes"]
-        lines.append(f"table for {rows} rows: {table.n_instructions} instructions on {len(table.threads)} thread(s); thread 0:")
-        previous, repeats = "", 0
-        for instruction in table.threads[0]:
-            if instruction.label and instruction.label == previous:
-                repeats += 1
-                continue
+        lines.append(
+            f"table for {rows} rows: {table.n_instructions} instructions on {len(table.threads)} thread(s); thread 0:"
+        )
+        instructions = table.threads[0]
+        at = 0
+        while at < len(instructions):
+            period, repeats = _repeats(instructions, at)
+            lines += [f"  {instruction}" for instruction in instructions[at : at + period]]
             if repeats:
-                lines.append(f"    ... {repeats} more of {previous}")
-            lines.append(f"  {instruction}")
-            previous, repeats = instruction.label, 0
-        if repeats:
-            lines.append(f"    ... {repeats} more of {previous}")
+                lines.append(f"    ... {repeats} more of this, block by block")
+            at += period * (1 + repeats)
         return lines
+
+
+def _repeats(instructions: Sequence[Instruction], at: int) -> tuple[int, int]:
+    """Length of the run of instructions at `at` that repeats with the same labels, and how often it does after the first time."""
+    labels = [instruction.label for instruction in instructions]
+    for period in (2, 1):
+        block, repeats = labels[at : at + period], 0
+        while len(block) == period and labels[at + (repeats + 1) * period : at + (repeats + 2) * period] == block:
+            repeats += 1
+        if repeats:
+            return period, repeats
+    return 1, 0

@@ -17,7 +17,17 @@ from ..contract import CONTRACT
 from . import objects
 from .layout import CONTROL_WORDS, ROW_WORDS
 
-__all__ = ["CONTROL_WORDS", "ROW_WORDS", "available", "call", "compile_seconds", "encode", "entry", "on_compile", "walk"]
+__all__ = [
+    "CONTROL_WORDS",
+    "ROW_WORDS",
+    "available",
+    "call",
+    "compile_seconds",
+    "encode",
+    "entry",
+    "on_compile",
+    "walk",
+]
 
 # A list of functions called as f(op_name) before something is compiled: how the layers above tell the user why they wait.
 on_compile: list[Callable[[str], None]] = []
@@ -66,12 +76,16 @@ def entry(op: str, dtypes: tuple[str, ...]) -> int:
                     return compile_entry(op, dtypes)
 
                 # Only operands with a choice of type tell variants of an op apart.
-                variant = [d for operand, d in zip(CONTRACT[op].operands, dtypes, strict=True) if len(operand.dtypes) > 1]
+                variant = [
+                    d for operand, d in zip(CONTRACT[op].operands, dtypes, strict=True) if len(operand.dtypes) > 1
+                ]
                 _addresses[key] = _load("-".join([op, *variant]), compile_op)
     return _addresses[key]
 
 
-def encode(row: np.ndarray, op: str, operands: Sequence[tuple[int, tuple[int, ...], int, str]], params: Sequence[float]) -> None:
+def encode(
+    row: np.ndarray, op: str, operands: Sequence[tuple[int, tuple[int, ...], int, str]], params: Sequence[float]
+) -> None:
     """Fill a row of a table.
 
     Parameters

@@ -8,7 +8,9 @@ from __future__ import annotations
 import numpy as np
 
 from .isa import LANES
-from .mathematics import expm1, normal_cdf, normal_density, sigmoid as _sigmoid, tanh as _tanh
+from .mathematics import expm1, normal_cdf, normal_density
+from .mathematics import sigmoid as _sigmoid
+from .mathematics import tanh as _tanh
 from .registry import kernel
 from .simd import fma, inline, load, load_n, splat, store, store_n, where
 

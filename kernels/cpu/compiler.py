@@ -23,8 +23,8 @@ for _topic in ("rows", "matmul", "sparse", "activations", "losses", "optimizers"
     import_module(f".{_topic}", __package__)
 
 
-def compile_entry(op_name: str, dtypes: tuple[str, ...]) -> tuple[bytes, str]:
-    """Compile an op for operands of these dtypes."""
+def _entry(op_name: str, dtypes: tuple[str, ...]) -> Any:
+    """A Python function `entry(row)` that unpacks a row of the table and calls the kernel."""
     op = CONTRACT[op_name]
     scope: dict[str, Any] = {"kernel": njit(**OPTIONS)(KERNELS[op_name]), "number": bits_to_float}
     arguments, word = [], 1
@@ -40,7 +40,22 @@ def compile_entry(op_name: str, dtypes: tuple[str, ...]) -> tuple[bytes, str]:
         word += 1
     # Numba compiles a function of this exact shape to straight loads; there is no way to say "the next n words" in its language.
     exec(f"def entry(row):\n    kernel({', '.join(arguments)})", scope)
-    return _object(scope["entry"], types.void(long_p))
+    return scope["entry"]
+
+
+def compile_entry(op_name: str, dtypes: tuple[str, ...]) -> tuple[bytes, str]:
+    """Object code of an op for operands of these dtypes, and its symbol."""
+    return _object(_entry(op_name, dtypes), types.void(long_p))
+
+
+def entry_module(op_name: str, dtypes: tuple[str, ...]) -> llvm.ModuleRef:
+    """The optimised LLVM module of an op: for tests, and for who wants to see what the compiler made."""
+    return _module(_entry(op_name, dtypes), types.void(long_p))[0]
+
+
+def assembly(op_name: str, dtypes: tuple[str, ...]) -> str:
+    """The machine code of an op as text."""
+    return _target_machine().emit_assembly(entry_module(op_name, dtypes))
 
 
 def compile_walker() -> tuple[bytes, str]:
@@ -94,9 +109,5 @@ declare i32 @"{inner}"(ptr, ptr{"".join(", " + kind for kind in arguments)})
 
 @cache
 def _target_machine() -> llvm.TargetMachine:
-    return codegen()._tm
-
-
-def codegen() -> Any:
-    """Numba's own code generator for this machine: the same CPU name and features as the optimised IR was made for."""
-    return cpu_target.target_context.codegen()
+    """Numba's own: the CPU and features that the IR was optimised for."""
+    return cpu_target.target_context.codegen()._tm

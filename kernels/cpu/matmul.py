@@ -71,7 +71,7 @@ def _tiles(a, row_stride, column_stride, b, ld_b, k, init, ld_init, c, ld_c, flo
 
 
 @inline
-def gemm(a, row_stride, column_stride, b, ld_b, k, init, ld_init, c, ld_c, floor, m, n):
+def matrix_product(a, row_stride, column_stride, b, ld_b, k, init, ld_init, c, ld_c, floor, m, n):
     """`c = max(init + a b, floor)`: a is m x k with the given strides, b is k x n; init may be c itself (ld_init = ld_c), or a row (ld_init = 0)."""
     for j in range(0, n, STRIP):
         width = min(STRIP, n - j)
@@ -81,7 +81,21 @@ def gemm(a, row_stride, column_stride, b, ld_b, k, init, ld_init, c, ld_c, floor
             depth = min(DEPTH, k - k0)
             limit = floor if k0 + depth == k else NO_FLOOR
             ak = offset(a, k0 * column_stride)
-            _tiles(ak, row_stride, column_stride, offset(bj, k0 * ld_b), ld_b, depth, start, ld_start, cj, ld_c, limit, m, width)
+            _tiles(
+                ak,
+                row_stride,
+                column_stride,
+                offset(bj, k0 * ld_b),
+                ld_b,
+                depth,
+                start,
+                ld_start,
+                cj,
+                ld_c,
+                limit,
+                m,
+                width,
+            )
             start, ld_start = cj, ld_c
 
 
@@ -92,7 +106,7 @@ def _fill_zeros(p, n):
 
 
 @inline
-def _gemm_zero(a, row_stride, column_stride, b, ld_b, k, c, ld_c, m, n):
+def _product_from_zero(a, row_stride, column_stride, b, ld_b, k, c, ld_c, m, n):
     """`c = a b`; an empty sum is 0."""
     if k == 0:
         for r in range(m):
@@ -101,17 +115,19 @@ def _gemm_zero(a, row_stride, column_stride, b, ld_b, k, c, ld_c, m, n):
         zero = zeros()
         _fill_zeros(zero, STRIP)
         width = min(STRIP, n - j)
-        gemm(a, row_stride, column_stride, offset(b, j), ld_b, k, zero, 0, offset(c, j), ld_c, NO_FLOOR, m, width)
+        matrix_product(
+            a, row_stride, column_stride, offset(b, j), ld_b, k, zero, 0, offset(c, j), ld_c, NO_FLOOR, m, width
+        )
 
 
 @kernel
 def linear(y, x, w, b, B, O, I, ld_y, ld_x, ld_w):
-    gemm(x, ld_x, 1, w, ld_w, I, b, 0, y, ld_y, NO_FLOOR, B, O)
+    matrix_product(x, ld_x, 1, w, ld_w, I, b, 0, y, ld_y, NO_FLOOR, B, O)
 
 
 @kernel
 def linear_relu(y, x, w, b, B, O, I, ld_y, ld_x, ld_w):
-    gemm(x, ld_x, 1, w, ld_w, I, b, 0, y, ld_y, RELU_FLOOR, B, O)
+    matrix_product(x, ld_x, 1, w, ld_w, I, b, 0, y, ld_y, RELU_FLOOR, B, O)
 
 
 @inline
@@ -138,7 +154,9 @@ def _times_transposed(dx, dy, w, B, I, O, ld_dx, ld_dy, ld_w, init, ld_init):
         for o in range(0, O, DEPTH):
             depth = min(DEPTH, O - o)
             _transposed_panel(packed, offset(w, i * ld_w + o), ld_w, width, depth)
-            _tiles(offset(dy, o), ld_dy, 1, packed, STRIP, depth, start, ld_start, offset(dx, i), ld_dx, NO_FLOOR, B, width)
+            _tiles(
+                offset(dy, o), ld_dy, 1, packed, STRIP, depth, start, ld_start, offset(dx, i), ld_dx, NO_FLOOR, B, width
+            )
             start, ld_start = offset(dx, i), ld_dx
 
 
@@ -156,12 +174,12 @@ def linear_dx_add(dx, dy, w, B, I, O, ld_dx, ld_dy, ld_w):
 
 @kernel
 def linear_dw(dw, x, dy, I, O, B, ld_dw, ld_x, ld_dy):
-    _gemm_zero(x, 1, ld_x, dy, ld_dy, B, dw, ld_dw, I, O)
+    _product_from_zero(x, 1, ld_x, dy, ld_dy, B, dw, ld_dw, I, O)
 
 
 @kernel
 def linear_dw_add(dw, x, dy, I, O, B, ld_dw, ld_x, ld_dy):
-    gemm(x, 1, ld_x, dy, ld_dy, B, dw, ld_dw, dw, ld_dw, NO_FLOOR, I, O)
+    matrix_product(x, 1, ld_x, dy, ld_dy, B, dw, ld_dw, dw, ld_dw, NO_FLOOR, I, O)
 
 
 @inline

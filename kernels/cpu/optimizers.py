@@ -16,14 +16,14 @@ _F = np.float32
 
 
 @inline
-def _step_of(hyper, cursor):
-    row = 3 * cursor[1]
+def _step_of(hyper, ld_hyper, cursor):
+    row = ld_hyper * cursor[1]
     return hyper[row], hyper[row + 1], hyper[row + 2]
 
 
 @kernel
 def sgd(w, dw, hyper, cursor, R, Q, S, ld_w, ld_dw, ld_hyper):
-    step, _, l2 = _step_of(hyper, cursor)
+    step, _, l2 = _step_of(hyper, ld_hyper, cursor)
     minus_step, l2 = splat(-step), splat(l2)
     for r in range(R):
         wr, gr = offset(w, r * ld_w), offset(dw, r * ld_dw)
@@ -38,8 +38,8 @@ def sgd(w, dw, hyper, cursor, R, Q, S, ld_w, ld_dw, ld_hyper):
 
 
 @inline
-def _momentum_step(w, velocity, dw, hyper, cursor, momentum, R, Q, ld_w, ld_velocity, ld_dw, ahead):
-    step, _, l2 = _step_of(hyper, cursor)
+def _momentum_step(w, velocity, dw, hyper, cursor, momentum, R, Q, ld_w, ld_velocity, ld_dw, ld_hyper, ahead):
+    step, _, l2 = _step_of(hyper, ld_hyper, cursor)
     minus_step, l2, mu = splat(-step), splat(l2), splat(_F(momentum))
     for r in range(R):
         wr, vr, gr = offset(w, r * ld_w), offset(velocity, r * ld_velocity), offset(dw, r * ld_dw)
@@ -56,12 +56,12 @@ def _momentum_step(w, velocity, dw, hyper, cursor, momentum, R, Q, ld_w, ld_velo
 
 @kernel
 def momentum(w, velocity, dw, hyper, cursor, momentum, R, Q, S, ld_w, ld_velocity, ld_dw, ld_hyper):
-    _momentum_step(w, velocity, dw, hyper, cursor, momentum, R, Q, ld_w, ld_velocity, ld_dw, False)
+    _momentum_step(w, velocity, dw, hyper, cursor, momentum, R, Q, ld_w, ld_velocity, ld_dw, ld_hyper, False)
 
 
 @kernel
 def nesterov(w, velocity, dw, hyper, cursor, momentum, R, Q, S, ld_w, ld_velocity, ld_dw, ld_hyper):
-    _momentum_step(w, velocity, dw, hyper, cursor, momentum, R, Q, ld_w, ld_velocity, ld_dw, True)
+    _momentum_step(w, velocity, dw, hyper, cursor, momentum, R, Q, ld_w, ld_velocity, ld_dw, ld_hyper, True)
 
 
 @inline
@@ -73,10 +73,8 @@ def _adam_vector(w, m, v, g, decay, l2, b1, c1, b2, c2, step, epsilon):
 
 
 @kernel
-def adam(
-    w, m, v, dw, hyper, cursor, beta_1, beta_2, epsilon, R, Q, S, ld_w, ld_m, ld_v, ld_dw, ld_hyper
-):
-    step, decay, l2 = _step_of(hyper, cursor)
+def adam(w, m, v, dw, hyper, cursor, beta_1, beta_2, epsilon, R, Q, S, ld_w, ld_m, ld_v, ld_dw, ld_hyper):
+    step, decay, l2 = _step_of(hyper, ld_hyper, cursor)
     step, decay, l2 = splat(step), splat(decay), splat(l2)
     b1, c1 = splat(_F(beta_1)), splat(_F(1 - beta_1))
     b2, c2 = splat(_F(beta_2)), splat(_F(1 - beta_2))
@@ -94,7 +92,18 @@ def adam(
                 store(vr, j, new_v)
             else:
                 new_w, new_m, new_v = _adam_vector(
-                    load_n(wr, j, n), load_n(mr, j, n), load_n(vr, j, n), load_n(gr, j, n), decay, l2, b1, c1, b2, c2, step, eps
+                    load_n(wr, j, n),
+                    load_n(mr, j, n),
+                    load_n(vr, j, n),
+                    load_n(gr, j, n),
+                    decay,
+                    l2,
+                    b1,
+                    c1,
+                    b2,
+                    c2,
+                    step,
+                    eps,
                 )
                 store_n(wr, j, new_w, n)
                 store_n(mr, j, new_m, n)

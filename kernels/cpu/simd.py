@@ -168,7 +168,9 @@ def _vector_intrinsic(arguments: tuple[types.Type, ...], result: types.Type, emi
     sig = result(*arguments)
     scope: dict[str, Any] = {"sig": sig, "generate": generate}
     # Numba's typing callback must have as many parameters as the intrinsic; a lambda made from text is the shortest way to any number.
-    return intrinsic(eval(f"lambda context, {names}: (sig, generate)" if names else "lambda context: (sig, generate)", scope))
+    return intrinsic(
+        eval(f"lambda context, {names}: (sig, generate)" if names else "lambda context: (sig, generate)", scope)
+    )
 
 
 # --- pointers ---------------------------------------------------------------------------------------------------------------------------
@@ -181,7 +183,14 @@ def offset(context: Any, p: types.Type, n: types.Type) -> Any:
 
 
 def _address_to(target: types.Type) -> Any:
-    element = {types.float32: f32, types.int32: i32, types.int64: i64, types.uint8: i8, types.uint16: i16, types.uint32: i32}[target.dtype]
+    element = {
+        types.float32: f32,
+        types.int32: i32,
+        types.int64: i64,
+        types.uint8: i8,
+        types.uint16: i16,
+        types.uint32: i32,
+    }[target.dtype]
     return _vector_intrinsic((types.int64,), target, lambda b, a: b.inttoptr(a, element.as_pointer()), lambda a: a)
 
 
@@ -266,7 +275,9 @@ first_lanes = _vector_intrinsic((types.intp,), mask, emit_lane_mask, lambda n: n
 only_lane = _vector_intrinsic(
     (types.intp,),
     mask,
-    lambda b, n: b.icmp_signed("==", ir.Constant(ir.VectorType(i64, LANES), list(range(LANES))), emit_splat(b, n, ir.VectorType(i64, LANES))),
+    lambda b, n: b.icmp_signed(
+        "==", ir.Constant(ir.VectorType(i64, LANES), list(range(LANES))), emit_splat(b, n, ir.VectorType(i64, LANES))
+    ),
     lambda n: np.arange(LANES) == n,
 )
 
@@ -311,7 +322,7 @@ _MAGIC = 12582912.0  # 1.5 * 2^23: adding it leaves the nearest integer in the l
 
 
 def _emit_scale_by_power(b: ir.IRBuilder, x: ir.Value, n: ir.Value) -> ir.Value:
-    """x * 2^n, n an integer carried as `n + _MAGIC`; in two halves, so that |n| may reach 252."""
+    """X * 2^n, n an integer carried as `n + _MAGIC`; in two halves, so that |n| may reach 252."""
     magic = ir.Constant(lanes_ir, [int(np.float32(_MAGIC).view(np.int32))] * LANES)
     integer = b.sub(b.bitcast(n, lanes_ir), magic)
     half = b.ashr(integer, ir.Constant(lanes_ir, [1] * LANES))
@@ -373,7 +384,9 @@ def _twin_add(p: np.ndarray, v: int) -> int:
 atomic_add = _vector_intrinsic(
     (long_p, types.int64), types.int64, lambda b, p, v: b.atomic_rmw("add", p, v, "seq_cst"), _twin_add
 )
-atomic_load = _vector_intrinsic((long_p,), types.int64, lambda b, p: b.load_atomic(p, "acquire", 8), lambda p: int(p[0]))
+atomic_load = _vector_intrinsic(
+    (long_p,), types.int64, lambda b, p: b.load_atomic(p, "acquire", 8), lambda p: int(p[0])
+)
 
 
 def _emit_pause(b: ir.IRBuilder) -> None:

@@ -90,7 +90,19 @@ def _forward(y, indptr, columns, values, w, b, order, cursor, scale, B, O, ld_y,
     for r in range(B):
         i = order[cursor[0] + r]
         first, last = indptr[i], indptr[i + 1]
-        _row(offset(columns, first), offset(values, first), last - first, table, w, ld_w, b, 1, offset(y, r * ld_y), floor, O)
+        _row(
+            offset(columns, first),
+            offset(values, first),
+            last - first,
+            table,
+            w,
+            ld_w,
+            b,
+            1,
+            offset(y, r * ld_y),
+            floor,
+            O,
+        )
 
 
 @kernel
@@ -132,9 +144,7 @@ def sparse_linear_dw(dw, counts, rows, entries, dy, I, O, B, ld_dw, ld_rows, ld_
 
 
 @kernel
-def sparse_linear_dw_add(
-    dw, indptr, columns, values, dy, order, cursor, scale, I, O, P, Z, B, M, ld_dw, ld_dy
-):
+def sparse_linear_dw_add(dw, indptr, columns, values, dy, order, cursor, scale, I, O, P, Z, B, M, ld_dw, ld_dy):
     table = byte_table()
     fill_table(values, table, scale)
     for j in range(0, O, LANES):

@@ -41,7 +41,7 @@ from .simd import (
 # The tile's height and width in vectors. 32 registers hold 6 x 4 accumulators, 4 vectors of B and a broadcast; 16 registers hold 4 x 2 and theirs.
 # Wider than tall on purpose: a row of B is one contiguous run of cache lines, and every broadcast of A is used `TILE_VECTORS` times.
 TILE_ROWS, TILE_VECTORS = (6, 4) if MACHINE.registers == 32 else (4, 2)
-assert TILE_ROWS * TILE_VECTORS + TILE_VECTORS + 1 <= MACHINE.registers, "the accumulators would spill"
+assert MACHINE.registers >= TILE_ROWS * TILE_VECTORS + TILE_VECTORS + 1, "the accumulators would spill"
 STRIP = TILE_VECTORS * LANES  # columns of a tile
 
 N = types.intp
@@ -185,9 +185,7 @@ def sparse_tile(vectors: int, masked: bool) -> Any:
                 total.append(phi)
             broadcast = emit_splat(b, emit_stored_value(b, values, t, table, scale))
             row = b.gep(B, [b.mul(b.zext(b.load(b.gep(index, [t])), i64), ld_b)])
-            new = [
-                emit_fma(b, broadcast, edge.load(b.gep(row, [i64(j * LANES)]), j), total[j]) for j in range(vectors)
-            ]
+            new = [emit_fma(b, broadcast, edge.load(b.gep(row, [i64(j * LANES)]), j), total[j]) for j in range(vectors)]
             following = b.add(t, i64(1))
             t.add_incoming(following, loop)
             for phi, value in zip(total, new, strict=True):

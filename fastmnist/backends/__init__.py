@@ -1,0 +1,303 @@
+"""Which backend runs a fit: ONE decision, with its reason, made here and never again below.
+
+`select` decides, `build` makes the executor, `available_backends` tells people what this machine offers.
+Nothing is imported before it is wanted: neither numba nor cupy, and no executor.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import sys
+import warnings
+from dataclasses import dataclass
+from importlib import metadata
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from fastmnist.threads import default_threads
+
+if TYPE_CHECKING:
+    from fastmnist.backends.base import Executor
+    from fastmnist.network.spec import Spec
+
+__all__ = ["BACKENDS", "BackendUnavailable", "Choice", "available_backends", "build", "default_threads", "select"]
+
+BACKENDS = ("numpy", "numba", "cupy")
+DEFAULT_VARIABLE = "FASTMNIST_BACKEND"
+VERBOSE_VARIABLE = "FASTMNIST_VERBOSE"
+
+# What "auto" takes NumPy's time to be: steps * NUMPY_STEP_SECONDS + flops / NUMPY_FLOPS_PER_SECOND. Measured on two cores
+# of a Xeon at 2.5 GHz: a step takes 70 us (4-3, batch 10) to 180 us (64-32-10, batch 32) whatever its arithmetic, because
+# it is some ten calls of NumPy a layer; with more arithmetic NumPy reaches 20 GFLOP/s (784-128-64-10, batch 32) to
+# 100 GFLOP/s (784-512-256-10, batch 256). The low rate stands here: where it is wrong the work is large, and compiled code
+# wins anyway.
+NUMPY_STEP_SECONDS = 150e-6
+NUMPY_FLOPS_PER_SECOND = 20e9
+# Below this NumPy would have finished before a fresh process has loaded Numba and the compiled kernels (0.4 s and more,
+# even from the cache). Compiling costs more, but once in the life of an installation: the choice must not depend on
+# whether the cache happens to be warm.
+SMALL_WORK_SECONDS = 0.5
+
+
+class BackendUnavailable(RuntimeError):
+    """A backend that was asked for by name cannot run here.
+
+    Parameters
+    ----------
+    backend : str
+        Its name.
+    code : str
+        The kind of obstacle in one word, for programs: "not-installed", "broken-install", "dtype", "not-implemented".
+    reason : str
+        What is wrong, a sentence.
+    remedy : str
+        What to do about it, a sentence; with the command where one helps.
+
+    Attributes
+    ----------
+    backend, code, reason, remedy : str
+        As given; the message is made of all but the code.
+    """
+
+    def __init__(self, backend: str, code: str, reason: str, remedy: str) -> None:
+        super().__init__(backend, code, reason, remedy)
+        self.backend, self.code, self.reason, self.remedy = backend, code, reason, remedy
+
+    def __str__(self) -> str:
+        return f"backend {self.backend!r}: {self.reason} {self.remedy}"
+
+    def with_origin(self, origin: str) -> BackendUnavailable:
+        """The same, saying who asked for the backend."""
+        return BackendUnavailable(self.backend, self.code, f"{self.reason} It was {origin}.", self.remedy)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The backend that was chosen, and why.
+
+    Attributes
+    ----------
+    backend : str
+        "numpy", "numba" or "cupy".
+    reason : str
+        For people: `backend_reason_` of estimators, `fastmnist explain`.
+    """
+
+    backend: str
+    reason: str
+
+
+def select(
+    backend: str,
+    *,
+    n_samples: int,
+    n_features: int,
+    flops: float,
+    steps: int,
+    dtype: DTypeLike = np.float32,
+) -> Choice:
+    """Choose the backend of a fit.
+
+    A name is taken at its word: it runs or `BackendUnavailable` is raised. "auto" means `FASTMNIST_BACKEND` where that is
+    set; else NumPy for float64 and for work that NumPy would finish in less than `SMALL_WORK_SECONDS` by the estimate
+    above, and compiled code for the rest. With `FASTMNIST_VERBOSE=dispatch` every choice is written to stderr.
+
+    Parameters
+    ----------
+    backend : str
+        "auto", "numpy", "numba" or "cupy".
+    n_samples, n_features : int
+        Size of the training data; for the reason.
+    flops : float
+        Floating-point operations of the whole fit.
+    steps : int
+        Optimizer steps, or full-batch evaluations, of the whole fit.
+    dtype : dtype, default=float32
+        Of the arithmetic: float32 or float64.
+
+    Returns
+    -------
+    Choice
+
+    Raises
+    ------
+    ValueError
+        Unknown backend, here or in `FASTMNIST_BACKEND`.
+    BackendUnavailable
+        The backend asked for cannot run; has the reason and what mends it.
+    """
+    _require_known(backend, "backend")
+    origin = "asked for"
+    from_environment = backend == "auto" and bool(os.environ.get(DEFAULT_VARIABLE))
+    if from_environment:
+        backend = os.environ[DEFAULT_VARIABLE]
+        _require_known(backend, f"environment variable {DEFAULT_VARIABLE}")
+        origin = f"asked for by environment variable {DEFAULT_VARIABLE}"
+    if backend == "auto":
+        choice = _choose(flops, steps, np.dtype(dtype))
+    else:
+        problem = _problem(backend, np.dtype(dtype))
+        if problem is not None:
+            raise problem.with_origin(origin) if from_environment else problem
+        choice = Choice(backend, f"{origin}.")
+    if "dispatch" in os.environ.get(VERBOSE_VARIABLE, "").split(","):
+        work = f"{n_samples:,} x {n_features:,}, {steps:,} steps, {flops / 1e9:.3g} GFLOP, {np.dtype(dtype).name}"
+        print(f"fastmnist: backend {choice.backend} for {work}: {choice.reason}", file=sys.stderr)
+    return choice
+
+
+def build(backend: str, spec: Spec, *, n_threads: int | None = None, dtype: DTypeLike = np.float32) -> Executor:
+    """Make the executor of a chosen backend.
+
+    Parameters
+    ----------
+    backend : str
+        As in `Choice.backend`.
+    spec : Spec
+        The network, its loss and its optimizer.
+    n_threads : int, optional
+        Threads of compiled code; None: `default_threads()`. The numpy executor walks a program with one thread always
+        (NumPy's BLAS has threads of its own).
+    dtype : dtype, default=float32
+        Of parameters and arithmetic; float64 needs the numpy backend.
+
+    Returns
+    -------
+    Executor
+
+    Raises
+    ------
+    ValueError
+        Unknown backend ("auto" is none: `select` has to decide first).
+    BackendUnavailable
+        The backend cannot run here.
+    """
+    if backend not in BACKENDS:
+        raise ValueError(f"backend must be one of {', '.join(map(repr, BACKENDS))} once it is chosen; got {backend!r}.")
+    problem = _problem(backend, np.dtype(dtype))
+    if problem is not None:
+        raise problem
+    if backend == "numpy":
+        from fastmnist.backends.reference import ReferenceExecutor
+
+        return ReferenceExecutor(spec, dtype=np.dtype(dtype), n_threads=1)
+    from fastmnist.backends.cpu import CpuExecutor
+
+    return CpuExecutor(spec, n_threads=default_threads() if n_threads is None else n_threads)
+
+
+def available_backends() -> dict[str, tuple[bool, str]]:
+    """What this machine offers, and why not the rest. Takes milliseconds: nothing big is imported.
+
+    Returns
+    -------
+    dict of str to (bool, str)
+        For each backend whether it can be used, and the version found or the reason and what mends it.
+    """
+    found = {"numpy": (True, f"NumPy {np.__version__}")}
+    if importlib.util.find_spec("numba") is None:
+        problem = _numba_missing()
+        found["numba"] = (False, f"{problem.reason} {problem.remedy}")
+    else:
+        found["numba"] = (True, f"Numba {_version('numba')}, {default_threads()} thread(s)")
+    gpu = _cupy_missing()
+    found["cupy"] = (False, f"{gpu.reason} {gpu.remedy}")
+    return found
+
+
+def _version(distribution: str) -> str:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:  # importable, but not installed by a packaging tool
+        return "of unknown version"
+
+
+def _require_known(backend: str, what: str) -> None:
+    known = ("auto", *BACKENDS)
+    if backend not in known:
+        raise ValueError(f"{what} must be one of {', '.join(map(repr, known))}; got {backend!r}.")
+
+
+def _problem(backend: str, dtype: np.dtype) -> BackendUnavailable | None:
+    """Why a backend cannot do its work, or None."""
+    if backend == "cupy":
+        return _cupy_missing()
+    if backend == "numba":
+        if dtype != np.float32:
+            return BackendUnavailable(
+                "numba",
+                "dtype",
+                f"its kernels compute in float32; {dtype.name} was asked for.",
+                "Use backend='numpy', or float32.",
+            )
+        return _numba_problem()
+    return None
+
+
+def _choose(flops: float, steps: int, dtype: np.dtype) -> Choice:
+    """The rule of "auto"."""
+    if dtype != np.float32:
+        return Choice("numpy", f"auto: {dtype.name} arithmetic is numpy's alone.")
+    seconds = steps * NUMPY_STEP_SECONDS + flops / NUMPY_FLOPS_PER_SECOND
+    estimate = f"an estimated {seconds:.2g} s of work in NumPy"
+    if seconds < SMALL_WORK_SECONDS:
+        return Choice(
+            "numpy", f"auto: {estimate} is less than loading the compiled kernels takes ({SMALL_WORK_SECONDS:g} s)."
+        )
+    problem = _numba_problem()
+    if problem is not None:
+        _notice_fallback(problem)
+        return Choice("numpy", f"auto: fell back from numba: {problem.reason} {problem.remedy}")
+    return Choice("numba", f"auto: {estimate} is worth compiled kernels.")
+
+
+_fallback_noticed = False
+
+
+def _notice_fallback(problem: BackendUnavailable) -> None:
+    """Say once per process that compiled code is not to be had."""
+    global _fallback_noticed
+    if not _fallback_noticed:
+        _fallback_noticed = True
+        warnings.warn(
+            f"fastmnist falls back to backend 'numpy', which is slower; {problem}", RuntimeWarning, stacklevel=4
+        )
+
+
+def _numba_missing() -> BackendUnavailable:
+    return BackendUnavailable("numba", "not-installed", "Numba is not installed.", "Run: pip install numba")
+
+
+def _numba_problem() -> BackendUnavailable | None:
+    """Why compiled code cannot run, or None. Finds out by loading it: what is installed may still not import."""
+    if importlib.util.find_spec("numba") is None:
+        return _numba_missing()
+    try:
+        importlib.import_module("fastmnist.backends.cpu")
+    except (
+        ImportError,
+        OSError,
+        SystemError,
+    ) as error:  # what numba and llvmlite raise on a broken or mismatched install
+        return BackendUnavailable(
+            "numba",
+            "broken-install",
+            f"its compiled kernels cannot be loaded ({error}).",
+            "Run: pip install --upgrade --force-reinstall numba llvmlite",
+        )
+    return None
+
+
+def _cupy_missing() -> BackendUnavailable:
+    from fastmnist.backends.gpu import probe
+
+    return BackendUnavailable(
+        "cupy",
+        "not-implemented",
+        f"its kernels are not part of this version. ({probe().summary})",
+        "Use backend='numba', or backend='auto'.",
+    )

@@ -1,0 +1,83 @@
+"""Initial parameters: random weights whose scale keeps signals and gradients of every layer alike."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.random import Generator, RandomState
+from numpy.typing import DTypeLike
+
+from fastmnist.network.layers import Activation, Dense, Dropout
+from fastmnist.network.spec import Spec
+
+
+def initial_parameters(spec: Spec, rng: Generator | RandomState, dtype: DTypeLike) -> list[np.ndarray]:
+    """Draw the parameters of a network, as each Dense's `kernel_initializer` says.
+
+    - glorot_uniform: uniform within +- sqrt(6 / (inputs + units)) (Glorot & Bengio 2010, equation 16), biases within
+      the same bound; with sigmoid 2 stands for 6. Both as in scikit-learn.
+    - he_uniform, he_normal: uniform within +- sqrt(6 / inputs), and normal with standard deviation sqrt(2 / inputs)
+      (He et al. 2015, equation 10); biases 0.
+    - zeros: all 0.
+
+    Drawn in float64, weights before biases, layer by layer: from the same `RandomState` these are the initial weights
+    of scikit-learn's `MLPClassifier`. A bias that is not used is 0 and is not drawn.
+
+    Parameters
+    ----------
+    spec : Spec
+    rng : Generator or RandomState
+        Advanced by the draws.
+    dtype : dtype
+        float32 or float64.
+
+    Returns
+    -------
+    list of ndarray
+        `[W0, b0, W1, b1, ...]`, of the shapes `spec.parameter_shapes`.
+    """
+    parameters = []
+    inputs = spec.n_features
+    for layer, activation in zip(spec.dense_layers, _activations(spec), strict=True):
+        weights, bias = _draw(layer, inputs, activation, rng)
+        parameters += [weights.astype(dtype), bias.astype(dtype)]
+        inputs = layer.units
+    return parameters
+
+
+def _draw(layer: Dense, inputs: int, activation: str, rng: Generator | RandomState) -> tuple[np.ndarray, np.ndarray]:
+    shape = (inputs, layer.units)
+    bias = np.zeros(layer.units)
+    if layer.kernel_initializer == "glorot_uniform":
+        bound = np.sqrt((2.0 if activation == "sigmoid" else 6.0) / (inputs + layer.units))
+        weights = rng.uniform(-bound, bound, shape)
+        if layer.use_bias:
+            bias = rng.uniform(-bound, bound, layer.units)
+    elif layer.kernel_initializer == "he_uniform":
+        bound = np.sqrt(6.0 / inputs)
+        weights = rng.uniform(-bound, bound, shape)
+    elif layer.kernel_initializer == "he_normal":
+        weights = rng.normal(0.0, np.sqrt(2.0 / inputs), shape)
+    else:
+        weights = np.zeros(shape)
+    return weights, bias
+
+
+def _activations(spec: Spec) -> list[str]:
+    """The activation that each Dense feeds: its own, or that of the Activation layer that follows, past any dropout.
+
+    A Dense that feeds none, as the output layer, takes that of the Dense before it: scikit-learn has one for the whole
+    network.
+    """
+    found: list[str] = []
+    for layer in spec.layers:
+        if isinstance(layer, Dense):
+            before = found[-1] if found else "identity"
+            found.append(before if layer.activation == "identity" else layer.activation)
+            feeds_directly = layer.activation == "identity"
+        elif isinstance(layer, Activation):
+            if found and feeds_directly:
+                found[-1] = layer.name
+            feeds_directly = False
+        else:
+            assert isinstance(layer, Dropout)
+    return found

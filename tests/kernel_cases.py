@@ -1,0 +1,442 @@
+"""Random operands for every op of the contract, and the rule that a kernel is judged by.
+
+A case's arrays are cut out of larger buffers. What lies around and between their rows is filled with a signal (NaN in
+floats), so a kernel that reads there spoils its own result, and one that writes there is found out.
+
+The rule is a budget: max |kernel - float64| <= 4 x max |NumPy float32 - float64| + 2 ulp of the largest magnitude in
+that output, over several draws; NaN and inf stand in the same places; integers are equal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from fastmnist.kernels.contract import CONTRACT, Operand
+
+from fastmnist.kernels import reference
+
+Kernel = Callable[..., None]
+
+DRAWS = 3
+GUARD = 16  # elements before and behind an operand, at least a vector's worth
+PADDING = 5  # elements between the rows of a strided matrix: no multiple of any vector's width
+INTEGER_SIGNAL = 77
+TINY = float(np.finfo(np.float32).tiny)
+
+VALUES = ("normal", "denormal", "huge", "zero_rows", "special")
+
+# Operand that may share memory with the first output.
+IN_PLACE = {
+    **dict.fromkeys(("relu", "leaky_relu", "elu", "sigmoid", "tanh", "gelu"), "x"),
+    **{f"{name}_backward": "dy" for name in ("relu", "leaky_relu", "elu", "sigmoid", "tanh", "gelu", "dropout")},
+    "softmax": "z",
+}
+
+# Backward ops whose second input is an activation's output: where its values lie.
+_OUTPUT_OF = {f"{name}_backward": name for name in ("relu", "leaky_relu", "elu", "sigmoid", "tanh")}
+# Ops that never multiply two operands: values may span nearly the whole range.
+_WIDE = {*_OUTPUT_OF.values(), "gelu", "softmax", "softmax_cross_entropy", "binary_cross_entropy"}
+
+
+@dataclass
+class Case:
+    """Operands of one call.
+
+    Attributes
+    ----------
+    op : str
+    dims : dict
+        Sizes by dimension name.
+    arrays : dict
+        Operands by name, views of `buffers`.
+    params : dict
+    buffers : dict
+        One-dimensional arrays around the operands.
+    """
+
+    op: str
+    dims: dict[str, int]
+    arrays: dict[str, np.ndarray]
+    params: dict[str, float]
+    buffers: dict[str, np.ndarray]
+
+    @property
+    def out_names(self) -> tuple[str, ...]:
+        return tuple(o.name for o in CONTRACT[self.op].outs)
+
+    def __str__(self) -> str:
+        sizes = ", ".join(f"{name}={size}" for name, size in self.dims.items())
+        return f"{self.op}({sizes})"
+
+
+# --- operands ---------------------------------------------------------------------------------------------------------
+
+
+def floats(rng: np.random.Generator, shape: tuple[int, ...], values: str, *, wide: bool = False) -> np.ndarray:
+    """Random float32 numbers of one of the `VALUES` modes."""
+    x = rng.standard_normal(shape)
+    if values == "denormal":
+        small = rng.choice([0.0, 1e-45, -1e-42, 3e-39, TINY, -0.0], shape)
+        x = np.where(rng.random(shape) < 0.4, small, x)
+    elif values == "huge":
+        span = 30 if wide else 12  # products of three and their sums stay finite in float32
+        x = x * 10.0 ** rng.uniform(-span, span, shape)
+    elif values == "zero_rows":
+        x = x * (rng.random((*shape[:-1], 1)) < 0.5) if len(shape) > 1 else x * (rng.random(shape) < 0.5)
+    elif values == "special":
+        x = np.where(rng.random(shape) < 0.03, rng.choice([np.nan, np.inf, -np.inf], shape), x)
+    return x.astype(np.float32)
+
+
+def make_case(
+    op: str,
+    dims: dict[str, int],
+    rng: np.random.Generator,
+    *,
+    values: str = "normal",
+    strided: bool = False,
+    variant: int = 0,
+) -> Case:
+    """Random valid operands.
+
+    Parameters
+    ----------
+    dims : dict
+        The op's main dimensions, of B I O C R Q; the others (of the data set, the order, ...) are drawn.
+    values : str
+        One of `VALUES`.
+    strided : bool
+        Whether matrices have a leading dimension larger than their row.
+    variant : int
+        Picks the dtypes of operands that have a choice.
+    """
+    contract = CONTRACT[op]
+    dims = dict(dims)
+    dtypes = _dtypes(contract.operands, variant)
+    params = _params(op, rng)
+    contents: dict[str, np.ndarray] = {}
+    n_batch = dims.get("B", 0)
+    position, step = int(rng.integers(0, 4)), int(rng.integers(0, 3))
+    dims["M"] = position + n_batch + int(rng.integers(0, 4))
+    dims["N"] = max(n_batch, 1) + int(rng.integers(0, 4))
+    dims["S"] = step + 1 + int(rng.integers(0, 2))
+    names = [operand.name for operand in contract.operands]
+    if "columns" in names:
+        contents.update(_compressed_rows(rng, dims, dtypes, values, params["scale"]))
+    if "counts" in names and op != "sparse_transpose":
+        contents.update(_by_feature(rng, dims, values))
+    for operand in contract.operands:
+        name, dtype = operand.name, dtypes[operand.name]
+        shape = tuple(int(d) if d.isdecimal() else dims[d] for d in operand.shape)
+        if name in contents:
+            continue
+        if name == "cursor":
+            contents[name] = np.array([position, step])
+        elif operand in contract.outs and name not in contract.updates:
+            contents[name] = _signal(dtype, shape)
+        else:
+            contents[name] = _content(op, name, dtype, shape, dims, values, rng)
+    buffers, arrays = {}, {}
+    for name in names:
+        buffers[name], arrays[name] = _embed(contents[name], strided)
+    dims = {name: dims[name] for name in contract.dims}
+    return Case(op, dims, arrays, params, buffers)
+
+
+def _dtypes(operands: Sequence[Operand], variant: int) -> dict[str, str]:
+    """One dtype for each operand: `variant` counts through all combinations."""
+    chosen = {}
+    for operand in operands:
+        variant, index = divmod(variant, len(operand.dtypes))
+        chosen[operand.name] = "float32" if operand.dtypes[index] == "float" else operand.dtypes[index]
+    return chosen
+
+
+def n_variants(op: str) -> int:
+    """How many combinations of dtypes the op takes."""
+    return int(np.prod([len(operand.dtypes) for operand in CONTRACT[op].operands]))
+
+
+def _content(
+    op: str, name: str, dtype: str, shape: tuple[int, ...], dims: dict[str, int], values: str, rng: np.random.Generator
+) -> np.ndarray:
+    if name == "order":
+        return rng.integers(0, dims["N"], shape)
+    if name == "labels":
+        # With one output label 1 names none: the negative class of a binary problem.
+        return rng.integers(0, max(dims["C"], 2) if op == "binary_cross_entropy" else dims["C"], shape).astype(np.int32)
+    if name == "key":
+        return rng.integers(0, 2**32, shape).astype(np.uint32)
+    if name == "hits":
+        return rng.integers(0, 2, shape).astype(np.uint8)
+    if name == "source" and dtype == "uint8":
+        return rng.integers(0, 256, shape).astype(np.uint8)
+    if name in ("sample_weight", "scale"):
+        return (rng.random(shape) * (rng.random(shape) < 0.9)).astype(np.float32)
+    if name == "hyper":
+        return (rng.random(shape) * [0.1, 0.01, 0.01]).astype(np.float32)
+    if name == "mask":
+        return np.where(rng.random(shape) < 0.3, 0, 1 / 0.7).astype(np.float32)
+    if name == "y" and op in _OUTPUT_OF:
+        y = floats(rng, shape, "denormal" if values == "denormal" else "normal")
+        getattr(reference, _OUTPUT_OF[op])(y, y)
+        return y
+    x = floats(rng, shape, values, wide=op in _WIDE)
+    return np.abs(x) if name == "v" else x
+
+
+def _compressed_rows(
+    rng: np.random.Generator, dims: dict[str, int], dtypes: dict[str, str], values: str, scale: float
+) -> dict[str, np.ndarray]:
+    """A data set of compressed rows, some empty and some full; stored values are not 0, and of order 1 when scaled."""
+    density = rng.choice([0.0, 0.2, 0.2, 1.0], dims["N"])
+    stored = rng.random((dims["N"], dims["I"])) < density[:, np.newaxis]
+    if values == "zero_rows":
+        stored &= rng.random((dims["N"], 1)) < 0.5
+    n_stored = int(stored.sum())
+    if dtypes["values"] == "uint8":
+        pixels = rng.integers(1, 256, n_stored).astype(np.uint8)
+    else:
+        pixels = floats(rng, (n_stored,), values) / np.float32(scale)
+        pixels[pixels == 0] = 1
+    dims["Z"], dims["P"] = n_stored, dims["N"] + 1
+    return {
+        "indptr": np.concatenate([[0], np.cumsum(stored.sum(axis=1))]).astype(np.int64),
+        "columns": np.nonzero(stored)[1].astype(dtypes["columns"]),
+        "values": pixels,
+    }
+
+
+def _by_feature(rng: np.random.Generator, dims: dict[str, int], values: str) -> dict[str, np.ndarray]:
+    """A random sparse batch as `sparse_transpose` leaves it: behind its entries lies anything, here the signals."""
+    stored = rng.random((dims["I"], dims["B"])) < rng.choice([0.0, 0.2, 1.0], (dims["I"], 1))
+    rows = np.full(stored.shape, INTEGER_SIGNAL, np.int32)
+    entries = np.full(stored.shape, np.nan, np.float32)
+    for i, present in enumerate(stored):
+        n = int(present.sum())
+        rows[i, :n] = np.flatnonzero(present)
+        entries[i, :n] = floats(rng, (n,), values)
+    return {"counts": stored.sum(axis=1).astype(np.int32), "rows": rows, "entries": entries}
+
+
+def _params(op: str, rng: np.random.Generator) -> dict[str, float]:
+    drawn = {
+        "rows": float(rng.integers(0, 200)),
+        "scale": float(rng.choice([1.0, 1 / 255, 0.3])),
+        "rate": float(rng.choice([0.0, 0.1, 0.5, 0.9])),
+        "layer": float(rng.integers(0, 5)),
+        "row_offset": float(rng.integers(0, 40)),
+        "column_offset": float(rng.integers(0, 40)),
+        "label_smoothing": float(rng.choice([0.0, 0.1])),
+        "momentum": 0.9,
+        "beta_1": 0.9,
+        "beta_2": 0.999,
+        "epsilon": 1e-8,
+    }
+    return {name: drawn[name] for name in CONTRACT[op].params}
+
+
+def _signal(dtype: str | np.dtype, shape: int | tuple[int, ...]) -> np.ndarray:
+    dtype = np.dtype(dtype)
+    return np.full(shape, np.nan if dtype.kind == "f" else INTEGER_SIGNAL, dtype)
+
+
+def _embed(content: np.ndarray, strided: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Put an array into a larger buffer; returns the buffer and the view."""
+    if content.ndim == 1:
+        buffer = _signal(content.dtype, len(content) + 2 * GUARD)
+        view = buffer[GUARD : GUARD + len(content)]
+    else:
+        n_rows, n_columns = content.shape
+        ld = n_columns + (PADDING if strided else 0)
+        buffer = _signal(content.dtype, n_rows * ld + 2 * GUARD)
+        view = buffer[GUARD : GUARD + n_rows * ld].reshape(n_rows, ld)[:, :n_columns]
+    view[...] = content
+    return buffer, view
+
+
+# --- sizes ------------------------------------------------------------------------------------------------------------
+
+# One, primes, and a vector, tile or strip with one less and one more; the last is an ordinary layer's.
+UGLY_LAYERS = (  # B, I, O
+    (0, 3, 4),
+    (1, 1, 1),
+    (2, 7, 5),
+    (15, 16, 17),
+    (31, 33, 32),
+    (64, 65, 63),
+    (16, 100, 10),
+    (5, 257, 130),
+    (130, 31, 257),
+    (33, 196, 128),
+)
+UGLY_MATRICES = (  # rows, columns
+    (0, 3),
+    (1, 1),
+    (2, 7),
+    (15, 17),
+    (16, 16),
+    (17, 15),
+    (31, 33),
+    (64, 65),
+    (100, 10),
+    (5, 130),
+    (3, 257),
+)
+
+
+def sizes(op: str) -> Iterator[dict[str, int]]:
+    """Main dimensions to try an op with."""
+    main = sorted((name for name in CONTRACT[op].dims if name in "BIOCRQ"), key="BRIOCQ".index)
+    if len(main) == 3:
+        yield from (dict(zip(main, size, strict=True)) for size in UGLY_LAYERS)
+    elif len(main) == 2:
+        yield from (dict(zip(main, size, strict=True)) for size in UGLY_MATRICES)
+    else:
+        yield dict.fromkeys(main, 3)
+
+
+# --- judgement --------------------------------------------------------------------------------------------------------
+
+
+def run_reference(case: Case, dtype: type[np.floating]) -> dict[str, np.ndarray]:
+    """What the oracle gives for a case when it computes in `dtype`, by output name; the case is left as it is."""
+    copies = {name: a.astype(dtype) if a.dtype == np.float32 else a.copy() for name, a in case.arrays.items()}
+    getattr(reference, case.op)(*copies.values(), **case.params)
+    return {name: copies[name] for name in case.out_names}
+
+
+def determined(case: Case, name: str) -> np.ndarray:
+    """Which elements of an output the contract determines, as a mask."""
+    shape = case.arrays[name].shape
+    mask = np.ones(shape, bool)
+    if case.op == "sparse_transpose" and name in ("rows", "entries"):
+        counts = run_reference(case, np.float64)["counts"]
+        mask &= np.arange(shape[1]) < counts[:, np.newaxis]
+    if case.op in ("softmax_cross_entropy", "binary_cross_entropy"):
+        z, start = case.arrays["z"], int(case.arrays["cursor"][0])
+        batch = slice(start, start + len(z))
+        if name == "hits":  # no largest logit beside a NaN
+            mask[batch] &= ~np.isnan(z).any(axis=1)
+        if case.op == "binary_cross_entropy" and name == "losses":  # inf - inf or inf - 0 inf: the formula has no value
+            mask[batch] &= ~np.isinf(z).any(axis=1)
+    return mask
+
+
+@dataclass
+class Errors:
+    """Largest errors of one output over the draws so far."""
+
+    ours: float = 0.0
+    numpy: float = 0.0
+    largest: float = 0.0
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def budget(self) -> float:
+        # Compiled kernels may flush denormals to zero: below the smallest normal number there is no ulp to count.
+        ulp = max(float(np.spacing(np.float32(self.largest))), TINY)
+        return 4 * self.numpy + 2 * ulp
+
+
+def assert_within_budget(
+    kernel: Kernel,
+    op: str,
+    dims: dict[str, int],
+    *,
+    values: str = "normal",
+    strided: bool = False,
+    variant: int = 0,
+    in_place: bool = False,
+    seed: int = 0,
+) -> None:
+    """Run `kernel(op, *arrays, **params)` on `DRAWS` random cases and compare it with the oracle.
+
+    Raises
+    ------
+    AssertionError
+        Outside the budget, NaN or inf in other places, an integer that differs, a write outside the outputs; the
+        message says how many and where.
+    """
+    rng = np.random.default_rng([seed, *dims.values(), *op.encode()])
+    errors = {operand.name: Errors() for operand in CONTRACT[op].outs}
+    for _ in range(DRAWS):
+        case = make_case(op, dims, rng, values=values, strided=strided, variant=variant)
+        if in_place:
+            shared = IN_PLACE[op]
+            case.buffers[case.out_names[0]] = case.buffers[shared]
+            case.arrays[case.out_names[0]] = case.arrays[shared]
+        exact, single = run_reference(case, np.float64), run_reference(case, np.float32)
+        masks = {name: determined(case, name) for name in case.out_names}
+        before = {name: buffer.copy() for name, buffer in case.buffers.items()}
+        kernel(op, *case.arrays.values(), **case.params)
+        _assert_nothing_else_written(case, before)
+        for name in case.out_names:
+            _compare(case, name, exact[name], single[name], masks[name], errors[name])
+    for name, error in errors.items():
+        if not (error.ours <= error.budget):
+            notes = "\n  ".join(error.notes)
+            raise AssertionError(
+                f"{op}: {name} is off by {error.ours:.3g}, budget {error.budget:.3g} (NumPy's float32 error "
+                f"{error.numpy:.3g}, largest value {error.largest:.3g}); values={values}, strided={strided}, "
+                f"variant={variant}, in_place={in_place}\n  {notes}"
+            )
+
+
+def _assert_nothing_else_written(case: Case, before: dict[str, np.ndarray]) -> None:
+    writable = {id(case.buffers[name]) for name in case.out_names}
+    for name, buffer in case.buffers.items():
+        after = buffer.copy()
+        if id(buffer) in writable:  # put the old content back into the operand: what still differs lies outside it
+            _view_like(after, buffer, case.arrays[name])[...] = _view_like(before[name], buffer, case.arrays[name])
+        changed = np.flatnonzero(_bits(after) != _bits(before[name]))
+        if len(changed):
+            what = "outside of" if id(buffer) in writable else "into the input"
+            raise AssertionError(
+                f"{case}: {len(changed)} elements written {what} {name} (shape {case.arrays[name].shape}, strides "
+                f"{case.arrays[name].strides}), at {(changed[:8] - GUARD).tolist()} from its start"
+            )
+
+
+def _view_like(buffer: np.ndarray, original: np.ndarray, view: np.ndarray) -> np.ndarray:
+    """The part of `buffer` that corresponds to `view`, a view of `original`."""
+    start = (view.__array_interface__["data"][0] - original.__array_interface__["data"][0]) // original.itemsize
+    return np.lib.stride_tricks.as_strided(buffer[start:], view.shape, view.strides)
+
+
+def _bits(a: np.ndarray) -> np.ndarray:
+    return a.view(f"u{a.itemsize}")  # NaN equals NaN here, and -0 differs from 0
+
+
+def _compare(case: Case, name: str, exact: np.ndarray, single: np.ndarray, mask: np.ndarray, errors: Errors) -> None:
+    got = case.arrays[name]
+    if got.dtype.kind != "f":
+        wrong = mask & (got != exact)
+        assert not wrong.any(), f"{case}: {name}: {_where(wrong)}, e.g. {got[wrong][0]} instead of {exact[wrong][0]}"
+        return
+    got = got.astype(np.float64)
+    single = single.astype(np.float64)
+    for kind, test in (("NaN", np.isnan), ("+inf", np.isposinf), ("-inf", np.isneginf)):
+        assert np.array_equal(test(exact) & mask, test(single) & mask), f"{case}: {name}: float32 cannot hold this case"
+        missing, surplus = mask & test(exact) & ~test(got), mask & test(got) & ~test(exact)
+        assert not missing.any(), f"{case}: {name}: {kind} missing: {_where(missing)}"
+        assert not surplus.any(), f"{case}: {name}: {kind} where there is none: {_where(surplus)}"
+    mask = mask & np.isfinite(exact)
+    if not mask.any():
+        return
+    error = np.zeros(got.shape)
+    error[mask] = np.abs(got[mask] - exact[mask])
+    errors.ours = max(errors.ours, float(error.max()))
+    errors.numpy = max(errors.numpy, float(np.abs(single[mask] - exact[mask]).max()))
+    errors.largest = max(errors.largest, float(np.abs(exact[mask]).max()))
+    wrong = ~(error <= Errors(0.0, errors.numpy, errors.largest).budget)
+    if wrong.any():
+        worst = np.unravel_index(int(error.argmax()), error.shape)
+        errors.notes.append(f"{case}: {_where(wrong)}; worst {got[worst]:.9g} instead of {exact[worst]:.9g}")
+
+
+def _where(wrong: np.ndarray) -> str:
+    places = ", ".join(str(tuple(map(int, index))) for index in np.argwhere(wrong)[:6])
+    return f"{int(wrong.sum())} of {wrong.size} elements, at {places}" + (", ..." if wrong.sum() > 6 else "")

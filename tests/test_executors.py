@@ -1,0 +1,216 @@
+"""The numba executor against the oracle: same program, same data, same results."""
+
+import threading
+
+import numpy as np
+import pytest
+
+from fastmnist.backends.binding import epoch_inputs
+from fastmnist.backends.compressed import choose_format, compress
+from fastmnist.backends.cpu import CpuExecutor
+from fastmnist.backends.reference import ReferenceExecutor
+from fastmnist.network.layers import Dense, Dropout
+from fastmnist.network.losses import BinaryCrossEntropy, SoftmaxCrossEntropy
+from fastmnist.network.optimizers import SGD, Adam, AdamW
+from fastmnist.network.spec import Spec
+
+N, FEATURES, CLASSES = 203, 50, 5
+
+
+def _data(kind="sparse uint8"):
+    rng = np.random.default_rng(0)
+    nonzero = rng.random((N, FEATURES)) < (0.2 if "sparse" in kind else 0.9)
+    if "uint8" in kind:
+        X = rng.integers(1, 256, (N, FEATURES)).astype(np.uint8) * nonzero.astype(np.uint8)
+    else:
+        X = (rng.normal(size=(N, FEATURES)) * nonzero).astype(np.float32)
+    return X, rng.integers(0, CLASSES, N).astype(np.int32), rng.random(N).astype(np.float32)
+
+
+def _spec(**changes):
+    layers = changes.pop("layers", (Dense(140, "relu"), Dense(33, "relu"), Dense(CLASSES)))
+    return Spec(FEATURES, layers, **{"optimizer": SGD(), **changes})
+
+
+def _parameters(spec):
+    rng = np.random.default_rng(2)
+    return [rng.normal(size=shape) * 0.2 for shape in spec.parameter_shapes]
+
+
+def _train(executor, spec, kind="sparse uint8", batch=32, epochs=3, weighted=False, rate=0.02):
+    X, y, weight = _data(kind)
+    scale = 1 / 255 if X.dtype == np.uint8 else 1.0
+    executor.bind(X, y, weight if weighted else None, pixel_scale=scale)
+    executor.set_parameters(_parameters(spec))
+    result = []
+    for epoch in range(epochs):
+        order = np.random.default_rng(epoch).permutation(N)
+        result.append(executor.run_epoch(order, np.full(-(-N // batch), rate), batch, seed=epoch))
+    return executor.get_parameters(), result
+
+
+CASES = {
+    "sgd": _spec(),
+    "momentum": _spec(optimizer=SGD(0.9)),
+    "nesterov, l2": _spec(optimizer=SGD(0.9, nesterov=True), l2=0.01),
+    "adam, coupled decay": _spec(optimizer=Adam(weight_decay=1e-3)),
+    "adamw, smoothing": _spec(optimizer=AdamW(), loss=SoftmaxCrossEntropy(0.1)),
+    "one-vs-rest": _spec(loss=BinaryCrossEntropy(), optimizer=Adam()),
+    "one layer": _spec(layers=(Dense(CLASSES),)),
+    "no bias": _spec(layers=(Dense(CLASSES, use_bias=False),)),
+    "activations": _spec(
+        layers=(Dense(17, "tanh"), Dense(65, "elu"), Dense(9, "sigmoid"), Dense(40, "gelu"), Dense(CLASSES))
+    ),
+    "dropout": _spec(layers=(Dense(70, "leaky_relu"), Dropout(0.4), Dense(CLASSES))),
+    "input dropout": _spec(layers=(Dropout(0.2), Dense(70, "tanh"), Dense(CLASSES))),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("kind", ["sparse uint8", "dense uint8", "sparse float", "dense float"])
+def test_training_follows_the_float64_oracle(name, kind):
+    spec = CASES[name]
+    oracle = ReferenceExecutor(spec, dtype=np.float64)
+    expected, epochs = _train(oracle, spec, kind, weighted=True)
+    got, ours = _train(CpuExecutor(spec, n_threads=2), spec, kind, weighted=True)
+    for theirs, mine in zip(epochs, ours, strict=True):
+        np.testing.assert_allclose(mine.losses, theirs.losses, rtol=2e-3, atol=2e-5)
+        assert (mine.hits != theirs.hits).mean() <= 0.02  # a tie may fall the other way
+        assert mine.steps == theirs.steps == -(-N // 32)
+    for a, b in zip(got, expected, strict=True):
+        # 21 steps of float32 against float64: rounding errors of 1e-7 a step, grown by the learning itself.
+        assert not (np.abs(a - b).max() > 3e-4 * max(1, np.abs(b).max()))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_same_bits_on_any_number_of_threads(name):
+    spec = CASES[name]
+    first, first_epochs = _train(CpuExecutor(spec, n_threads=1), spec)
+    for n_threads in (2, 3, 7):
+        again, epochs = _train(CpuExecutor(spec, n_threads=n_threads), spec)
+        assert all(a.tobytes() == b.tobytes() for a, b in zip(first, again, strict=True)), n_threads
+        assert all(a.losses.tobytes() == b.losses.tobytes() for a, b in zip(first_epochs, epochs, strict=True))
+
+
+@pytest.mark.parametrize("batch", [1, 7, 32, N, 1000])
+def test_any_batch_size(batch):
+    spec = _spec(layers=(Dense(30, "relu"), Dense(CLASSES)))
+    expected, _ = _train(ReferenceExecutor(spec, dtype=np.float64), spec, batch=batch, epochs=1)
+    got, epochs = _train(CpuExecutor(spec, n_threads=2), spec, batch=batch, epochs=1)
+    assert len(epochs[0].losses) == N
+    for a, b in zip(got, expected, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-4)
+
+
+def test_batch_size_may_change_and_the_optimizer_goes_on():
+    spec = _spec(optimizer=Adam())
+    results = []
+    for executor in (ReferenceExecutor(spec, dtype=np.float64), CpuExecutor(spec, n_threads=2)):
+        _train(executor, spec, batch=32, epochs=1)
+        executor.run_epoch(np.arange(N), np.full(-(-N // 50), 0.02), 50)
+        executor.reset_optimizer()
+        executor.run_epoch(np.arange(40), np.full(2, 0.02), 20)
+        results.append(executor.get_parameters())
+    for a, b in zip(*results, strict=True):
+        np.testing.assert_allclose(a, b, atol=5e-4)
+
+
+@pytest.mark.parametrize("kind", ["sparse uint8", "dense float"])
+@pytest.mark.parametrize("name", ["sgd", "one-vs-rest", "one layer", "activations", "dropout"])
+def test_full_batch_gradient_and_outputs(name, kind):
+    spec = CASES[name]
+    X, y, weight = _data(kind)
+    scale = 1 / 255 if X.dtype == np.uint8 else 1.0
+    parameters = _parameters(spec)
+    oracle, ours = ReferenceExecutor(spec, dtype=np.float64), CpuExecutor(spec, n_threads=2)
+    for executor in (oracle, ours):
+        executor.bind(X, y, weight, pixel_scale=scale)
+    loss, gradient = oracle.loss_and_gradient(parameters)
+    our_loss, our_gradient = ours.loss_and_gradient(parameters)
+    assert our_loss == pytest.approx(loss, rel=1e-6)
+    for a, b in zip(our_gradient, gradient, strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-6)
+    np.testing.assert_allclose(
+        ours.outputs(parameters, X, pixel_scale=scale), oracle.outputs(parameters, X, pixel_scale=scale), atol=2e-6
+    )
+    assert ours.outputs(parameters, X[:0], pixel_scale=scale).shape == (0, CLASSES)
+
+
+def test_full_batch_gradient_is_the_same_on_any_number_of_threads():
+    spec = _spec()
+    rng = np.random.default_rng(0)
+    X, y = (
+        (rng.random((3000, FEATURES)) * (rng.random((3000, FEATURES)) < 0.2)).astype(np.float32),
+        rng.integers(0, 5, 3000),
+    )
+    bits = set()
+    for n_threads in (1, 2, 3):
+        executor = CpuExecutor(spec, n_threads=n_threads)
+        executor.bind(X, y)
+        loss, gradient = executor.loss_and_gradient(_parameters(spec))
+        bits.add((loss, b"".join(g.tobytes() for g in gradient)))
+    assert len(bits) == 1
+
+
+def test_two_trainings_at_once():
+    spec = _spec()
+    expected, _ = _train(CpuExecutor(spec, n_threads=2), spec)
+    results = {}
+
+    def train(i):
+        results[i] = _train(CpuExecutor(spec, n_threads=2), spec)[0]
+
+    threads = [threading.Thread(target=train, args=(i,)) for i in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for got in results.values():
+        assert all(a.tobytes() == b.tobytes() for a, b in zip(got, expected, strict=True))
+
+
+def test_denormal_moments_leave_the_callers_floating_point_mode_alone():
+    spec = _spec(optimizer=Adam())
+    _train(CpuExecutor(spec, n_threads=1), spec, epochs=1)
+    tiny = np.float32(1e-40)
+    assert tiny * np.float32(1) != 0
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_compressed_rows_hold_exactly_the_nonzeros(dtype):
+    rng = np.random.default_rng(0)
+    X = (rng.integers(0, 256, (5000, 33)) * (rng.random((5000, 33)) < 0.1)).astype(dtype)
+    X[7] = 0
+    rows = compress(X)
+    back = np.zeros_like(X)
+    for i in range(len(X)):
+        lo, hi = rows.indptr[i : i + 2]
+        back[i, rows.columns[lo:hi]] = rows.values[lo:hi]
+    np.testing.assert_array_equal(back, X)
+    assert rows.values.all()
+
+
+def test_format_is_chosen_by_density_and_says_why():
+    spec = _spec()
+    X, _, _ = _data("sparse uint8")
+    data, rows = choose_format(X, 1 / 255, spec)
+    assert data.compressed and rows is not None and "skips" in data.reason
+    data, rows = choose_format(_data("dense uint8")[0], 1 / 255, spec)
+    assert not data.compressed and rows is None and "above the limit" in data.reason
+    data, _ = choose_format(X, 1 / 255, CASES["input dropout"])
+    assert not data.compressed and "not Dense" in data.reason
+
+
+def test_epoch_inputs_give_adams_bias_correction_and_both_l2():
+    spec = _spec(optimizer=Adam(weight_decay=0.5), l2=3.0)
+    weight = np.array([1, 2, 3, 0, 0], np.float32)
+    inputs = epoch_inputs(spec, np.arange(5), np.array([0.1, 0.1, 0.2]), 2, weight, 7, np.dtype("float64"), 2**33 + 5)
+    t = np.array([8, 9, 10])
+    expected = np.array([0.1, 0.1, 0.2]) * np.sqrt(1 - 0.999**t) / (1 - 0.9**t)
+    np.testing.assert_allclose(inputs["hyper_weights"][:, 0], expected)
+    np.testing.assert_allclose(inputs["scale"], [1 / 3, 1 / 3, 0], rtol=1e-6)  # the last batch weighs nothing
+    np.testing.assert_allclose(inputs["hyper_weights"][:, 2], [0.5 + 1, 0.5 + 1, 0.5])
+    np.testing.assert_allclose(inputs["hyper_biases"][:, 2], 0.5)
+    assert inputs["key"].tolist() == [5, 2]
+    with pytest.raises(ValueError, match="one value a step"):
+        epoch_inputs(spec, np.arange(5), np.array([0.1]), 2, weight, 0, np.dtype("float64"), 0)

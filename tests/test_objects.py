@@ -1,0 +1,102 @@
+"""The cache of compiled code: damaged files, folders that can't be written, changed sources, two processes at once."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+# Compiles (or loads) one op, runs it, and prints whether anything was compiled and whether Numba was imported.
+SCRIPT = """
+import sys
+import numpy as np
+from fastmnist.kernels import cpu
+total, part = np.ones((2, 3), np.float32), np.ones((2, 3), np.float32)
+cpu.call("add", total, part)
+assert (total == 2).all()
+print(cpu.compile_seconds() > 0, "numba" in sys.modules)
+"""
+
+
+def _run(cache: Path, root: Path = ROOT, script: str = SCRIPT, **environment: str) -> subprocess.CompletedProcess:
+    env = {**os.environ, "FASTMNIST_CACHE_DIR": str(cache), "PYTHONPATH": str(root), **environment}
+    return subprocess.run(
+        [sys.executable, "-c", script], env=env, capture_output=True, text=True, cwd=cache.parent, timeout=120
+    )
+
+
+@pytest.fixture
+def warm(tmp_path):
+    """A cache folder with one compiled op."""
+    first = _run(tmp_path / "cache")
+    assert first.stdout.split() == ["True", "True"], first.stderr
+    return tmp_path / "cache"
+
+
+def test_a_warm_cache_neither_compiles_nor_imports_numba(warm):
+    second = _run(warm)
+    assert second.stdout.split() == ["False", "False"], second.stderr
+
+
+@pytest.mark.parametrize("damage", ["truncate", "flip", "empty", "directory"])
+def test_a_damaged_file_is_compiled_again(warm, damage):
+    (path,) = warm.rglob("add.o")
+    content = path.read_bytes()
+    if damage == "directory":
+        path.unlink()
+        path.mkdir()
+    else:
+        changed = {"truncate": content[:-100], "flip": content[:200] + b"\0\1\2\3" + content[204:], "empty": b""}[
+            damage
+        ]
+        path.write_bytes(changed)
+    again = _run(warm)
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.split()[0] == "True"
+    if damage != "directory":
+        assert path.read_bytes() == content or _run(warm).stdout.split()[0] == "False"
+
+
+def test_a_folder_that_cannot_be_written_costs_a_warning_only(tmp_path):
+    blocked = tmp_path / "file"
+    blocked.write_text("not a folder")
+    run = _run(blocked)
+    assert run.returncode == 0, run.stderr
+    assert "can't be written" in run.stderr
+    assert "FASTMNIST_CACHE_DIR" in run.stderr
+
+
+def test_an_edit_of_any_kernel_source_is_never_answered_with_stale_code(warm, tmp_path):
+    copy = tmp_path / "checkout"
+    shutil.copytree(ROOT / "kernels", copy / "kernels")
+    (copy / "fastmnist").mkdir()
+    for name in ("__init__.py", "version.py"):
+        shutil.copy(ROOT / "fastmnist" / name, copy / "fastmnist" / name)
+    shutil.copytree(ROOT / "fastmnist" / "kernels", copy / "fastmnist" / "kernels")
+    assert _run(warm, copy).stdout.split()[0] == "False"
+    source = copy / "kernels" / "cpu" / "optimizers.py"
+    text = source.read_text()
+    assert "load_n(tr, j, Q - j) + load_n(pr, j, Q - j)" in text
+    source.write_text(text.replace("load_n(tr, j, Q - j) + load_n(pr", "load_n(tr, j, Q - j) - load_n(pr"))
+    run = _run(warm, copy, SCRIPT.replace("total == 2", "total == 0"))
+    assert run.stdout.split()[0] == "True", run.stderr
+
+
+def test_two_processes_may_compile_at_once(tmp_path):
+    env = {**os.environ, "FASTMNIST_CACHE_DIR": str(tmp_path / "cache"), "PYTHONPATH": str(ROOT)}
+    both = [subprocess.Popen([sys.executable, "-c", SCRIPT], env=env, stdout=subprocess.PIPE) for _ in range(2)]
+    assert [p.wait(timeout=120) for p in both] == [0, 0]
+    assert [p.name for p in (tmp_path / "cache").rglob("*.tmp")] == []
+    assert _run(tmp_path / "cache").stdout.split()[0] == "False"
+    for p in both:
+        assert p.stdout is not None
+        p.stdout.close()
+
+
+def test_another_cpu_gets_a_folder_of_its_own(warm):
+    run = _run(warm, NUMBA_CPU_NAME="x86-64")
+    assert run.stdout.split()[0] == "True", run.stderr
+    assert len(list(warm.iterdir())) == 2
