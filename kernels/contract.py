@@ -154,7 +154,7 @@ def _product(sizes) -> int:
 
 
 def _itemsize(dtype: str) -> int:
-    return {"float": 4, "float32": 4, "int32": 4, "int64": 8, "uint8": 1, "uint16": 2, "float64": 8}[dtype]
+    return {"float": 4, "float32": 4, "int32": 4, "int64": 8, "uint8": 1, "uint16": 2, "uint32": 4, "float64": 8}[dtype]
 
 
 _PIXELS = {"source": ("uint8", "float")}

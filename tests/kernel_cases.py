@@ -4,11 +4,12 @@ A case's arrays are cut out of larger buffers. What lies around and between thei
 floats), so a kernel that reads there spoils its own result, and one that writes there is found out.
 
 The rule is a budget: max |kernel - float64| <= 4 x max |NumPy float32 - float64| + 2 ulp of the largest magnitude in
-that output, over several draws; NaN and inf stand in the same places; integers are equal.
+that output (8 x for long sums, see below), over several draws; NaN and inf stand in the same places; integers agree.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -19,10 +20,15 @@ from fastmnist.kernels import reference
 
 Kernel = Callable[..., None]
 
-DRAWS = 3
+DRAWS = (3, 20)  # at least, at most
+ENOUGH = 100  # elements of an output that make its largest error a fair sample
 GUARD = 16  # elements before and behind an operand, at least a vector's worth
 PADDING = 5  # elements between the rows of a strided matrix: no multiple of any vector's width
 INTEGER_SIGNAL = 77
+FACTOR = 4
+# Long sums may err twice as much. A kernel adds in one fixed order, whatever the number of threads; BLAS adds blocks
+# whose number depends on the machine, and its error falls with the root of it. Among 16,000 cases 3 came to 5-6 times.
+LONG_SUM, LONG_SUM_FACTOR = 64, 8
 TINY = float(np.finfo(np.float32).tiny)
 
 VALUES = ("normal", "denormal", "huge", "zero_rows", "special")
@@ -329,6 +335,7 @@ def determined(case: Case, name: str) -> np.ndarray:
 class Errors:
     """Largest errors of one output over the draws so far."""
 
+    factor: int
     ours: float = 0.0
     numpy: float = 0.0
     largest: float = 0.0
@@ -338,7 +345,7 @@ class Errors:
     def budget(self) -> float:
         # Compiled kernels may flush denormals to zero: below the smallest normal number there is no ulp to count.
         ulp = max(float(np.spacing(np.float32(self.largest))), TINY)
-        return 4 * self.numpy + 2 * ulp
+        return self.factor * self.numpy + 2 * ulp
 
 
 def assert_within_budget(
@@ -352,7 +359,7 @@ def assert_within_budget(
     in_place: bool = False,
     seed: int = 0,
 ) -> None:
-    """Run `kernel(op, *arrays, **params)` on `DRAWS` random cases and compare it with the oracle.
+    """Run `kernel(op, *arrays, **params)` on several random cases and compare it with the oracle.
 
     Raises
     ------
@@ -361,8 +368,9 @@ def assert_within_budget(
         message says how many and where.
     """
     rng = np.random.default_rng([seed, *dims.values(), *op.encode()])
-    errors = {operand.name: Errors() for operand in CONTRACT[op].outs}
-    for _ in range(DRAWS):
+    factor = LONG_SUM_FACTOR if _terms(op, dims) > LONG_SUM else FACTOR
+    errors = {operand.name: Errors(factor) for operand in CONTRACT[op].outs}
+    for draw in range(DRAWS[1]):
         case = make_case(op, dims, rng, values=values, strided=strided, variant=variant)
         if in_place:
             shared = IN_PLACE[op]
@@ -375,6 +383,9 @@ def assert_within_budget(
         _assert_nothing_else_written(case, before)
         for name in case.out_names:
             _compare(case, name, exact[name], single[name], masks[name], errors[name])
+        size = case.arrays[case.out_names[0]].size
+        if draw + 1 >= DRAWS[0] and ((draw + 1) * size >= ENOUGH or size == 0):
+            break
     for name, error in errors.items():
         if not (error.ours <= error.budget):
             notes = "\n  ".join(error.notes)
@@ -383,6 +394,11 @@ def assert_within_budget(
                 f"{error.numpy:.3g}, largest value {error.largest:.3g}); values={values}, strided={strided}, "
                 f"variant={variant}, in_place={in_place}\n  {notes}"
             )
+
+
+def _terms(op: str, dims: dict[str, int]) -> int:
+    """How many products each element of the first output sums: over the main dimensions that it does not have."""
+    return math.prod(size for name, size in dims.items() if name not in CONTRACT[op].outs[0].shape)
 
 
 def _assert_nothing_else_written(case: Case, before: dict[str, np.ndarray]) -> None:
@@ -431,7 +447,7 @@ def _compare(case: Case, name: str, exact: np.ndarray, single: np.ndarray, mask:
     errors.ours = max(errors.ours, float(error.max()))
     errors.numpy = max(errors.numpy, float(np.abs(single[mask] - exact[mask]).max()))
     errors.largest = max(errors.largest, float(np.abs(exact[mask]).max()))
-    wrong = ~(error <= Errors(0.0, errors.numpy, errors.largest).budget)
+    wrong = ~(error <= errors.budget)
     if wrong.any():
         worst = np.unravel_index(int(error.argmax()), error.shape)
         errors.notes.append(f"{case}: {_where(wrong)}; worst {got[worst]:.9g} instead of {exact[worst]:.9g}")

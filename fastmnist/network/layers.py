@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
+from fastmnist.network.rules import is_count, is_number, require
+
 ACTIVATIONS = ("identity", "relu", "leaky_relu", "elu", "sigmoid", "tanh", "gelu")
 INITIALIZERS = ("glorot_uniform", "he_uniform", "he_normal", "zeros")
-
-
-def _require(condition: bool, layer: str, parameter: str, rule: str, got: object) -> None:
-    if not condition:
-        raise ValueError(f"{layer}: {parameter} must be {rule}; got {got!r}.")
 
 
 @dataclass(frozen=True)
@@ -40,16 +37,17 @@ class Dense:
     use_bias: bool = True
 
     def __post_init__(self) -> None:
-        units_ok = isinstance(self.units, int) and not isinstance(self.units, bool) and self.units >= 1
-        _require(units_ok, "Dense", "units", "an integer >= 1", self.units)
-        _require(self.activation in ACTIVATIONS, "Dense", "activation", f"one of {ACTIVATIONS}", self.activation)
-        _require(
+        require(is_count(self.units), "Dense", "units", "an integer >= 1", self.units)
+        object.__setattr__(self, "units", int(self.units))  # NumPy's integers do not go into JSON
+        require(self.activation in ACTIVATIONS, "Dense", "activation", f"one of {ACTIVATIONS}", self.activation)
+        require(
             self.kernel_initializer in INITIALIZERS,
             "Dense",
             "kernel_initializer",
             f"one of {INITIALIZERS}",
             self.kernel_initializer,
         )
+        require(isinstance(self.use_bias, bool), "Dense", "use_bias", "True or False", self.use_bias)
 
 
 @dataclass(frozen=True)
@@ -65,7 +63,7 @@ class Activation:
     name: str
 
     def __post_init__(self) -> None:
-        _require(self.name in ACTIVATIONS, "Activation", "name", f"one of {ACTIVATIONS}", self.name)
+        require(self.name in ACTIVATIONS, "Activation", "name", f"one of {ACTIVATIONS}", self.name)
 
 
 @dataclass(frozen=True)
@@ -81,8 +79,8 @@ class Dropout:
     rate: float
 
     def __post_init__(self) -> None:
-        ok = isinstance(self.rate, (int, float)) and 0 <= self.rate < 1
-        _require(ok, "Dropout", "rate", "in [0, 1)", self.rate)
+        require(is_number(self.rate) and 0 <= self.rate < 1, "Dropout", "rate", "in [0, 1)", self.rate)
+        object.__setattr__(self, "rate", float(self.rate))
 
 
 Layer = Dense | Activation | Dropout

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from fastmnist.network.rules import is_number, require
+
 
 @dataclass(frozen=True)
 class SoftmaxCrossEntropy:
@@ -20,8 +22,9 @@ class SoftmaxCrossEntropy:
     label_smoothing: float = 0.0
 
     def __post_init__(self) -> None:
-        if not (0 <= self.label_smoothing < 1):
-            raise ValueError(f"SoftmaxCrossEntropy: label_smoothing must be in [0, 1); got {self.label_smoothing!r}.")
+        smoothing = self.label_smoothing
+        ok = is_number(smoothing) and 0 <= smoothing < 1
+        require(ok, "SoftmaxCrossEntropy", "label_smoothing", "in [0, 1)", smoothing)
 
 
 @dataclass(frozen=True)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from fastmnist.network.rules import is_number, require
+
 
 def _in_unit_interval(owner: str, name: str, value: float) -> None:
-    if not (0 <= value < 1):
-        raise ValueError(f"{owner}: {name} must be in [0, 1); got {value!r}.")
+    require(is_number(value) and 0 <= value < 1, owner, name, "in [0, 1)", value)
 
 
 def _not_negative(owner: str, name: str, value: float) -> None:
-    if not (value >= 0):
-        raise ValueError(f"{owner}: {name} must be >= 0; got {value!r}.")
+    require(is_number(value) and value >= 0, owner, name, "a finite number >= 0", value)
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,7 @@ class SGD:
     def __post_init__(self) -> None:
         _in_unit_interval("SGD", "momentum", self.momentum)
         _not_negative("SGD", "weight_decay", self.weight_decay)
+        require(isinstance(self.nesterov, bool), "SGD", "nesterov", "True or False", self.nesterov)
 
 
 @dataclass(frozen=True)
@@ -78,8 +79,8 @@ def _check_adam(optimizer: Adam | AdamW) -> None:
     _in_unit_interval(owner, "beta_1", optimizer.beta_1)
     _in_unit_interval(owner, "beta_2", optimizer.beta_2)
     _not_negative(owner, "weight_decay", optimizer.weight_decay)
-    if not (optimizer.epsilon > 0):
-        raise ValueError(f"{owner}: epsilon must be > 0; got {optimizer.epsilon!r}.")
+    epsilon_ok = is_number(optimizer.epsilon) and optimizer.epsilon > 0
+    require(epsilon_ok, owner, "epsilon", "a finite number > 0", optimizer.epsilon)
 
 
 Optimizer = SGD | Adam | AdamW

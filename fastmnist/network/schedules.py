@@ -2,27 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from numbers import Integral, Real
 
 import numpy as np
 from numpy.typing import NDArray
 
-
-def _require(condition: bool, schedule: str, parameter: str, rule: str, got: object) -> None:
-    if not condition:
-        raise ValueError(f"{schedule}: {parameter} must be {rule}; got {got!r}.")
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _is_count(value: object) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool)
+from fastmnist.network.rules import is_count, is_number, require
 
 
 @dataclass(frozen=True)
@@ -93,8 +80,8 @@ class Step(Schedule):
 
     def __post_init__(self) -> None:
         size = self.step_size_epochs
-        _require(_is_count(size) and size >= 1, "Step", "step_size_epochs", "an integer >= 1", size)
-        _require(_is_number(self.gamma) and 0 < self.gamma <= 1, "Step", "gamma", "in (0, 1]", self.gamma)
+        require(is_count(size), "Step", "step_size_epochs", "an integer >= 1", size)
+        require(is_number(self.gamma) and 0 < self.gamma <= 1, "Step", "gamma", "in (0, 1]", self.gamma)
 
     def _factors(self, steps: NDArray[np.float64], total_steps: int, steps_per_epoch: int) -> NDArray[np.float64]:
         epochs = steps // steps_per_epoch
@@ -126,9 +113,9 @@ class Cosine(Schedule):
     warmup_epochs: float = 0
 
     def __post_init__(self) -> None:
-        _require(_is_number(self.final) and 0 <= self.final <= 1, "Cosine", "final", "in [0, 1]", self.final)
-        warmup_ok = _is_number(self.warmup_epochs) and self.warmup_epochs >= 0
-        _require(warmup_ok, "Cosine", "warmup_epochs", "a finite number >= 0", self.warmup_epochs)
+        require(is_number(self.final) and 0 <= self.final <= 1, "Cosine", "final", "in [0, 1]", self.final)
+        warmup_ok = is_number(self.warmup_epochs) and self.warmup_epochs >= 0
+        require(warmup_ok, "Cosine", "warmup_epochs", "a finite number >= 0", self.warmup_epochs)
 
     def _factors(self, steps: NDArray[np.float64], total_steps: int, steps_per_epoch: int) -> NDArray[np.float64]:
         warmup = min(round(self.warmup_epochs * steps_per_epoch), total_steps)
@@ -166,13 +153,13 @@ class OneCycle(Schedule):
     final_div_factor: float = 1e4
 
     def __post_init__(self) -> None:
-        factor_ok = _is_number(self.max_factor) and self.max_factor > 0
-        _require(factor_ok, "OneCycle", "max_factor", "a finite number > 0", self.max_factor)
-        share_ok = _is_number(self.pct_start) and 0 <= self.pct_start <= 1
-        _require(share_ok, "OneCycle", "pct_start", "in [0, 1]", self.pct_start)
+        factor_ok = is_number(self.max_factor) and self.max_factor > 0
+        require(factor_ok, "OneCycle", "max_factor", "a finite number > 0", self.max_factor)
+        share_ok = is_number(self.pct_start) and 0 <= self.pct_start <= 1
+        require(share_ok, "OneCycle", "pct_start", "in [0, 1]", self.pct_start)
         for name in ("div_factor", "final_div_factor"):
             value = getattr(self, name)
-            _require(_is_number(value) and value >= 1, "OneCycle", name, "a finite number >= 1", value)
+            require(is_number(value) and value >= 1, "OneCycle", name, "a finite number >= 1", value)
 
     def _factors(self, steps: NDArray[np.float64], total_steps: int, steps_per_epoch: int) -> NDArray[np.float64]:
         start = self.max_factor / self.div_factor
@@ -214,10 +201,10 @@ class InvScaling(Schedule):
     n_samples: int | None = None
 
     def __post_init__(self) -> None:
-        power_ok = _is_number(self.power_t) and self.power_t >= 0
-        _require(power_ok, "InvScaling", "power_t", "a finite number >= 0", self.power_t)
+        power_ok = is_number(self.power_t) and self.power_t >= 0
+        require(power_ok, "InvScaling", "power_t", "a finite number >= 0", self.power_t)
         n = self.n_samples
-        _require(n is None or (_is_count(n) and n >= 1), "InvScaling", "n_samples", "an integer >= 1 or None", n)
+        require(n is None or is_count(n), "InvScaling", "n_samples", "an integer >= 1 or None", n)
 
     def _factors(self, steps: NDArray[np.float64], total_steps: int, steps_per_epoch: int) -> NDArray[np.float64]:
         t = steps + 1 if self.n_samples is None else (steps // steps_per_epoch) * self.n_samples + 1

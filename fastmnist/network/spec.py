@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from fastmnist.network.layers import Activation, Dense, Dropout, Layer
+from fastmnist.network.layers import Dense, Layer
 from fastmnist.network.losses import Loss, SoftmaxCrossEntropy
 from fastmnist.network.optimizers import SGD, Optimizer
+from fastmnist.network.rules import is_count, is_number, require
 
 
 @dataclass(frozen=True)
@@ -37,13 +38,15 @@ class Spec:
     l2: float = 0.0
 
     def __post_init__(self) -> None:
-        if not (isinstance(self.n_features, int) and self.n_features >= 1):
-            raise ValueError(f"Spec: n_features must be an integer >= 1; got {self.n_features!r}.")
-        if not (self.l2 >= 0):
-            raise ValueError(f"Spec: l2 must be >= 0; got {self.l2!r}.")
+        require(is_count(self.n_features), "Spec", "n_features", "an integer >= 1", self.n_features)
+        object.__setattr__(self, "n_features", int(self.n_features))  # NumPy's integers do not go into JSON
+        require(is_number(self.l2) and self.l2 >= 0, "Spec", "l2", "a finite number >= 0", self.l2)
+        require(isinstance(self.layers, (tuple, list)), "Spec", "layers", "a tuple of layers", self.layers)
+        object.__setattr__(self, "layers", tuple(self.layers))  # a list cannot be hashed
         for layer in self.layers:
-            if not isinstance(layer, (Dense, Activation, Dropout)):
-                raise ValueError(f"Spec: layers must be Dense, Activation or Dropout; got {layer!r}.")
+            require(isinstance(layer, Layer), "Spec", "each of layers", "a Dense, Activation or Dropout", layer)
+        require(isinstance(self.loss, Loss), "Spec", "loss", "a SoftmaxCrossEntropy or BinaryCrossEntropy", self.loss)
+        require(isinstance(self.optimizer, Optimizer), "Spec", "optimizer", "an SGD, Adam or AdamW", self.optimizer)
         last = self.layers[-1] if self.layers else None
         if not isinstance(last, Dense) or last.activation != "identity":
             raise ValueError(

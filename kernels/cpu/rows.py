@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from .registry import kernel
@@ -50,7 +52,7 @@ def philox4x32(c0, c1, c2, c3, k0, k1):
 
 @kernel
 def dropout(y, mask, x, key, cursor, rate, layer, row_offset, column_offset, B, O, ld_y, ld_mask, ld_x):
-    threshold = np.uint64(rate * 4294967296.0)
+    threshold = np.uint64(math.ceil(rate * 4294967296.0))  # word < rate * 2^32, for whole words
     keep = _F(1.0 / (1.0 - rate))
     k0, k1 = np.uint64(key[0]), np.uint64(key[1])
     first = np.int64(column_offset)

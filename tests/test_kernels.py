@@ -1,0 +1,264 @@
+"""The compiled CPU kernels against the oracle; and the judge itself against kernels that are wrong on purpose."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from fastmnist.kernels.contract import CONTRACT
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from kernel_cases import IN_PLACE, UGLY_MATRICES, VALUES, assert_within_budget, n_variants, sizes
+
+from fastmnist.kernels import cpu, reference
+
+# --- compiled kernels -------------------------------------------------------------------------------------------------
+
+
+def test_every_op_has_a_compiled_kernel():
+    assert set(cpu.available()) == set(CONTRACT)
+
+
+@pytest.mark.parametrize("op", CONTRACT)
+def test_compiled_kernel_at_ugly_sizes(op):
+    for k, dims in enumerate(sizes(op)):
+        for variant in range(n_variants(op)):
+            assert_within_budget(cpu.call, op, dims, strided=bool(k % 2), variant=variant)
+
+
+@pytest.mark.parametrize("values", [v for v in VALUES if v != "normal"])
+@pytest.mark.parametrize("op", CONTRACT)
+def test_compiled_kernel_on_unusual_values(op, values):
+    for k, dims in enumerate(list(sizes(op))[::-2]):
+        assert_within_budget(cpu.call, op, dims, values=values, strided=bool(k % 2), variant=k % n_variants(op))
+
+
+@pytest.mark.parametrize("op", IN_PLACE)
+def test_compiled_kernel_in_place(op):
+    for rows, columns in UGLY_MATRICES:
+        dims = dict(zip(CONTRACT[op].dims, (rows, columns), strict=True))
+        assert_within_budget(cpu.call, op, dims, in_place=True, strided=columns % 2 == 0)
+
+
+_size = st.integers(1, 90)
+
+
+@settings(max_examples=20, deadline=None, derandomize=True)
+@given(
+    op=st.sampled_from(["linear", "linear_dw", "linear_dx", "linear_dw_add", "sparse_linear", "sparse_linear_dw"]),
+    rows=st.integers(0, 90),
+    inputs=_size,
+    units=_size,
+    strided=st.booleans(),
+    seed=st.integers(0, 2**16),
+)
+def test_compiled_layers_at_random_sizes(op, rows, inputs, units, strided, seed):
+    assert_within_budget(cpu.call, op, {"B": rows, "I": inputs, "O": units}, strided=strided, seed=seed)
+
+
+@settings(max_examples=20, deadline=None, derandomize=True)
+@given(
+    op=st.sampled_from(["softmax_cross_entropy", "binary_cross_entropy", "adam", "nesterov", "dropout", "gelu"]),
+    rows=st.integers(0, 90),
+    columns=_size,
+    strided=st.booleans(),
+    seed=st.integers(0, 2**16),
+)
+def test_compiled_streams_at_random_sizes(op, rows, columns, strided, seed):
+    first, second = [name for name in "BROCQ" if name in CONTRACT[op].dims]
+    assert_within_budget(cpu.call, op, {first: rows, second: columns}, strided=strided, seed=seed)
+
+
+def test_compiled_dropout_at_the_threshold():
+    """`word < rate 2^32` for a threshold that is no integer: rounding it down would keep what must be dropped."""
+    x, key, cursor = np.ones((1, 4), np.float32), np.array([1, 2], np.uint32), np.zeros(2, np.int64)
+    word = sorted(reference.philox4x32(np.zeros(4, np.uint32), key))[1]  # two of four words are <= it
+    for rate, n_dropped in (((word - 0.5) / 2**32, 1), (word / 2**32, 1), ((word + 0.5) / 2**32, 2)):
+        y, mask = np.empty((1, 4), np.float32), np.empty((1, 4), np.float32)
+        cpu.call("dropout", y, mask, x, key, cursor, rate=rate, layer=0, row_offset=0, column_offset=0)
+        assert (mask == 0).sum() == n_dropped
+
+
+def test_compiled_argmax_takes_the_first_of_equals():
+    for n_classes in (2, 10, 17, 70):
+        labels = np.arange(n_classes, dtype=np.int32)
+        z = np.full(
+            (n_classes, n_classes), 2.5, np.float32
+        )  # row r: classes r, r + 1, ... are equal, those before smaller
+        z[np.tril_indices(n_classes, -1)] = -1
+        dz, losses, hits = np.empty_like(z), np.empty(n_classes, np.float32), np.zeros(n_classes, np.uint8)
+        weight, scale = np.ones(n_classes, np.float32), np.ones(1, np.float32)
+        order, cursor = np.arange(n_classes), np.zeros(2, np.int64)
+        for op, params in (("softmax_cross_entropy", {"label_smoothing": 0.0}), ("binary_cross_entropy", {})):
+            hits[:] = 0
+            cpu.call(op, dz, losses, hits, z, labels, weight, order, scale, cursor, **params)
+            assert hits.all(), op
+
+
+# --- the judge --------------------------------------------------------------------------------------------------------
+
+
+def _oracle(op: str, *arrays: np.ndarray, **params: float) -> None:
+    getattr(reference, op)(*arrays, **params)
+
+
+@pytest.mark.parametrize("op", CONTRACT)
+def test_judge_accepts_the_oracle_itself(op):
+    for values in VALUES:
+        for k, dims in enumerate(list(sizes(op))[::3]):
+            assert_within_budget(_oracle, op, dims, values=values, strided=bool(k % 2), variant=k % n_variants(op))
+    if op in IN_PLACE:
+        assert_within_budget(_oracle, op, dims, in_place=True)
+
+
+def test_judge_accepts_another_order_of_summation():
+    def shuffled(op, y, x, w, b):
+        order = np.random.default_rng(0).permutation(x.shape[1])
+        y[...] = x[:, order] @ w[order] + b
+
+    for dims in sizes("linear"):
+        assert_within_budget(shuffled, "linear", dims)
+
+
+def _linear_without_last_column(op, y, x, w, b):
+    y[...] = 0
+    y[:, :-1] = (x @ w + b)[:, :-1]
+
+
+def _linear_without_last_input(op, y, x, w, b):
+    y[...] = x[:, :-1] @ w[:-1] + b
+
+
+def _linear_off_by_one_column(op, y, x, w, b):
+    y[...] = np.roll(x @ w + b, 1, axis=1)
+
+
+def _linear_with_wrong_sign(op, y, x, w, b):
+    y[...] = x @ w - b
+
+
+def _linear_leaves_tail_untouched(op, y, x, w, b):
+    y[:, :-1] = (x @ w + b)[:, :-1]
+
+
+def _linear_in_half_precision(op, y, x, w, b):
+    y[...] = x.astype(np.float16) @ w.astype(np.float16) + b
+
+
+def _linear_with_sloppy_bias(op, y, x, w, b):
+    y[...] = x @ w + b * np.float32(1 + 1e-5)
+
+
+def _linear_writes_into_padding(op, y, x, w, b):
+    y[...] = x @ w + b
+    np.lib.stride_tricks.as_strided(y, (y.shape[0], y.shape[1] + 1), y.strides)[-1, -1] = 0
+
+
+def _linear_writes_before_start(op, y, x, w, b):
+    y[...] = x @ w + b
+    step = y.strides[-1]
+    np.lib.stride_tricks.as_strided(y, (1, 2), (step, -step))[0, 1] = 0
+
+
+def _linear_reads_padding(op, y, x, w, b):
+    wide = np.lib.stride_tricks.as_strided(x, (x.shape[0], x.shape[1] + 1), x.strides)
+    y[...] = wide[:, :-1] @ w + b + 0 * wide[:, -1:]
+
+
+def _linear_writes_into_input(op, y, x, w, b):
+    y[...] = x @ w + b
+    x[0, 0] += 1
+
+
+def _linear_turns_numbers_into_inf(op, y, x, w, b):
+    y[...] = x @ w + b
+    y[-1, -1] = np.inf
+
+
+@pytest.mark.parametrize(
+    ("kernel", "message"),
+    [
+        (_linear_without_last_column, r"linear: y is off by .*B=15, O=17, I=16.* 15 of 255 elements, at \(0, 16\)"),
+        (_linear_without_last_input, "linear: y is off by"),
+        (_linear_off_by_one_column, "linear: y is off by"),
+        (_linear_with_wrong_sign, "linear: y is off by"),
+        (_linear_leaves_tail_untouched, "NaN where there is none"),
+        (_linear_in_half_precision, "linear: y is off by"),
+        (_linear_with_sloppy_bias, "linear: y is off by"),
+        (_linear_writes_into_padding, "1 elements written outside of y"),
+        (_linear_writes_before_start, r"1 elements written outside of y .*at \[-1\] from its start"),
+        (_linear_reads_padding, "NaN where there is none"),
+        (_linear_writes_into_input, "1 elements written into the input x"),
+        (_linear_turns_numbers_into_inf, r"\+inf where there is none: 1 of"),
+    ],
+)
+def test_judge_finds_wrong_linear(kernel, message):
+    with pytest.raises(AssertionError, match=f"(?s){message}"):
+        assert_within_budget(kernel, "linear", {"B": 15, "I": 16, "O": 17}, strided=True)
+
+
+def _wrong_relu_hides_nan(op, y, x):
+    y[...] = np.where(x > 0, x, 0)
+
+
+def _wrong_argmax(op, dz, losses, hits, z, labels, sample_weight, order, scale, cursor, label_smoothing):
+    reference.softmax_cross_entropy(
+        dz, losses, hits, z, labels, sample_weight, order, scale, cursor, label_smoothing=label_smoothing
+    )
+    hits[cursor[0]] ^= 1
+
+
+def _wrong_position(op, dz, losses, hits, z, labels, sample_weight, order, scale, cursor, label_smoothing):
+    reference.softmax_cross_entropy(
+        dz, losses, hits, z, labels, sample_weight, order, scale, cursor, label_smoothing=label_smoothing
+    )
+    losses[:] = np.roll(losses, 1)
+
+
+def _wrong_softmax_without_shift(op, p, z):
+    with np.errstate(all="ignore"):
+        e = np.exp(z)
+        p[...] = e / e.sum(axis=1, keepdims=True)
+
+
+def _wrong_adam_without_decay(op, w, m, v, dw, hyper, cursor, beta_1, beta_2, epsilon):
+    reference.adam(w, m, v, dw, hyper * np.float32([1, 0, 1]), cursor, beta_1, beta_2, epsilon)
+
+
+def _wrong_adam_first_step(op, w, m, v, dw, hyper, cursor, beta_1, beta_2, epsilon):
+    reference.adam(w, m, v, dw, hyper, np.zeros(2, np.int64), beta_1, beta_2, epsilon)
+
+
+def _wrong_dropout_layer(op, y, mask, x, key, cursor, rate, layer, row_offset, column_offset):
+    reference.dropout(y, mask, x, key, cursor, rate, layer + 1, row_offset, column_offset)
+
+
+def _wrong_dropout_column(op, y, mask, x, key, cursor, rate, layer, row_offset, column_offset):
+    reference.dropout(y, mask, x, key, cursor, rate, layer, row_offset, 0)
+
+
+def _wrong_transpose_order(op, counts, rows, entries, *inputs, **params):
+    reference.sparse_transpose(counts, rows, entries, *inputs, **params)
+    for i, n in enumerate(counts):
+        rows[i, :n] = rows[i, :n][::-1]
+
+
+@pytest.mark.parametrize(
+    ("op", "kernel", "values", "message"),
+    [
+        ("relu", _wrong_relu_hides_nan, "special", "NaN missing"),
+        ("softmax_cross_entropy", _wrong_argmax, "normal", "hits: 1 of"),
+        ("softmax_cross_entropy", _wrong_position, "normal", "losses is off by"),
+        ("softmax", _wrong_softmax_without_shift, "huge", "NaN where there is none"),
+        ("adam", _wrong_adam_without_decay, "normal", "w is off by"),
+        ("adam", _wrong_adam_first_step, "normal", "w is off by"),
+        ("dropout", _wrong_dropout_layer, "normal", "y is off by"),
+        ("dropout", _wrong_dropout_column, "normal", "y is off by"),
+        ("sparse_transpose", _wrong_transpose_order, "normal", "rows: "),
+    ],
+)
+def test_judge_finds_wrong_ops(op, kernel, values, message):
+    main = [name for name in "BROCIQ" if name in CONTRACT[op].dims]
+    dims = dict(zip(main, (31, 33), strict=True))
+    with pytest.raises(AssertionError, match=message):
+        for seed in range(3):  # a drawn rate or offset of 0 may hide a mistake once
+            assert_within_budget(kernel, op, dims, values=values, seed=seed)
