@@ -28,7 +28,7 @@ CHUNK_ROWS = 512  # no chunk is shorter
 # Weight rows of one update: 16 rows of a 64-column panel are 4 KB of gradient, which stay in L1 between gradient and optimizer.
 ROW_BLOCK = 16
 # Widths of weight panels, widest first: whole strips of the register tile, then halves when threads would otherwise have nothing to own.
-PANEL_WIDTHS = (4 * LANES, 2 * LANES)
+PANEL_WIDTHS = (4 * LANES,)
 
 _announced = False
 
@@ -220,7 +220,9 @@ class CpuExecutor:
             (blocks * t // n_threads * BLOCK_ROWS, min(blocks * (t + 1) // n_threads * BLOCK_ROWS, n))
             for t in range(n_threads)
         ]
-        arrays: dict[str, np.ndarray] = {f"parameter_{i}": np.ascontiguousarray(p, np.float32) for i, p in enumerate(parameters)}
+        arrays: dict[str, np.ndarray] = {
+            f"parameter_{i}": np.ascontiguousarray(p, np.float32) for i, p in enumerate(parameters)
+        }
         arrays |= {"source": X, "order": np.arange(n), "outputs": result}
         team = Team(n_threads)
 

@@ -24,50 +24,42 @@ zeros = stack_array(STRIP)
 panel = stack_array(DEPTH * STRIP)
 transpose = transpose_block()
 
-# Tiles: full height and single rows; full strips, then whole vectors one by one, then the ragged one.
+# Full strips, strips of fewer vectors (the last one masked) and, for the rows that are left, one row at a time.
 tile_full = dense_tile(TILE_ROWS, TILE_VECTORS, masked=False)
-tile_full_1 = dense_tile(TILE_ROWS, 1, masked=False)
-tile_full_tail = dense_tile(TILE_ROWS, 1, masked=True)
-tile_two = dense_tile(2, TILE_VECTORS, masked=False)
+tile_part = [dense_tile(TILE_ROWS, vectors, masked=True) for vectors in range(1, TILE_VECTORS + 1)]
+tile_part_1, tile_part_2, tile_part_3, tile_part_4 = (tile_part * 2)[:4]  # machines with few registers have two
 tile_row = dense_tile(1, TILE_VECTORS, masked=False)
-tile_row_1 = dense_tile(1, 1, masked=False)
-tile_row_tail = dense_tile(1, 1, masked=True)
+tile_row_part = dense_tile(1, 1, masked=True)
 
 
 @inline
 def _tiles(a, row_stride, column_stride, b, ld_b, k, init, ld_init, c, ld_c, floor, m, n):
     """Cover an m x n output, n <= STRIP, with tiles."""
+    vectors = (n + LANES - 1) // LANES
+    tail = n - (vectors - 1) * LANES
     r = 0
+    while m - r >= TILE_ROWS:
+        ar, cr, ir = offset(a, r * row_stride), offset(c, r * ld_c), offset(init, r * ld_init)
+        if n == STRIP:
+            tile_full(ar, row_stride, column_stride, b, ld_b, k, ir, ld_init, cr, ld_c, floor, 0)
+        elif vectors == 1:
+            tile_part_1(ar, row_stride, column_stride, b, ld_b, k, ir, ld_init, cr, ld_c, floor, tail)
+        elif vectors == 2:
+            tile_part_2(ar, row_stride, column_stride, b, ld_b, k, ir, ld_init, cr, ld_c, floor, tail)
+        elif vectors == 3:
+            tile_part_3(ar, row_stride, column_stride, b, ld_b, k, ir, ld_init, cr, ld_c, floor, tail)
+        else:
+            tile_part_4(ar, row_stride, column_stride, b, ld_b, k, ir, ld_init, cr, ld_c, floor, tail)
+        r += TILE_ROWS
     while r < m:
         ar, cr, ir = offset(a, r * row_stride), offset(c, r * ld_c), offset(init, r * ld_init)
-        tall = m - r >= TILE_ROWS
         if n == STRIP:
-            if tall:
-                tile_full(ar, row_stride, column_stride, b, ld_b, k, ir, ld_init, cr, ld_c, floor, 0)
-            elif m - r >= 2:
-                tile_two(ar, row_stride, column_stride, b, ld_b, k, ir, ld_init, cr, ld_c, floor, 0)
-            else:
-                tile_row(ar, row_stride, column_stride, b, ld_b, k, ir, ld_init, cr, ld_c, floor, 0)
+            tile_row(ar, row_stride, column_stride, b, ld_b, k, ir, ld_init, cr, ld_c, floor, 0)
         else:
-            j = 0
-            while j < n:
+            for j in range(0, n, LANES):
                 bj, cj, ij = offset(b, j), offset(cr, j), offset(ir, j)
-                if n - j >= LANES:
-                    if tall:
-                        tile_full_1(ar, row_stride, column_stride, bj, ld_b, k, ij, ld_init, cj, ld_c, floor, 0)
-                    else:
-                        tile_row_1(ar, row_stride, column_stride, bj, ld_b, k, ij, ld_init, cj, ld_c, floor, 0)
-                elif tall:
-                    tile_full_tail(ar, row_stride, column_stride, bj, ld_b, k, ij, ld_init, cj, ld_c, floor, n - j)
-                else:
-                    tile_row_tail(ar, row_stride, column_stride, bj, ld_b, k, ij, ld_init, cj, ld_c, floor, n - j)
-                j += LANES
-        if tall:
-            r += TILE_ROWS
-        elif n == STRIP and m - r >= 2:
-            r += 2
-        else:
-            r += 1
+                tile_row_part(ar, row_stride, column_stride, bj, ld_b, k, ij, ld_init, cj, ld_c, floor, n - j)
+        r += 1
 
 
 @inline

@@ -204,16 +204,17 @@ bits_to_float = _vector_intrinsic(
 )
 
 
-def stack_array(n: int) -> Any:
-    """An intrinsic that returns n float32 on the stack, 64-byte aligned: scratch without allocation."""
+def stack_array(n: int, dtype: str = "float32") -> Any:
+    """An intrinsic that returns n values on the stack, 64-byte aligned: scratch without allocation."""
+    element = {"float32": f32, "int64": i64}[dtype]
 
     def emit(b: ir.IRBuilder) -> ir.Value:
         with b.goto_entry_block():
-            memory = b.alloca(ir.ArrayType(f32, n))
+            memory = b.alloca(ir.ArrayType(element, n))
             memory.align = 64
-        return b.bitcast(memory, f32.as_pointer())
+        return b.bitcast(memory, element.as_pointer())
 
-    return _vector_intrinsic((), float_p, emit, lambda: np.zeros(n, np.float32))
+    return _vector_intrinsic((), POINTERS[dtype], emit, lambda: np.zeros(n, dtype))
 
 
 # --- vectors ----------------------------------------------------------------------------------------------------------------------------

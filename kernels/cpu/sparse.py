@@ -14,14 +14,16 @@ from numba.extending import overload
 from .isa import LANES
 from .matmul import NO_FLOOR, RELU_FLOOR, _fill_zeros
 from .registry import kernel
-from .simd import JIT, fma, inline, load, load_n, offset, splat, stack_array, store, store_n
+from .simd import JIT, fma, inline, load, load_n, offset, prefetch, splat, stack_array, store, store_n
 from .tile import STRIP, TILE_VECTORS, sparse_tile
 
+# Elements to a cache line, of the narrowest types; wider ones are asked for in part, the hardware fetches on.
+COLUMNS_PER_LINE, VALUES_PER_LINE = 32, 64
 byte_table = stack_array(256)
 zeros = stack_array(STRIP)
 tile_strip = sparse_tile(TILE_VECTORS, masked=False)
-tile_1 = sparse_tile(1, masked=False)
-tile_tail = sparse_tile(1, masked=True)
+tile_part = [sparse_tile(vectors, masked=True) for vectors in range(1, TILE_VECTORS + 1)]
+tile_part_1, tile_part_2, tile_part_3, tile_part_4 = (tile_part * 2)[:4]  # machines with few registers have two
 
 
 def _is_bytes(values):
@@ -67,20 +69,21 @@ if JIT:
 
 
 @inline
-def _row(index, values, n, table, b, ld_b, init, init_step, c, floor, width):
+def _row(index, values, n_stored, table, b, ld_b, init, init_step, c, floor, width):
     """`c[:width] = max(init + sum of nonzeros times rows of b, floor)`; `init_step` 0 starts every strip from the same zeros."""
-    j = 0
-    while j < width:
-        start = offset(init, j * init_step)
-        if width - j >= STRIP:
-            tile_strip(index, values, n, table, offset(b, j), ld_b, start, offset(c, j), floor, 0)
-            j += STRIP
-        elif width - j >= LANES:
-            tile_1(index, values, n, table, offset(b, j), ld_b, start, offset(c, j), floor, 0)
-            j += LANES
+    for j in range(0, width, STRIP):
+        start, to, bj = offset(init, j * init_step), offset(c, j), offset(b, j)
+        n = width - j
+        if n >= STRIP:
+            tile_strip(index, values, n_stored, table, bj, ld_b, start, to, floor, 0)
+        elif n <= LANES:
+            tile_part_1(index, values, n_stored, table, bj, ld_b, start, to, floor, n)
+        elif n <= 2 * LANES:
+            tile_part_2(index, values, n_stored, table, bj, ld_b, start, to, floor, n - LANES)
+        elif n <= 3 * LANES:
+            tile_part_3(index, values, n_stored, table, bj, ld_b, start, to, floor, n - 2 * LANES)
         else:
-            tile_tail(index, values, n, table, offset(b, j), ld_b, start, offset(c, j), floor, width - j)
-            j = width
+            tile_part_4(index, values, n_stored, table, bj, ld_b, start, to, floor, n - 3 * LANES)
 
 
 @inline
@@ -90,19 +93,8 @@ def _forward(y, indptr, columns, values, w, b, order, cursor, scale, B, O, ld_y,
     for r in range(B):
         i = order[cursor[0] + r]
         first, last = indptr[i], indptr[i + 1]
-        _row(
-            offset(columns, first),
-            offset(values, first),
-            last - first,
-            table,
-            w,
-            ld_w,
-            b,
-            1,
-            offset(y, r * ld_y),
-            floor,
-            O,
-        )
+        to = offset(y, r * ld_y)
+        _row(offset(columns, first), offset(values, first), last - first, table, w, ld_w, b, 1, to, floor, O)
 
 
 @kernel
@@ -115,12 +107,25 @@ def sparse_linear_relu(y, indptr, columns, values, w, b, order, cursor, scale, B
     _forward(y, indptr, columns, values, w, b, order, cursor, scale, B, O, ld_y, ld_w, RELU_FLOOR)
 
 
+@inline
+def _prefetch_rows(indptr, columns, values, order, position, rows):
+    """Ask for the rows of the next batch, which lie anywhere in memory: they arrive while this batch is worked on."""
+    for r in range(rows):
+        i = order[position + r]
+        first, last = indptr[i], indptr[i + 1]
+        for t in range(first, last, COLUMNS_PER_LINE):
+            prefetch(columns, t)
+        for t in range(first, last, VALUES_PER_LINE):
+            prefetch(values, t)
+
+
 @kernel
 def sparse_transpose(
     counts, rows, entries, indptr, columns, values, order, cursor, scale, I, B, P, Z, M, ld_rows, ld_entries
 ):
     table = byte_table()
     fill_table(values, table, scale)
+    _prefetch_rows(indptr, columns, values, order, cursor[0] + B, min(B, M - cursor[0] - B))
     for k in range(I):
         counts[k] = 0
     for r in range(B):

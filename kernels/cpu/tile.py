@@ -40,7 +40,7 @@ from .simd import (
 
 # The tile's height and width in vectors. 32 registers hold 6 x 4 accumulators, 4 vectors of B and a broadcast; 16 registers hold 4 x 2 and theirs.
 # Wider than tall on purpose: a row of B is one contiguous run of cache lines, and every broadcast of A is used `TILE_VECTORS` times.
-TILE_ROWS, TILE_VECTORS = (6, 4) if MACHINE.registers == 32 else (4, 2)
+TILE_ROWS, TILE_VECTORS = (4, 4) if MACHINE.registers == 32 else (4, 2)
 assert MACHINE.registers >= TILE_ROWS * TILE_VECTORS + TILE_VECTORS + 1, "the accumulators would spill"
 STRIP = TILE_VECTORS * LANES  # columns of a tile
 
@@ -84,7 +84,7 @@ def dense_tile(rows: int, vectors: int, masked: bool) -> Any:
     """
 
     def twin(a, row_stride, column_stride, b, ld_b, k, init, ld_init, c, ld_c, floor, tail) -> None:  # type: ignore[no-untyped-def]
-        width = (vectors - 1) * LANES + (tail if masked else LANES)
+        width = (vectors - 1) * LANES + (min(tail, LANES) if masked else LANES)
         for r in range(rows):
             total = init[r * ld_init : r * ld_init + width].copy()
             for step in range(k):
@@ -152,7 +152,7 @@ def sparse_tile(vectors: int, masked: bool) -> Any:
     """
 
     def twin(index, values, n, table, b, ld_b, init, c, floor, tail) -> None:  # type: ignore[no-untyped-def]
-        width = (vectors - 1) * LANES + (tail if masked else LANES)
+        width = (vectors - 1) * LANES + (min(tail, LANES) if masked else LANES)
         total = init[:width].copy()
         for t in range(n):
             value = table[values[t]] if values.dtype == np.uint8 else values[t] * table[0]
