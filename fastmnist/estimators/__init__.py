@@ -1,0 +1,6 @@
+"""scikit-learn's surface. They validate, encode and choose; what is computed, executors compute."""
+
+from fastmnist.estimators.logistic import LogisticRegression, OneVsRestLogisticRegression
+from fastmnist.estimators.mlp import MLPClassifier
+
+__all__ = ["LogisticRegression", "MLPClassifier", "OneVsRestLogisticRegression"]

@@ -1,0 +1,356 @@
+"""What the classifiers share: validation, labels and weights, the choice of a backend, inference, saving."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from numbers import Integral, Real
+from os import PathLike
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import numpy as np
+from numpy.typing import ArrayLike
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils import compute_class_weight
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+
+from fastmnist import backends
+from fastmnist.estimators.inputs import (
+    arithmetic_dtype,
+    as_executor_input,
+    fit_pixel_scale,
+    predict_pixel_scale,
+)
+from fastmnist.network.spec import Spec
+from fastmnist.training.validation import Validation
+
+if TYPE_CHECKING:
+    from fastmnist.backends.base import Executor
+    from fastmnist.training.history import EpochRecord, OnEpoch
+
+# What lives only as long as the process: compiled state, locks, listeners. Not copied, pickled or saved.
+_TRANSIENT = ("_executor", "_lock", "_on_epoch")
+
+
+class NetworkClassifier(ClassifierMixin, BaseEstimator):
+    """A classifier whose model is a `Spec` and its parameters.
+
+    Subclasses have the parameters `backend`, `n_threads`, `pixel_scale`, `class_weight` and `verbose`, and implement `_spec` and
+    `_parameters`.
+    """
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        "class_weight": [dict, StrOptions({"balanced"}), None],
+        "random_state": ["random_state"],
+        "verbose": ["verbose"],
+        "warm_start": ["boolean"],
+        "learning_rate_init": [Interval(Real, 0, None, closed="neither")],
+        "tol": [Interval(Real, 0, None, closed="left")],
+        "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
+        "backend": [str],
+        "n_threads": [None, Interval(Integral, 1, None, closed="left")],
+        "pixel_scale": [StrOptions({"auto"}), Interval(Real, 0, None, closed="neither")],
+    }
+
+    backend: str
+    n_threads: int | None
+    pixel_scale: str | float
+    class_weight: dict | str | None
+    verbose: int
+    batch_size: str | int
+    classes_: np.ndarray
+    n_features_in_: int
+
+    def _spec(self) -> Spec:
+        """The network of the fitted model, or of the one that is about to be."""
+        raise NotImplementedError
+
+    def _parameters(self) -> list[np.ndarray]:
+        """The fitted parameters `[W0, b0, ...]`."""
+        raise NotImplementedError
+
+    # --- listeners, saving, copying ---------------------------------------------------------------------------------------------
+
+    def set_on_epoch(self, on_epoch: OnEpoch | None) -> Self:
+        """Have a function called after each epoch, or each iteration of a full-batch solver.
+
+        Parameters
+        ----------
+        on_epoch : callable or None
+            Takes a `fastmnist.training.history.EpochRecord`. Neither copied by `clone` nor pickled.
+
+        Returns
+        -------
+        self
+        """
+        self._on_epoch = on_epoch
+        return self
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Save the fitted model: safetensors with JSON metadata; `fastmnist.load_model` reads it.
+
+        Parameters
+        ----------
+        path : str or path-like
+
+        Raises
+        ------
+        sklearn.exceptions.NotFittedError
+            `fit` was not called.
+        """
+        from fastmnist.estimators.serialization import save_model
+
+        check_is_fitted(self)
+        save_model(self, path)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything but what lives only as long as the process."""
+        state = dict(super().__getstate__())
+        for name in _TRANSIENT:
+            state.pop(name, None)
+        return state
+
+    # --- training data ----------------------------------------------------------------------------------------------------------
+
+    def _validate_training_data(
+        self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None, *, reset: bool
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        """Arrays X (numbers of any dtype), y (one label a row) and float64 weights or None."""
+        numbers, labels = validate_data(self, X, y, dtype="numeric", reset=reset)
+        check_classification_targets(labels)
+        weights = None
+        if sample_weight is not None:
+            weights = _check_sample_weight(sample_weight, numbers, dtype=np.float64, ensure_non_negative=True)
+        return _plain_numbers(numbers), labels, weights
+
+    def _learn_classes(self, y: np.ndarray) -> np.ndarray:
+        """Set `classes_`; returns the index of each label in it."""
+        classes, indices = np.unique(y, return_inverse=True)
+        self._set_classes(classes)
+        return indices
+
+    def _set_classes(self, classes: np.ndarray) -> None:
+        if len(classes) < 2:
+            raise ValueError(
+                f"{type(self).__name__} needs samples of at least 2 classes in y, but the data contains only one class: "
+                f"{classes[0]!r}. Pass data of the other classes too."
+            )
+        self.classes_ = classes
+
+    def _class_indices(self, y: np.ndarray, name: str = "y") -> np.ndarray:
+        """Index of each label in `classes_`.
+
+        Raises
+        ------
+        ValueError
+            A label is unknown.
+        """
+        unknown = np.setdiff1d(y, self.classes_)
+        if len(unknown):
+            raise ValueError(
+                f"`{name}` has classes not in `self.classes_`: {unknown}. `self.classes_` has {self.classes_}; refit to add classes."
+            )
+        return np.searchsorted(self.classes_, y)
+
+    @property
+    def _n_outputs(self) -> int:
+        return 1 if len(self.classes_) == 2 else len(self.classes_)
+
+    def _labels(self, indices: np.ndarray) -> np.ndarray:
+        """Output that is 1 for each sample; of two classes the second is the positive one, output 0 (DESIGN.md, Vocabulary)."""
+        return (1 - indices if self._n_outputs == 1 else indices).astype(np.int32)
+
+    def _weights(self, indices: np.ndarray, sample_weight: np.ndarray | None) -> np.ndarray | None:
+        """Product of sample weights and class weights, float64; None for ones.
+
+        Raises
+        ------
+        ValueError
+            A class weight is negative, or all weights are 0, or one is too large for float32.
+        """
+        if self.class_weight is None and sample_weight is None:
+            return None
+        weights = np.ones(len(indices)) if sample_weight is None else sample_weight
+        if self.class_weight is not None:
+            y = self.classes_[indices]
+            present = np.unique(indices)
+            of_class = np.ones(len(self.classes_))
+            of_class[present] = compute_class_weight(
+                self.class_weight, classes=self.classes_[present], y=y, sample_weight=sample_weight
+            )
+            if not (of_class >= 0).all():
+                raise ValueError(f"class_weight must be >= 0 for every class; got {self.class_weight!r}.")
+            weights = weights * of_class[indices]
+        with np.errstate(over="ignore", under="ignore"):
+            total = weights.astype(np.float32).sum(dtype=np.float64)
+        if not (0 < total < np.inf):
+            raise ValueError(
+                "The weights of the samples (sample_weight times class_weight) must have a positive sum and fit into float32; "
+                f"their sum is {weights.sum():g}. Divide sample_weight by its mean."
+            )
+        return weights
+
+    def _set_pixel_scale(self, X: np.ndarray) -> float:
+        """Set `pixel_scale_` and `input_max_` from the training data."""
+        self.pixel_scale_ = fit_pixel_scale(self.pixel_scale, X)
+        self.input_max_ = float(X.max()) * self.pixel_scale_
+        return self.pixel_scale_
+
+    def _pixel_scale_for(self, X: np.ndarray) -> float:
+        return predict_pixel_scale(self.pixel_scale, self.pixel_scale_, self.input_max_, X)
+
+    def _validation(self, validation_data: tuple[ArrayLike, ArrayLike] | None, dtype: np.dtype) -> Validation | None:
+        """The held-out data that `fit` was given.
+
+        Raises
+        ------
+        ValueError
+            It is no pair (X, y), or does not fit the training data.
+        """
+        if validation_data is None:
+            return None
+        if not isinstance(validation_data, (tuple, list)) or len(validation_data) != 2:
+            raise ValueError(f"validation_data must be a pair (X, y); got {type(validation_data).__name__}.")
+        X, y = validate_data(self, *validation_data, dtype="numeric", reset=False)
+        X = _plain_numbers(X)
+        labels = self._labels(self._class_indices(y, "validation_data[1]"))
+        return Validation(as_executor_input(X, dtype), labels, None, self._pixel_scale_for(X))
+
+    def _effective_batch_size(self, n_samples: int) -> int:
+        """`batch_size` as a number that is not larger than the data."""
+        if self.batch_size == "auto":
+            return min(200, n_samples)
+        if self.batch_size > n_samples:  # type: ignore[operator]
+            warnings.warn(
+                f"batch_size={self.batch_size} is larger than the number of training samples, {n_samples}; it is clipped to that.",
+                UserWarning,
+                stacklevel=5,
+            )
+        return min(int(self.batch_size), n_samples)
+
+    # --- backend ----------------------------------------------------------------------------------------------------------------
+
+    def _open_executor(self, spec: Spec, X: np.ndarray, *, flops: float, steps: int) -> Executor:
+        """Choose the backend and build its executor; sets `backend_` and `backend_reason_`."""
+        # float32 is what every backend can do; NumPy, once it is chosen, does what X asks for.
+        choice = backends.select(
+            self.backend, n_samples=X.shape[0], n_features=X.shape[1], flops=flops, steps=steps, dtype=np.float32
+        )
+        executor = backends.build(
+            choice.backend, spec, n_threads=self.n_threads, dtype=arithmetic_dtype(choice.backend, X)
+        )
+        self.backend_, self.backend_reason_ = choice.backend, choice.reason
+        self._keep_executor(executor)
+        return executor
+
+    def _keep_executor(self, executor: Executor) -> None:
+        self._lock = threading.Lock()  # first: another thread may look for an executor right now
+        self._executor = executor
+
+    def _release_data(self, executor: Executor, X: np.ndarray, labels: np.ndarray) -> None:
+        """Let go of the training data: an estimator must not keep them alive."""
+        executor.bind(X[:1].copy(), labels[:1].copy(), None, pixel_scale=self.pixel_scale_)
+
+    def _current_executor(self) -> Executor:
+        """The executor of the last fit; after unpickling or a change of `backend` a new one."""
+        executor = getattr(self, "_executor", None)
+        backend = self.backend_ if self.backend == "auto" else self.backend
+        if executor is None or executor.backend != backend:
+            self._keep_executor(executor := self._rebuild_executor(backend))
+        return executor
+
+    def _rebuild_executor(self, backend: str) -> Executor:
+        """An executor for fitted parameters; where the backend of the fit is missing (a loaded model), whatever this machine has."""
+        dtype = self._parameters()[0].dtype
+        if backend != "numpy" and dtype == np.float64:
+            dtype = np.dtype(np.float32)  # fitted in float64 by NumPy, now asked of compiled kernels
+        try:
+            return backends.build(backend, self._spec(), n_threads=self.n_threads, dtype=dtype)
+        except backends.BackendUnavailable:
+            if backend != self.backend_:
+                raise
+            choice = backends.select("auto", n_samples=1, n_features=self.n_features_in_, flops=0, steps=1)
+            return backends.build(choice.backend, self._spec(), n_threads=self.n_threads, dtype=dtype)
+
+    # --- inference --------------------------------------------------------------------------------------------------------------
+
+    def _validate_new_data(self, X: ArrayLike) -> tuple[np.ndarray, float]:
+        """X for a fitted model, and what to multiply it by."""
+        check_is_fitted(self)
+        if not (isinstance(X, np.ndarray) and self._is_plain(X)):
+            X = _plain_numbers(validate_data(self, X, dtype="numeric", reset=False))
+        return X, self._pixel_scale_for(X)
+
+    def _is_plain(self, X: np.ndarray) -> bool:
+        """Whether X is what `validate_data` would return as it is; asking costs a tenth of it."""
+        return (
+            type(X) is np.ndarray
+            and X.ndim == 2
+            and X.shape[0] > 0
+            and X.shape[1] == self.n_features_in_
+            and (X.dtype == np.uint8 or (X.dtype in (np.float32, np.float64) and bool(np.isfinite(X.sum()))))
+            and not hasattr(self, "feature_names_in_")
+        )
+
+    def _outputs(self, X: np.ndarray, scale: float) -> np.ndarray:
+        """Outputs of the network after the loss's link, (n, n_outputs)."""
+        executor = self._current_executor()
+        parameters = self._parameters()
+        with self._lock:  # an executor has one workspace
+            return executor.outputs(parameters, as_executor_input(X, executor.dtype), pixel_scale=scale)
+
+    def predict_log_proba(self, X: ArrayLike) -> np.ndarray:
+        """Logarithm of probability estimates.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes)
+            `log(predict_proba(X))`; columns as in `classes_`.
+        """
+        return np.log(self.predict_proba(X))
+
+    # --- what fit says ----------------------------------------------------------------------------------------------------------
+
+    def _listen(self, record: EpochRecord) -> None:
+        """Print and pass on an epoch."""
+        if self.verbose:
+            print(f"Iteration {record.epoch}, loss = {record.loss:.8f}")
+            if record.val_accuracy is not None:
+                print(f"Validation score: {record.val_accuracy:f}")
+        listener = getattr(self, "_on_epoch", None)
+        if listener is not None:
+            listener(record)
+
+    def _say(self, message: str) -> None:
+        if self.verbose:
+            print(message)
+
+    def _set_interrupted(self, interrupted: bool) -> None:
+        """Set `interrupted_`; warns as scikit-learn does."""
+        self.interrupted_ = interrupted
+        if interrupted:
+            warnings.warn("Training interrupted by user.", UserWarning, stacklevel=4)
+
+    def _require_finite(self, parameters: list[np.ndarray], diverged: bool, advice: str) -> None:
+        """Refuse a model that has blown up."""
+        if diverged or not all(np.isfinite(p).all() for p in parameters):
+            raise ValueError(
+                "Solver produced non-finite parameter weights: the loss overflowed. The input data may contain large values and need to "
+                f"be preprocessed (sklearn.preprocessing.StandardScaler){advice}."
+            )
+
+
+def _plain_numbers(X: np.ndarray) -> np.ndarray:
+    """uint8, float32 or float64: other integers, booleans and half floats become float32, long doubles float64.
+
+    64-bit integers beyond 2 ** 24 are rounded, as any float32 is.
+    """
+    if X.dtype in (np.uint8, np.float32, np.float64):
+        return X
+    return X.astype(np.float64 if X.dtype == np.longdouble else np.float32)

@@ -1,0 +1,488 @@
+"""Logistic regression: multinomial, and one-vs-rest with all classes fitted at once."""
+
+from __future__ import annotations
+
+import math
+import time
+import warnings
+from numbers import Integral, Real
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.special import softmax
+from sklearn.base import _fit_context
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import check_random_state, gen_batches
+from sklearn.utils._param_validation import Interval, StrOptions
+
+from fastmnist.estimators.base import NetworkClassifier
+from fastmnist.estimators.inputs import as_executor_input
+from fastmnist.network.layers import Dense
+from fastmnist.network.losses import BinaryCrossEntropy, SoftmaxCrossEntropy
+from fastmnist.network.optimizers import SGD
+from fastmnist.network.spec import Spec
+from fastmnist.training.full_batch import Objective, Solution, gradient_descent, lbfgs
+from fastmnist.training.history import OnEpoch
+from fastmnist.training.trainer import Plan, Progress, train
+from fastmnist.training.validation import Validation
+
+if TYPE_CHECKING:
+    from fastmnist.backends.base import Executor
+
+SGD_N_ITER_NO_CHANGE = 5  # scikit-learn's SGDClassifier
+# scikit-learn's settings of L-BFGS: more trials in a line search, and stop at rounding level only.
+LBFGS_OPTIONS = {"maxls": 50, "ftol": 64 * np.finfo(np.float64).eps}
+ROUNDING_UNITS = 64  # a float32 gradient is accurate to some tens of units of rounding, times the size of the features
+CHUNK_ROWS = 4096  # uint8 rows converted at a time in decision_function
+
+
+class _LogisticBase(NetworkClassifier):
+    """Everything but the loss and its link."""
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        **NetworkClassifier._parameter_constraints,
+        "C": [Interval(Real, 0, None, closed="right")],
+        "l1_ratio": [Interval(Real, 0, 1, closed="both")],
+        "dual": ["boolean"],
+        "fit_intercept": ["boolean"],
+        "intercept_scaling": [Interval(Real, 0, None, closed="neither")],
+        "solver": [StrOptions({"lbfgs", "gd", "sgd"})],
+        "max_iter": [Interval(Integral, 0, None, closed="left")],
+    }
+
+    def __init__(
+        self,
+        *,
+        C: float = 1.0,
+        l1_ratio: float = 0.0,
+        dual: bool = False,
+        tol: float = 1e-4,
+        fit_intercept: bool = True,
+        intercept_scaling: float = 1,
+        class_weight: dict | str | None = None,
+        random_state: int | np.random.RandomState | None = None,
+        solver: str = "lbfgs",
+        max_iter: int = 100,
+        verbose: int = 0,
+        warm_start: bool = False,
+        learning_rate_init: float = 0.1,
+        batch_size: int | str = "auto",
+        backend: str = "auto",
+        n_threads: int | None = None,
+        pixel_scale: float | str = "auto",
+    ) -> None:
+        self.C = C
+        self.l1_ratio = l1_ratio
+        self.dual = dual
+        self.tol = tol
+        self.fit_intercept = fit_intercept
+        self.intercept_scaling = intercept_scaling
+        self.class_weight = class_weight
+        self.random_state = random_state
+        self.solver = solver
+        self.max_iter = max_iter
+        self.verbose = verbose
+        self.warm_start = warm_start
+        self.learning_rate_init = learning_rate_init
+        self.batch_size = batch_size
+        self.backend = backend
+        self.n_threads = n_threads
+        self.pixel_scale = pixel_scale
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "coef_")
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        sample_weight: ArrayLike | None = None,
+        validation_data: tuple[ArrayLike, ArrayLike] | None = None,
+    ) -> Self:
+        """Fit the model.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Numbers; uint8 pixels are scaled as `pixel_scale` says.
+        y : array-like of shape (n_samples,)
+            Class labels of any type.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights >= 0; None: all 1.
+        validation_data : tuple (X, y), default=None
+            Held-out data, evaluated after each iteration for `history_`; they do not influence the fit.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError
+            Data or parameters break a rule; the message names it.
+        fastmnist.BackendUnavailable
+            The backend that was asked for cannot run here.
+        """
+        self._check_supported()
+        start = time.perf_counter()
+        X, y, sample_weight = self._validate_training_data(X, y, sample_weight, reset=True)
+        indices = self._learn_classes(y)
+        weights = self._weights(indices, sample_weight)
+        scale = self._set_pixel_scale(X)
+        labels = self._labels(indices)
+        total = float(len(X)) if weights is None else float(weights.sum())
+
+        batch_size = self._effective_batch_size(len(X)) if self.solver == "sgd" else len(X)
+        # A step of mini-batches adds l2 / (its weights) * W to the gradient; on average that is W / (C total).
+        spec = self._spec(l2=batch_size / (self.C * len(X)) if self.solver == "sgd" else 0.0)
+        steps = self.max_iter * math.ceil(len(X) / batch_size)
+        executor = self._open_executor(spec, X, flops=self.max_iter * len(X) * spec.flops_per_sample, steps=steps)
+        data = as_executor_input(X, executor.dtype)
+        bound_weights = None if weights is None else weights.astype(np.float32)
+        executor.bind(data, labels, bound_weights, pixel_scale=scale)
+        validation = self._validation(validation_data, executor.dtype)
+
+        initial = self._initial_parameters(spec)
+        if self.solver == "sgd":
+            parameters, diverged = self._fit_sgd(executor, initial, len(X), weights, batch_size, validation)
+        else:
+            objective = Objective(executor, 1 / (self.C * total), fit_intercept=self.fit_intercept)
+            parameters, diverged = self._fit_full_batch(objective, initial, validation, X)
+        advice = "" if self.solver == "lbfgs" else f"; or learning_rate_init={self.learning_rate_init:g} is too large"
+        self._require_finite(parameters, diverged, advice)
+        self.coef_ = np.ascontiguousarray(parameters[0].T, executor.dtype)
+        self.intercept_ = np.ascontiguousarray(parameters[1], executor.dtype)
+        self._release_data(executor, data, labels)
+        self.compile_seconds_ = executor.compile_seconds
+        self.fit_seconds_ = time.perf_counter() - start - self.compile_seconds_
+        return self
+
+    def _check_supported(self) -> None:
+        """Values that scikit-learn has and this class has not.
+
+        Raises
+        ------
+        ValueError
+            Names the parameter and what is supported.
+        """
+        name = type(self).__name__
+        if self.l1_ratio != 0:
+            raise ValueError(
+                f"{name} supports the L2 penalty only: l1_ratio must be 0; got {self.l1_ratio!r}. (C=np.inf switches it off.)"
+            )
+        if self.dual:
+            raise ValueError(f"{name} solves the primal problem only: dual must be False; got {self.dual!r}.")
+        if self.intercept_scaling != 1:
+            raise ValueError(
+                f"{name} does not penalise the intercept: intercept_scaling must be 1; got {self.intercept_scaling!r}."
+            )
+
+    def _loss(self) -> SoftmaxCrossEntropy | BinaryCrossEntropy:
+        raise NotImplementedError
+
+    def _spec(self, l2: float = 0.0) -> Spec:
+        layer = Dense(self._n_outputs, kernel_initializer="zeros", use_bias=bool(self.fit_intercept))
+        return Spec(self.n_features_in_, (layer,), self._loss(), SGD(), l2)
+
+    def _parameters(self) -> list[np.ndarray]:
+        return [np.ascontiguousarray(self.coef_.T), self.intercept_]
+
+    def _initial_parameters(self, spec: Spec) -> list[np.ndarray]:
+        """Zeros, or with warm_start the last solution."""
+        if self.warm_start and hasattr(self, "coef_"):
+            parameters = self._parameters()
+            if tuple(p.shape for p in parameters) != spec.parameter_shapes:
+                raise ValueError(
+                    f"warm_start=True needs data of the same shape as before: coef_ has shape {self.coef_.shape}, the data now ask for "
+                    f"{spec.parameter_shapes[0][::-1]}. Use warm_start=False, or a new estimator."
+                )
+            return parameters
+        return [np.zeros(shape) for shape in spec.parameter_shapes]
+
+    def _fit_full_batch(
+        self, objective: Objective, initial: list[np.ndarray], validation: Validation | None, X: np.ndarray
+    ) -> tuple[list[np.ndarray], bool]:
+        on_epoch: OnEpoch = self._listen
+        solution: Solution
+        if self.solver == "lbfgs":
+            solution = lbfgs(
+                objective,
+                initial,
+                tol=self.tol,
+                max_iter=self.max_iter,
+                options=LBFGS_OPTIONS,
+                validation=validation,
+                on_epoch=on_epoch,
+            )
+        else:
+            solution = gradient_descent(
+                objective,
+                initial,
+                learning_rate=self.learning_rate_init,
+                tol=self.tol,
+                max_iter=self.max_iter,
+                validation=validation,
+                on_epoch=on_epoch,
+            )
+        self.n_iter_ = np.array([solution.n_iter], np.int32)
+        self.loss_curve_ = solution.loss_curve
+        self.history_ = solution.history
+        self._set_interrupted(solution.interrupted)
+        rounding = ROUNDING_UNITS * float(np.finfo(np.float32).eps) * self._feature_size(X)
+        at_rounding = objective.executor.dtype == np.float32 and solution.gradient_max <= rounding
+        diverged = not (solution.interrupted or math.isfinite(solution.loss))
+        if not (solution.converged or solution.interrupted or at_rounding or diverged):
+            self._warn_not_converged(solution.n_iter, solution.message)
+        return solution.parameters, diverged
+
+    def _feature_size(self, X: np.ndarray) -> float:
+        """Largest mean absolute value of a feature (at least 1: the intercept's): what rounding errors of gradients scale with."""
+        return max(1.0, float(np.abs(X).mean(axis=0, dtype=np.float64).max()) * self.pixel_scale_)
+
+    def _warn_not_converged(self, n_iter: int, message: str) -> None:
+        advice = f" Increase max_iter ({self.max_iter})" if n_iter >= self.max_iter else " Increase tol"
+        if self.solver != "lbfgs":
+            advice += ", change learning_rate_init,"
+        warnings.warn(
+            f"{self.solver} failed to converge after {n_iter} iteration(s): {message}.{advice} "
+            "or scale the data (sklearn.preprocessing.StandardScaler).",
+            ConvergenceWarning,
+            stacklevel=5,
+        )
+
+    def _fit_sgd(
+        self,
+        executor: Executor,
+        initial: list[np.ndarray],
+        n_samples: int,
+        weights: np.ndarray | None,
+        batch_size: int,
+        validation: Validation | None,
+    ) -> tuple[list[np.ndarray], bool]:
+        executor.set_parameters(initial)
+        executor.reset_optimizer()
+        rows = np.arange(n_samples) if weights is None else np.flatnonzero(weights)
+        plan = Plan(
+            max_epochs=self.max_iter,
+            batch_size=batch_size,
+            learning_rate=self.learning_rate_init,
+            tol=self.tol,
+            n_iter_no_change=SGD_N_ITER_NO_CHANGE,
+            l2=executor.spec.l2,
+        )
+        progress = Progress()
+        progress.begin_fit(plan)
+        rng = check_random_state(self.random_state)
+        train(
+            executor,
+            rows,
+            plan,
+            progress,
+            rng,
+            sample_weight=weights,
+            validation=validation,
+            on_epoch=self._listen,
+            say=self._say,
+        )
+        self.n_iter_ = np.array([progress.epochs], np.int32)
+        self.loss_curve_ = progress.loss_curve
+        self.history_ = progress.history
+        self._set_interrupted(progress.interrupted)
+        if not (progress.converged or progress.interrupted or progress.diverged):
+            self._warn_not_converged(progress.epochs, "max_iter was reached")
+        return executor.get_parameters(), progress.diverged
+
+    def decision_function(self, X: ArrayLike) -> np.ndarray:
+        """Logits.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+
+        Returns
+        -------
+        ndarray of shape (n_samples,) or (n_samples, n_classes)
+            `scale * X @ coef_.T + intercept_`; of two classes only the logit of `classes_[1]`.
+        """
+        X, scale = self._validate_new_data(X)
+        return self._logits(X, scale)
+
+    def _logits(self, X: np.ndarray, scale: float) -> np.ndarray:
+        dtype = self.coef_.dtype
+        X = as_executor_input(X, dtype)
+        weights = np.ascontiguousarray(self.coef_.T) * dtype.type(scale)
+        logits = np.empty((len(X), len(self.intercept_)), dtype)
+        for rows in gen_batches(len(X), CHUNK_ROWS):
+            np.matmul(X[rows].astype(dtype, copy=False), weights, out=logits[rows])
+        logits += self.intercept_
+        return logits.ravel() if logits.shape[1] == 1 else logits
+
+    def predict(self, X: ArrayLike) -> np.ndarray:
+        """Predicted class labels.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+            Of the type of `classes_`.
+        """
+        scores = self.decision_function(X)
+        indices = (scores > 0).astype(int) if scores.ndim == 1 else scores.argmax(axis=1)
+        return self.classes_[indices]
+
+
+class LogisticRegression(_LogisticBase):
+    """Multinomial logistic regression (softmax regression), with compiled loss and gradient.
+
+    Minimises scikit-learn's objective `C * sum_i w_i loss_i + ||coef_||^2 / 2` (the intercept is not penalised), loss_i being the
+    cross-entropy of the softmax of the logits; of two classes, the binary one of a single logit.
+
+    Parameters
+    ----------
+    C : float, default=1.0
+        Inverse of the regularisation strength, > 0; `np.inf` switches it off.
+    l1_ratio : float, default=0.0
+        As in scikit-learn; only 0 (the L2 penalty) is supported.
+    dual : bool, default=False
+        As in scikit-learn; only False is supported.
+    tol : float, default=1e-4
+        "lbfgs" and "gd" stop when no component of the gradient of the mean loss is larger; "sgd" when an epoch's loss was not
+        better by `tol` for more than 5 epochs.
+    fit_intercept : bool, default=True
+    intercept_scaling : float, default=1
+        As in scikit-learn; only 1 is supported.
+    class_weight : dict or "balanced", default=None
+        Weights of the classes, multiplied with `sample_weight`. "balanced": `n_samples / (n_classes * np.bincount(y))`.
+    random_state : int, RandomState or None, default=None
+        Order of the samples with "sgd".
+    solver : {"lbfgs", "gd", "sgd"}, default="lbfgs"
+        "lbfgs": SciPy's L-BFGS-B. "gd": full-batch gradient descent from zero. "sgd": mini-batches, from zero.
+    max_iter : int, default=100
+        Iterations; with "sgd" epochs.
+    verbose : int, default=0
+        Print each iteration's loss.
+    warm_start : bool, default=False
+        Start from the last solution.
+    learning_rate_init : float, default=0.1
+        Learning rate of "gd" and "sgd".
+    batch_size : int or "auto", default="auto"
+        With "sgd"; "auto" is `min(200, n_samples)`.
+    backend : {"auto", "numpy", "numba", "cupy"}, default="auto"
+        What computes; "auto" takes NumPy for small work.
+    n_threads : int, default=None
+        Threads of compiled code; None: as many as this process may use.
+    pixel_scale : "auto" or float, default="auto"
+        What uint8 X is multiplied by in `fit` and `predict`; "auto" is 1/255. Other dtypes are taken as they are. 1 switches it off.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (n_classes,)
+    coef_ : ndarray of shape (1, n_features) or (n_classes, n_features)
+        For the scaled values of X. float64 where NumPy computed in it, else float32.
+    intercept_ : ndarray of shape (1,) or (n_classes,)
+    n_iter_ : ndarray of shape (1,), int32
+    n_features_in_ : int
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Where X had names.
+    loss_curve_ : list of float
+        Objective divided by `C * sum_i w_i`: after each iteration ("lbfgs"), before each ("gd"), over each epoch ("sgd").
+    history_ : dict of lists
+        `loss, val_loss, accuracy, val_accuracy, learning_rate, seconds` of each iteration; None where there is no value.
+    backend_, backend_reason_ : str
+        What computed, and why.
+    pixel_scale_ : float
+        What the training data were multiplied by.
+    input_max_ : float
+        Largest value of the scaled training data.
+    interrupted_ : bool
+        Whether Ctrl-C ended the fit.
+    compile_seconds_, fit_seconds_ : float
+        Wall time of compiling, and of the rest of `fit`.
+
+    See Also
+    --------
+    OneVsRestLogisticRegression : One binary problem for each class.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from fastmnist import LogisticRegression
+    >>> X, y = load_iris(return_X_y=True)
+    >>> clf = LogisticRegression(max_iter=1000).fit(X, y)
+    >>> round(clf.score(X, y), 2)
+    0.97
+    """
+
+    def _loss(self) -> SoftmaxCrossEntropy | BinaryCrossEntropy:
+        return BinaryCrossEntropy() if self._n_outputs == 1 else SoftmaxCrossEntropy()
+
+    def predict_proba(self, X: ArrayLike) -> np.ndarray:
+        """Probability estimates: the softmax of the logits.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes)
+            Columns as in `classes_`.
+        """
+        outputs = self._outputs(*self._validate_new_data(X))
+        return np.hstack([1 - outputs, outputs]) if self._n_outputs == 1 else outputs
+
+
+class OneVsRestLogisticRegression(_LogisticBase):
+    """One-vs-rest logistic regression: a binary problem for each class, all fitted at once.
+
+    Minimises, for each class k, scikit-learn's objective `C * sum_i w_i loss_i + ||coef_[k]||^2 / 2` of the binary problem "k or not":
+    the same models as `OneVsRestClassifier(LogisticRegression())`, in one pass over the data instead of n_classes. Since the
+    objectives share no parameter, their sum is minimised. `class_weight` weighs a sample by its own class in all the problems.
+
+    Parameters and attributes are those of `LogisticRegression`; `loss_curve_` is the sum over the classes.
+
+    See Also
+    --------
+    LogisticRegression : One multinomial problem.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from fastmnist import OneVsRestLogisticRegression
+    >>> X, y = load_iris(return_X_y=True)
+    >>> clf = OneVsRestLogisticRegression(max_iter=1000).fit(X, y)
+    >>> clf.coef_.shape
+    (3, 4)
+    """
+
+    def _loss(self) -> SoftmaxCrossEntropy | BinaryCrossEntropy:
+        return BinaryCrossEntropy()
+
+    def predict_proba(self, X: ArrayLike) -> np.ndarray:
+        """Probability estimates: each class's sigmoid, divided by their sum as in scikit-learn's `OneVsRestClassifier`.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes)
+            Columns as in `classes_`. Where all sigmoids are too small to be represented, their ratio is that of the
+            exponentials of the logits.
+        """
+        X, scale = self._validate_new_data(X)
+        outputs = self._outputs(X, scale)
+        if self._n_outputs == 1:
+            return np.hstack([1 - outputs, outputs])
+        total = outputs.sum(axis=1, keepdims=True)
+        vanished = total[:, 0] < np.finfo(outputs.dtype).tiny
+        probabilities = np.divide(outputs, total, where=~vanished[:, None], out=np.zeros_like(outputs))
+        if vanished.any():
+            probabilities[vanished] = softmax(self._logits(X[vanished], scale), axis=1)
+        return probabilities

@@ -1,0 +1,371 @@
+"""How an `MLPClassifier` is fitted: its network, the mini-batch and the L-BFGS run, and what continues from fit to fit."""
+
+from __future__ import annotations
+
+import math
+import time
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+from numpy.typing import ArrayLike
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.model_selection import train_test_split
+from sklearn.utils import check_random_state
+
+from fastmnist.estimators.base import NetworkClassifier
+from fastmnist.estimators.inputs import as_executor_input
+from fastmnist.network.initializers import initial_parameters
+from fastmnist.network.layers import Dense, Dropout, Layer
+from fastmnist.network.losses import BinaryCrossEntropy, SoftmaxCrossEntropy
+from fastmnist.network.optimizers import SGD, Adam, AdamW, Optimizer
+from fastmnist.network.schedules import Schedule, parse
+from fastmnist.network.spec import Spec
+from fastmnist.training.full_batch import Objective, lbfgs
+from fastmnist.training.trainer import Plan, Progress, train
+from fastmnist.training.validation import Validation
+
+if TYPE_CHECKING:
+    from fastmnist.backends.base import Executor
+
+STOCHASTIC_SOLVERS = ("adam", "adamw", "sgd")
+
+
+@dataclass(frozen=True)
+class _Data:
+    """Training data, encoded: X as the executor takes it, the classes' indices and labels, the user's weights and all weights."""
+
+    X: np.ndarray
+    indices: np.ndarray
+    labels: np.ndarray
+    sample_weight: np.ndarray | None
+    weights: np.ndarray | None
+    pixel_scale: float
+
+
+class MLPFitting(NetworkClassifier):
+    """`fit` and `partial_fit` of `MLPClassifier`, which has the parameters named here."""
+
+    hidden_layer_sizes: int | Iterable[int]
+    activation: str
+    solver: str
+    alpha: float
+    learning_rate: str
+    learning_rate_init: float
+    power_t: float
+    max_iter: int
+    shuffle: bool
+    random_state: int | np.random.RandomState | None
+    tol: float
+    warm_start: bool
+    momentum: float
+    nesterovs_momentum: bool
+    early_stopping: bool
+    validation_fraction: float
+    beta_1: float
+    beta_2: float
+    epsilon: float
+    n_iter_no_change: float
+    max_fun: int
+    dropout: float | Iterable[float]
+    schedule: str | Schedule | None
+    weight_decay: float
+    label_smoothing: float
+    record_steps: bool
+
+    # --- the network ------------------------------------------------------------------------------------------------------------
+
+    def _hidden_layers(self) -> list[int]:
+        sizes = self.hidden_layer_sizes
+        sizes = list(sizes) if isinstance(sizes, Iterable) else [sizes]
+        for size in sizes:
+            if not isinstance(size, Integral) or isinstance(size, bool) or size < 1:
+                raise ValueError(
+                    f"hidden_layer_sizes must be > 0: integers, one for each hidden layer; got {self.hidden_layer_sizes!r}."
+                )
+        return [int(size) for size in sizes]
+
+    def _dropout_rates(self, n_hidden: int) -> list[float]:
+        rates = list(self.dropout) if isinstance(self.dropout, Iterable) else [self.dropout] * n_hidden
+        if len(rates) != n_hidden or not all(isinstance(rate, Real) and 0 <= rate < 1 for rate in rates):
+            raise ValueError(
+                f"dropout must be in [0, 1): one number, or one for each of the {n_hidden} hidden layers; got {self.dropout!r}."
+            )
+        return [float(rate) for rate in rates]
+
+    def _optimizer(self) -> Optimizer:
+        if self.solver == "sgd":
+            return SGD(self.momentum, bool(self.nesterovs_momentum), self.weight_decay)
+        adam = AdamW if self.solver == "adamw" else Adam
+        return adam(self.beta_1, self.beta_2, self.epsilon, self.weight_decay)
+
+    def _loss(self) -> SoftmaxCrossEntropy | BinaryCrossEntropy:
+        return BinaryCrossEntropy() if self._n_outputs == 1 else SoftmaxCrossEntropy(self.label_smoothing)
+
+    def _spec(self) -> Spec:
+        activation = "sigmoid" if self.activation == "logistic" else self.activation
+        layers: list[Layer] = []
+        sizes = self._hidden_layers()
+        for units, rate in zip(sizes, self._dropout_rates(len(sizes)), strict=True):
+            layers.append(Dense(units, activation))
+            if rate > 0:
+                layers.append(Dropout(rate))
+        layers.append(Dense(self._n_outputs))
+        return Spec(self.n_features_in_, tuple(layers), self._loss(), self._optimizer(), self.alpha)
+
+    def _parameters(self) -> list[np.ndarray]:
+        return [p for layer in zip(self.coefs_, self.intercepts_, strict=True) for p in layer]
+
+    # --- fitting ----------------------------------------------------------------------------------------------------------------
+
+    def _fit(
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        sample_weight: ArrayLike | None,
+        validation_data: tuple[ArrayLike, ArrayLike] | None,
+        *,
+        incremental: bool,
+    ) -> Self:
+        start = time.perf_counter()
+        self._check_combinations()
+        first_pass = not hasattr(self, "coefs_") or (not self.warm_start and not incremental)
+        X, y, sample_weight = self._validate_training_data(X, y, sample_weight, reset=first_pass)
+        indices = self._encode(y, learn=first_pass and not incremental)
+        weights = self._weights(indices, sample_weight)
+        rng = check_random_state(self.random_state)
+        spec = self._spec()
+        if first_pass:
+            executor = self._first_executor(spec, X, epochs=1 if incremental else self.max_iter)
+            compiled_before = 0.0
+            scale = self._set_pixel_scale(X)
+            initial = initial_parameters(spec, rng, executor.dtype)
+        else:
+            executor = self._next_executor(spec)
+            compiled_before = executor.compile_seconds
+            scale = self._pixel_scale_for(X)
+            initial = self._parameters()
+        X = as_executor_input(X, executor.dtype)
+        data = _Data(X, indices, self._labels(indices), sample_weight, weights, scale)
+        validation = self._validation(validation_data, executor.dtype)
+        bound_weights = None if weights is None else weights.astype(np.float32)
+        executor.bind(data.X, data.labels, bound_weights, pixel_scale=scale)
+        if self.solver == "lbfgs":
+            parameters, diverged = self._fit_lbfgs(executor, initial, data, validation)
+        else:
+            progress = Progress() if first_pass else self._last_progress()
+            continued = incremental and not first_pass
+            parameters, diverged = self._fit_stochastic(
+                executor, initial, data, validation, rng, progress, incremental=incremental, continued=continued
+            )
+        self._require_finite(parameters, diverged, f"; or learning_rate_init={self.learning_rate_init:g} is too large")
+        parameters = [np.ascontiguousarray(p, executor.dtype) for p in parameters]
+        self.coefs_, self.intercepts_ = parameters[::2], parameters[1::2]
+        self.n_layers_ = len(self.coefs_) + 1
+        self.n_outputs_ = self._n_outputs
+        self.out_activation_ = "logistic" if self.n_outputs_ == 1 else "softmax"
+        self._release_data(executor, data.X, data.labels)
+        self.compile_seconds_ = executor.compile_seconds - compiled_before
+        self.fit_seconds_ = time.perf_counter() - start - self.compile_seconds_
+        return self
+
+    def _fit_stochastic(
+        self,
+        executor: Executor,
+        initial: list[np.ndarray],
+        data: _Data,
+        validation: Validation | None,
+        rng: np.random.RandomState,
+        progress: Progress,
+        *,
+        incremental: bool,
+        continued: bool,
+    ) -> tuple[list[np.ndarray], bool]:
+        """Mini-batches; returns the parameters to keep and whether the loss blew up."""
+        rows = np.arange(len(data.X)) if data.weights is None else np.flatnonzero(data.weights)
+        if self.early_stopping and validation is None:
+            rows, validation = self._hold_out(rows, data, rng)
+        plan = self._plan(len(rows))
+        executor.set_parameters(initial)
+        if continued:
+            progress.epochs = 0
+        else:
+            executor.reset_optimizer()
+            progress.begin_fit(plan)
+        train(
+            executor,
+            rows,
+            plan,
+            progress,
+            rng,
+            n_epochs=1 if incremental else self.max_iter,
+            sample_weight=data.weights,
+            validation=validation,
+            on_epoch=self._listen,
+            say=self._say,
+        )
+        self._publish(progress, warn=not incremental)
+        if self.early_stopping and progress.best_parameters is not None:
+            return progress.best_parameters, progress.diverged
+        return executor.get_parameters(), progress.diverged
+
+    def _check_combinations(self) -> None:
+        """Refuse parameters that contradict each other.
+
+        Raises
+        ------
+        ValueError
+            Names both parameters and what to change.
+        """
+        if self.solver == "lbfgs":
+            for name, off in (("dropout", 0.0), ("weight_decay", 0.0), ("schedule", None)):
+                value = getattr(self, name)
+                if np.any(value) if name == "dropout" else value != off:
+                    raise ValueError(
+                        f"{name} needs mini-batches: solver must be one of {STOCHASTIC_SOLVERS}; got solver='lbfgs' with "
+                        f"{name}={value!r}. Leave {name} at {off!r}, or change the solver."
+                    )
+
+    def _encode(self, y: np.ndarray, *, learn: bool) -> np.ndarray:
+        """Indices of the labels in `classes_`, which are learned, or have to be known."""
+        if learn:
+            indices = self._learn_classes(y)
+        else:
+            indices = self._class_indices(y)
+            if self.warm_start and len(np.unique(indices)) != len(self.classes_):
+                raise ValueError(
+                    "warm_start can only be used where `y` has the same classes as in the previous call to fit. Previously got "
+                    f"{self.classes_}, `y` has {np.unique(y)}. Use warm_start=False, or partial_fit."
+                )
+        if self.label_smoothing > 0 and self._n_outputs == 1:
+            raise ValueError(
+                f"label_smoothing needs more than two classes; got label_smoothing={self.label_smoothing!r} and two. Set it to 0."
+            )
+        return indices
+
+    def _first_executor(self, spec: Spec, X: np.ndarray, epochs: int) -> Executor:
+        """For a model that starts anew: the backend is chosen."""
+        if self.solver == "lbfgs":
+            steps = self.max_iter
+        else:
+            batch_size = min(200, len(X)) if self.batch_size == "auto" else min(int(self.batch_size), len(X))
+            steps = epochs * math.ceil(len(X) / batch_size)
+        return self._open_executor(spec, X, flops=float(spec.flops_per_sample) * len(X) * epochs, steps=steps)
+
+    def _next_executor(self, spec: Spec) -> Executor:
+        """For a model that goes on: the executor with the optimizer's moments, unless the parameters of this estimator were changed."""
+        shapes = tuple(p.shape for p in self._parameters())
+        if spec.parameter_shapes != shapes:
+            raise ValueError(
+                f"The fitted layers have the shapes {shapes[::2]}, hidden_layer_sizes={self.hidden_layer_sizes!r} asks for "
+                f"{spec.parameter_shapes[::2]}. To change them use warm_start=False, or a new estimator."
+            )
+        if getattr(self, "_executor", None) is not None and self._executor.spec != spec:
+            del self._executor
+        executor = self._current_executor()
+        self.backend_ = executor.backend
+        return executor
+
+    def _plan(self, n_samples: int) -> Plan:
+        return Plan(
+            max_epochs=self.max_iter,
+            batch_size=self._effective_batch_size(n_samples),
+            learning_rate=self.learning_rate_init,
+            schedule=None if self.schedule is None else parse(self.schedule),
+            rule=self.learning_rate if self.solver == "sgd" else "constant",
+            power_t=self.power_t,
+            shuffle=bool(self.shuffle),
+            tol=self.tol,
+            n_iter_no_change=self.n_iter_no_change,
+            early_stopping=bool(self.early_stopping),
+            l2=self.alpha,
+            record_steps=bool(self.record_steps),
+        )
+
+    def _hold_out(self, rows: np.ndarray, data: _Data, rng: np.random.RandomState) -> tuple[np.ndarray, Validation]:
+        """Rows to train on, and the others: drawn as in scikit-learn (stratified with two classes only)."""
+        rows, held_out = train_test_split(
+            rows,
+            random_state=rng,
+            test_size=self.validation_fraction,
+            stratify=data.indices[rows] if self._n_outputs == 1 else None,
+        )
+        if len(held_out) < 2:
+            raise ValueError(
+                f"The validation set is too small: {len(held_out)} of {len(rows) + len(held_out)} samples. Increase "
+                f"'validation_fraction' ({self.validation_fraction}) or the size of your dataset."
+            )
+        weight = None if data.sample_weight is None else data.sample_weight[held_out]
+        return rows, Validation(data.X[held_out], data.labels[held_out], weight, data.pixel_scale)
+
+    def _last_progress(self) -> Progress:
+        """Where the last fit stopped; of a model that was loaded from a file, what its public attributes tell."""
+        if hasattr(self, "_progress"):
+            return self._progress
+        progress = Progress(
+            samples_seen=self.t_, loss_curve=list(self.loss_curve_), learning_rate=self.learning_rate_init
+        )
+        progress.best_loss = math.inf if self.best_loss_ is None else self.best_loss_
+        if self.validation_scores_ is not None:
+            progress.validation_scores = list(self.validation_scores_)
+            progress.best_score = max(self.validation_scores_, default=-math.inf)
+        progress.history = {key: list(values) for key, values in self.history_.items()}
+        return progress
+
+    def _publish(self, progress: Progress, *, warn: bool) -> None:
+        """From the trainer's progress to scikit-learn's attributes."""
+        stopping = self.early_stopping
+        self._progress = progress
+        self.n_iter_ = progress.epochs
+        self.t_ = progress.samples_seen
+        self.loss_ = progress.loss
+        self.loss_curve_ = progress.loss_curve
+        self.best_loss_ = None if stopping else progress.best_loss
+        self.validation_scores_ = progress.validation_scores if stopping else None
+        self.best_validation_score_ = progress.best_score if stopping else None
+        self.history_ = progress.history
+        if self.record_steps:
+            self.step_losses_ = np.concatenate([np.empty(0), *progress.step_losses])
+        self._set_interrupted(progress.interrupted)
+        # A schedule is made for max_iter epochs: to use them all is no failure.
+        unfinished = not (progress.converged or progress.interrupted or progress.diverged)
+        if warn and unfinished and self.schedule is None:
+            warnings.warn(
+                f"Stochastic Optimizer: Maximum iterations ({self.max_iter}) reached and the optimization hasn't converged yet.",
+                ConvergenceWarning,
+                stacklevel=4,
+            )
+
+    def _fit_lbfgs(
+        self, executor: Executor, initial: list[np.ndarray], data: _Data, validation: Validation | None
+    ) -> tuple[list[np.ndarray], bool]:
+        """L-BFGS; returns the parameters to keep and whether the loss blew up."""
+        total = len(data.X) if data.weights is None else float(data.weights.sum())
+        solution = lbfgs(
+            Objective(executor, self.alpha / total),
+            initial,
+            tol=self.tol,
+            max_iter=self.max_iter,
+            options={"maxfun": self.max_fun},
+            validation=validation,
+            on_epoch=self._listen,
+        )
+        self.n_iter_ = solution.n_iter
+        self.t_ = 0
+        self.loss_ = solution.loss
+        self.loss_curve_ = solution.loss_curve
+        self.history_ = solution.history
+        self.best_loss_ = self.validation_scores_ = self.best_validation_score_ = None
+        self._set_interrupted(solution.interrupted)
+        diverged = not (solution.interrupted or math.isfinite(solution.loss))
+        if not (solution.converged or solution.interrupted or diverged):
+            warnings.warn(
+                f"lbfgs failed to converge after {solution.n_iter} iteration(s): {solution.message}. Increase max_iter "
+                f"({self.max_iter}) or max_fun ({self.max_fun}), or scale the data (sklearn.preprocessing.StandardScaler).",
+                ConvergenceWarning,
+                stacklevel=5,
+            )
+        return solution.parameters, diverged

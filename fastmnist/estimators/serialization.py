@@ -1,0 +1,382 @@
+"""Saved models: the arrays as safetensors, everything else as JSON in its metadata. Loading a file runs no code from it.
+
+The metadata has `format` ("fastmnist-model"), `format_version`, `fastmnist_version`, and `model`: a JSON object with
+the name of the class, its parameters and its fitted attributes. JSON's own types stand for themselves; everything
+else is an object with one key that names its type:
+
+==============  ==========================================================================
+`tensor`        name of an array in the file
+`raw`           the same, for dtypes that safetensors lacks: its bytes, with dtype and shape
+`strings`       an array of strings, with dtype and shape
+`objects`       an array of objects, with shape
+`scalar`        a NumPy scalar, with dtype
+`number`        "nan", "inf" or "-inf", which JSON lacks
+`tuple`         its items
+`dict`          its pairs of key and value
+`random_state`  the state of a `numpy.random.RandomState`
+`schedule`      a class of `fastmnist.network.schedules`, with its fields
+==============  ==========================================================================
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import os
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import fields
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from fastmnist.estimators.base import NetworkClassifier
+from fastmnist.estimators.logistic import LogisticRegression, OneVsRestLogisticRegression
+from fastmnist.estimators.mlp import MLPClassifier
+from fastmnist.network import schedules
+from fastmnist.version import __version__
+
+FORMAT = "fastmnist-model"
+FORMAT_VERSION = 1
+
+_CLASSES: dict[str, type[NetworkClassifier]] = {
+    cls.__name__: cls for cls in (LogisticRegression, OneVsRestLogisticRegression, MLPClassifier)
+}
+_SCHEDULES: dict[str, type[schedules.Schedule]] = {
+    cls.__name__: cls
+    for cls in vars(schedules).values()
+    if isinstance(cls, type) and issubclass(cls, schedules.Schedule)
+}
+_TENSOR_DTYPES = (
+    "bool",
+    *(f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)),
+    "float16",
+    "float32",
+    "float64",
+)
+
+
+class ModelFileError(ValueError):
+    """A file that is no model, or one that this version cannot read."""
+
+
+def save_model(estimator: NetworkClassifier, path: str | PathLike[str]) -> None:
+    """Write a fitted estimator to a file.
+
+    The file appears under its name only when it is complete and on the disk: whatever happens before, an older file
+    of that name stays as it was.
+
+    Parameters
+    ----------
+    estimator : LogisticRegression, OneVsRestLogisticRegression or MLPClassifier
+    path : path
+
+    Raises
+    ------
+    TypeError
+        Another class, or a value of a type that can't be saved.
+    OSError
+        The file can't be written.
+    """
+    if _CLASSES.get(type(estimator).__name__) is not type(estimator):
+        known = ", ".join(_CLASSES)
+        raise TypeError(f"save_model takes a fitted {known}; got {type(estimator).__name__}. Pickle other classes.")
+    tensors: dict[str, np.ndarray] = {}
+    parameters = estimator.get_params(deep=False)
+    fitted = {name: value for name, value in vars(estimator).items() if _is_fitted_name(name)}
+    model = {
+        "class": type(estimator).__name__,
+        "parameters": {name: _encode(value, name, tensors) for name, value in parameters.items()},
+        "fitted": {name: _encode(value, name, tensors) for name, value in fitted.items()},
+    }
+    metadata = {
+        "format": FORMAT,
+        "format_version": str(FORMAT_VERSION),
+        "fastmnist_version": __version__,
+        "model": json.dumps(model, allow_nan=False),
+    }
+    write_atomically(path, safetensors.numpy.save(tensors, metadata))
+
+
+def load_model(path: str | PathLike[str]) -> NetworkClassifier:
+    """Read an estimator from a file.
+
+    It predicts what it predicted when it was saved, to the last bit, on the same backend; where that backend is
+    missing, on another one.
+
+    Parameters
+    ----------
+    path : path
+
+    Returns
+    -------
+    LogisticRegression, OneVsRestLogisticRegression or MLPClassifier
+
+    Raises
+    ------
+    FileNotFoundError, OSError
+        The file can't be read.
+    ModelFileError
+        It is no model, damaged, or made by a version that this one does not know.
+    """
+    path = Path(path)
+    with _explained(path, "read"), path.open("rb"):
+        pass
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+    except (safetensors.SafetensorError, OSError, KeyError, TypeError) as error:
+        raise ModelFileError(
+            f"{path}: damaged, truncated or not a model file ({error}). Save the model again."
+        ) from error
+    if metadata.get("format") != FORMAT:
+        raise ModelFileError(f"{path}: a safetensors file, but not a model saved by fastmnist. Is it the right file?")
+    if metadata.get("format_version") != str(FORMAT_VERSION):
+        raise ModelFileError(
+            f"{path}: saved in format version {metadata.get('format_version')} by fastmnist {metadata.get('fastmnist_version')}; "
+            f"this is fastmnist {__version__}, which reads version {FORMAT_VERSION}. Run: pip install --upgrade fastmnist"
+        )
+    try:
+        return _restore(json.loads(metadata["model"]), tensors)
+    except _Unknown as error:
+        saved_by = metadata.get("fastmnist_version")
+        raise ModelFileError(
+            f"{path}: {error}, saved by fastmnist {saved_by}; this is {__version__}. Run: pip install --upgrade fastmnist"
+        ) from error
+    except (KeyError, ValueError, TypeError, AttributeError, IndexError, RecursionError) as error:
+        raise ModelFileError(
+            f"{path}: its description is damaged ({type(error).__name__}: {error}). Save the model again."
+        ) from error
+
+
+class _Unknown(Exception):
+    """Something that only another version can have written."""
+
+
+def _is_fitted_name(name: str) -> bool:
+    """scikit-learn's convention; what begins with an underscore lives only as long as the process."""
+    return name.endswith("_") and not name.startswith("_")
+
+
+def _restore(model: dict[str, Any], tensors: dict[str, np.ndarray]) -> NetworkClassifier:
+    cls = _CLASSES.get(model["class"])
+    if cls is None:
+        raise _Unknown(f"unknown class {model['class']!r} (known: {', '.join(_CLASSES)})")
+    parameters = {name: _decode(value, tensors) for name, value in model["parameters"].items()}
+    unknown = set(parameters) - set(cls._get_param_names())
+    if unknown:
+        raise _Unknown(f"{cls.__name__} has no parameter {', '.join(sorted(unknown))}")
+    estimator = cls(**parameters)
+    for name, value in model["fitted"].items():
+        if not _is_fitted_name(name):
+            raise ValueError(f"{name!r} is no name of a fitted attribute")
+        setattr(estimator, name, _decode(value, tensors))
+    _require_consistent(estimator)
+    return estimator
+
+
+def _require_consistent(estimator: NetworkClassifier) -> None:
+    """Refuse arrays that do not fit the network: compiled code relies on their shapes."""
+    arrays = estimator._parameters()
+    shapes = tuple(array.shape for array in arrays)
+    expected = estimator._spec().parameter_shapes
+    dtypes = {array.dtype.name for array in arrays}
+    if shapes != expected or len(dtypes) != 1 or not dtypes <= {"float32", "float64"}:
+        raise ValueError(f"weights of shapes {shapes} and types {sorted(dtypes)}, where the network has {expected}")
+
+
+# --- values -----------------------------------------------------------------------------------------------------------
+
+
+def _encode(value: Any, name: str, tensors: dict[str, np.ndarray]) -> Any:
+    """JSON for a value; arrays go to `tensors`, under names derived from `name`."""
+    if value is None or type(value) in (bool, int, str):
+        return value
+    if type(value) is float:
+        return value if math.isfinite(value) else {"number": str(value)}
+    if isinstance(value, np.ndarray):
+        return _encode_array(value, name, tensors)
+    if isinstance(value, np.generic) and (value.dtype.name in _TENSOR_DTYPES or value.dtype.kind == "U"):
+        return {"scalar": _encode(value.item(), name, tensors), "dtype": value.dtype.str}
+    if isinstance(value, (list, tuple)):
+        items = [_encode(item, f"{name}.{i}", tensors) for i, item in enumerate(value)]
+        return items if isinstance(value, list) else {"tuple": items}
+    if isinstance(value, dict):
+        pairs = enumerate(value.items())
+        return {
+            "dict": [[_encode(k, f"{name}.key{i}", tensors), _encode(v, f"{name}.{i}", tensors)] for i, (k, v) in pairs]
+        }
+    if isinstance(value, np.random.RandomState):
+        return {"random_state": _encode(value.get_state(legacy=True), name, tensors)}
+    if isinstance(value, schedules.Schedule) and _SCHEDULES.get(type(value).__name__) is type(value):
+        return {
+            "schedule": type(value).__name__,
+            "fields": {f.name: _encode(getattr(value, f.name), f"{name}.{f.name}", tensors) for f in fields(value)},
+        }
+    raise TypeError(
+        f"{name} is a {type(value).__name__}, which can't be saved; numbers, strings, arrays, and lists, tuples and dicts of them can. "
+        "Change it with set_params before saving."
+    )
+
+
+def _encode_array(array: np.ndarray, name: str, tensors: dict[str, np.ndarray]) -> dict[str, Any]:
+    shape = list(array.shape)
+    if array.dtype == object:
+        return {
+            "objects": [_encode(item, f"{name}.{i}", tensors) for i, item in enumerate(array.ravel())],
+            "shape": shape,
+        }
+    if array.dtype.kind == "U":
+        return {"strings": array.ravel().tolist(), "dtype": array.dtype.newbyteorder("=").str, "shape": shape}
+    array = np.asarray(array, array.dtype.newbyteorder("="), order="C")
+    if array.dtype.name in _TENSOR_DTYPES:
+        tensors[name] = array
+        return {"tensor": name}
+    if array.dtype.kind in "SMm":
+        tensors[name] = np.frombuffer(array.tobytes(), np.uint8)
+        return {"raw": name, "dtype": array.dtype.str, "shape": shape}
+    raise TypeError(
+        f"{name} is an array of {array.dtype}, which can't be saved. Fit with labels and data of another type."
+    )
+
+
+def _decode(value: Any, tensors: dict[str, np.ndarray]) -> Any:
+    if isinstance(value, list):
+        return [_decode(item, tensors) for item in value]
+    if not isinstance(value, dict):
+        return value
+    kind = next(iter(value))
+    if kind not in _DECODERS:
+        raise _Unknown(f"unknown type of value {kind!r}")
+    return _DECODERS[kind](value, tensors)
+
+
+def _decode_random_state(value: dict[str, Any], tensors: dict[str, np.ndarray]) -> np.random.RandomState:
+    random_state = np.random.RandomState()
+    random_state.set_state(_decode(value["random_state"], tensors))
+    return random_state
+
+
+def _decode_schedule(value: dict[str, Any], tensors: dict[str, np.ndarray]) -> schedules.Schedule:
+    if value["schedule"] not in _SCHEDULES:
+        raise _Unknown(f"unknown schedule {value['schedule']!r}")
+    return _SCHEDULES[value["schedule"]](**{name: _decode(item, tensors) for name, item in value["fields"].items()})
+
+
+def _decode_objects(value: dict[str, Any], tensors: dict[str, np.ndarray]) -> np.ndarray:
+    array = np.empty(len(value["objects"]), object)
+    array[:] = [_decode(item, tensors) for item in value["objects"]]
+    return array.reshape(value["shape"])
+
+
+def _plain_dtype(text: str, kinds: str) -> np.dtype:
+    dtype = np.dtype(text)
+    if dtype.kind not in kinds:
+        raise ValueError(f"dtype {text!r} has no place here")
+    return dtype
+
+
+_DECODERS: dict[str, Callable[[dict[str, Any], dict[str, np.ndarray]], Any]] = {
+    "tensor": lambda value, tensors: tensors[value["tensor"]],
+    "raw": lambda value, tensors: (
+        tensors[value["raw"]].view(_plain_dtype(value["dtype"], "SMm")).reshape(value["shape"])
+    ),
+    "strings": lambda value, tensors: np.array(value["strings"], _plain_dtype(value["dtype"], "U")).reshape(
+        value["shape"]
+    ),
+    "objects": _decode_objects,
+    "scalar": lambda value, tensors: _plain_dtype(value["dtype"], "biufU").type(_decode(value["scalar"], tensors)),
+    "number": lambda value, tensors: float(value["number"]),
+    "tuple": lambda value, tensors: tuple(_decode(value["tuple"], tensors)),
+    "dict": lambda value, tensors: {_decode(k, tensors): _decode(v, tensors) for k, v in value["dict"]},
+    "random_state": _decode_random_state,
+    "schedule": _decode_schedule,
+}
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _explained(path: Path, action: str) -> Iterator[None]:
+    """Raise what the operating system says about a file ("read" or "written") again, with advice."""
+    try:
+        yield
+    except OSError as error:
+        advice = {
+            errno.ENOENT: "Check the path." if action == "read" else "Create its folder first.",
+            errno.EISDIR: "Name a file, not a folder.",
+            errno.ENOSPC: "Free some space on the disk.",
+            errno.EFBIG: "Raise the limit on file sizes (ulimit -f).",
+            errno.EDQUOT: "The disk quota is used up.",
+        }.get(error.errno or 0, "Check the path and its permissions.")
+        kept = "" if action == "read" else " A file that was there before is unchanged."
+        message = f"can't be {action}: {error.strerror or error}.{kept} {advice}"
+        raise type(error)(error.errno, message, str(path)) from error
+
+
+def check_writable(path: str | PathLike[str]) -> None:
+    """Find out before a long run whether its result can be saved.
+
+    Parameters
+    ----------
+    path : path
+        Where a file is to be written; what is there stays as it is.
+
+    Raises
+    ------
+    OSError
+        It can't be written; the message says why.
+    """
+    target = Path(os.path.realpath(path))
+    with _explained(Path(path), "written"):
+        temporary, handle = _open_temporary(target)
+        os.close(handle)
+        temporary.unlink()
+
+
+def write_atomically(path: str | PathLike[str], content: bytes) -> None:
+    """Write a file so that its name stands for the old content or the new one, never for a part.
+
+    The content goes to a temporary file beside it, to the disk, and then under the name by `os.replace`. A link is
+    followed; permissions of an existing file are kept.
+
+    Parameters
+    ----------
+    path : path
+    content : bytes
+
+    Raises
+    ------
+    OSError
+        It can't be written; the message says why. The old file, if any, is unchanged.
+    """
+    target = Path(os.path.realpath(path))
+    with _explained(Path(path), "written"):
+        temporary, handle = _open_temporary(target)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            if target.exists():
+                temporary.chmod(target.stat().st_mode & 0o7777)
+            os.replace(temporary, target)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+def _open_temporary(target: Path) -> tuple[Path, int]:
+    if target.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    temporary = target.with_name(f".{target.name[:200]}.{secrets.token_hex(4)}.tmp")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+    return temporary, os.open(temporary, flags, 0o666)

@@ -1,0 +1,291 @@
+"""Full-batch solvers: L-BFGS (SciPy's) and gradient descent, on an executor's compiled loss and gradient.
+
+Both minimise `F(w) = mean_i(weighted loss_i) + l2 / 2 * sum(W ** 2)` over the parameters as one float64 vector; the L2 term is
+added here, in float64. Biases are not penalised.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import scipy.optimize
+
+from fastmnist.backends.base import Executor, Parameters
+from fastmnist.training.history import EpochRecord, History, OnEpoch, append, empty_history
+from fastmnist.training.validation import Validation
+
+
+class Objective:
+    """F and its gradient as functions of one float64 vector.
+
+    Parameters
+    ----------
+    executor : Executor
+        With data bound.
+    l2 : float
+    fit_intercept : bool, default=True
+        With False the biases stay 0 and are no part of the vector.
+    """
+
+    def __init__(self, executor: Executor, l2: float, *, fit_intercept: bool = True) -> None:
+        self.executor = executor
+        self.l2 = l2
+        self.fit_intercept = fit_intercept
+
+    def flatten(self, parameters: Parameters) -> np.ndarray:
+        """`[W0, b0, ...]` as one vector."""
+        kept = parameters if self.fit_intercept else parameters[::2]
+        return np.concatenate([np.asarray(p, np.float64).ravel() for p in kept])
+
+    def unflatten(self, vector: np.ndarray) -> list[np.ndarray]:
+        """The vector as `[W0, b0, ...]`, float64."""
+        parameters, start = [], 0
+        for shape in self.executor.spec.parameter_shapes:
+            if len(shape) == 1 and not self.fit_intercept:
+                parameters.append(np.zeros(shape))
+                continue
+            stop = start + math.prod(shape)
+            parameters.append(vector[start:stop].reshape(shape))
+            start = stop
+        return parameters
+
+    def __call__(self, vector: np.ndarray) -> tuple[float, np.ndarray]:
+        """F and its gradient, float64."""
+        parameters = self.unflatten(vector)
+        dtype = self.executor.dtype
+        loss, gradient = self.executor.loss_and_gradient([np.ascontiguousarray(p, dtype) for p in parameters])
+        for i in range(0, len(parameters), 2):
+            loss += 0.5 * self.l2 * float(np.vdot(parameters[i], parameters[i]))
+            gradient[i] = gradient[i] + self.l2 * parameters[i]
+        return loss, self.flatten(gradient)
+
+
+class _SmoothObjective:
+    """The objective with differences that stay exact where the values are rounded.
+
+    Losses are recorded in float32. Close to the minimum a step gains less than their rounding error and a line search on the values
+    fails, although the gradient is still accurate. There the difference to the last accepted point x_k is taken from the gradients,
+    `(g(x_k) + g(x)) . (x - x_k) / 2`: a sufficient decrease of it is the approximate Wolfe condition of Hager & Zhang (2005,
+    "A new conjugate gradient method with guaranteed descent and an efficient line search", equation 4.1).
+    """
+
+    ROUNDING = 2.0**-20  # differences below this, relative to the value, come from the gradients: 8 units of float32
+
+    def __init__(self, objective: Callable[[np.ndarray], tuple[float, np.ndarray]]) -> None:
+        self._objective = objective
+        self.accepted: _Point | None = None
+        self._latest: _Point | None = None
+
+    def __call__(self, vector: np.ndarray) -> tuple[float, np.ndarray]:
+        """The smoothed value and the gradient."""
+        value, gradient = self._objective(vector)
+        smooth, old = value, self.accepted
+        if old is not None:
+            difference = value - old.value
+            if abs(difference) < self.ROUNDING * abs(old.value):
+                difference = 0.5 * float((old.gradient + gradient) @ (vector - old.vector))
+            smooth = old.smooth + difference
+        self._latest = _Point(vector.copy(), value, smooth, gradient)
+        if self.accepted is None:
+            self.accepted = self._latest
+        return smooth, gradient
+
+    def accept(self) -> _Point:
+        """The line search has ended, at the point that was evaluated last."""
+        assert self._latest is not None
+        self.accepted = self._latest
+        return self._latest
+
+
+@dataclass(frozen=True)
+class _Point:
+    vector: np.ndarray
+    value: float
+    smooth: float
+    gradient: np.ndarray
+
+
+@dataclass
+class Solution:
+    """What a full-batch solver returns.
+
+    Attributes
+    ----------
+    parameters : list of ndarray, float64
+        `[W0, b0, ...]`.
+    loss : float
+        F there.
+    gradient_max : float
+        Largest absolute value of the gradient's components there.
+    n_iter : int
+    converged : bool
+        A stopping criterion was met.
+    message : str
+        Why it ended, for people.
+    loss_curve : list of float
+    history : dict of lists
+    interrupted : bool
+        Ctrl-C arrived: the parameters are those of the last completed iteration.
+    """
+
+    parameters: list[np.ndarray] = field(default_factory=list)
+    loss: float = math.nan
+    gradient_max: float = math.inf
+    n_iter: int = 0
+    converged: bool = False
+    message: str = ""
+    loss_curve: list[float] = field(default_factory=list)
+    history: History = field(default_factory=empty_history)
+    interrupted: bool = False
+
+
+class _Recorder:
+    """Writes the iterations into a Solution and tells the listener."""
+
+    def __init__(
+        self, objective: Objective, max_iter: int, validation: Validation | None, on_epoch: OnEpoch | None
+    ) -> None:
+        self.solution = Solution()
+        self._objective = objective
+        self._max_iter = max_iter
+        self._validation = validation
+        self._on_epoch = on_epoch
+        self._last = time.perf_counter()
+
+    def iteration(self, loss: float, vector: np.ndarray, learning_rate: float | None = None) -> None:
+        """One more iteration, which led to `vector`."""
+        val_loss, val_accuracy = None, None
+        if self._validation is not None:
+            executor = self._objective.executor
+            parameters = [np.ascontiguousarray(p, executor.dtype) for p in self._objective.unflatten(vector)]
+            val_loss, val_accuracy = self._validation.evaluate(executor, parameters)
+        solution = self.solution
+        solution.n_iter += 1
+        solution.loss_curve.append(loss)
+        now = time.perf_counter()
+        record = EpochRecord(
+            solution.n_iter, self._max_iter, loss, val_loss, None, val_accuracy, learning_rate, now - self._last
+        )
+        self._last = now
+        append(solution.history, record)
+        if self._on_epoch is not None:
+            self._on_epoch(record)
+
+    def finish(self, vector: np.ndarray, loss: float, gradient: np.ndarray) -> Solution:
+        """Where it ended."""
+        self.solution.parameters = self._objective.unflatten(vector.copy())
+        self.solution.loss = loss
+        self.solution.gradient_max = float(np.abs(gradient).max())
+        return self.solution
+
+
+def lbfgs(
+    objective: Objective,
+    start: Parameters,
+    *,
+    tol: float,
+    max_iter: int,
+    options: dict[str, float],
+    validation: Validation | None = None,
+    on_epoch: OnEpoch | None = None,
+) -> Solution:
+    """Minimise with SciPy's L-BFGS-B (Byrd et al. 1995; Zhu et al. 1997).
+
+    Parameters
+    ----------
+    objective : Objective
+    start : list of ndarray
+        `[W0, b0, ...]`.
+    tol : float
+        Stop when no component of the gradient is larger.
+    max_iter : int
+    options : dict
+        More options of `scipy.optimize.minimize(method="L-BFGS-B")`, such as "maxls" and "ftol".
+    validation : Validation, optional
+        Evaluated after each iteration.
+    on_epoch : callable, optional
+        Called with an `EpochRecord` after each iteration.
+
+    Returns
+    -------
+    Solution
+        `loss_curve` has the objective after each iteration.
+    """
+    smooth = _SmoothObjective(objective)
+    recorder = _Recorder(objective, max_iter, validation, on_epoch)
+    x0 = objective.flatten(start)
+
+    def callback(intermediate_result: scipy.optimize.OptimizeResult) -> None:
+        point = smooth.accept()
+        recorder.iteration(point.value, point.vector)
+
+    solution = recorder.solution
+    try:
+        result = scipy.optimize.minimize(
+            smooth,
+            x0,
+            jac=True,
+            method="L-BFGS-B",
+            callback=callback,
+            options={"maxiter": max_iter, "gtol": tol, **options},
+        )
+        solution.converged = result.status == 0
+        solution.message = str(result.message)
+    except KeyboardInterrupt:
+        solution.interrupted = True
+        solution.message = "interrupted by user"
+    end = smooth.accepted
+    if end is None:  # interrupted before the first evaluation was completed
+        return recorder.finish(x0, math.nan, np.full_like(x0, math.inf))
+    return recorder.finish(end.vector, end.value, end.gradient)
+
+
+def gradient_descent(
+    objective: Objective,
+    start: Parameters,
+    *,
+    learning_rate: float,
+    tol: float,
+    max_iter: int,
+    validation: Validation | None = None,
+    on_epoch: OnEpoch | None = None,
+) -> Solution:
+    """Full-batch gradient descent with a constant learning rate: `w -= learning_rate * gradient F(w)`.
+
+    Parameters
+    ----------
+    learning_rate : float
+    objective, start, tol, max_iter, validation, on_epoch
+        As in `lbfgs`.
+
+    Returns
+    -------
+    Solution
+        `loss_curve` has the objective before each iteration's step.
+    """
+    recorder = _Recorder(objective, max_iter, validation, on_epoch)
+    solution = recorder.solution
+    x = objective.flatten(start)
+    loss, gradient = math.nan, np.full_like(x, math.inf)
+    try:
+        loss, gradient = objective(x)
+        while math.isfinite(loss):
+            if float(np.abs(gradient).max()) <= tol:
+                solution.converged = True
+                solution.message = f"no component of the gradient is larger than tol={tol:g}"
+                break
+            if solution.n_iter == max_iter:
+                solution.message = "max_iter was reached"
+                break
+            step = x - learning_rate * gradient
+            recorder.iteration(loss, step, learning_rate)
+            x = step
+            loss, gradient = objective(x)
+    except KeyboardInterrupt:
+        solution.interrupted = True
+        solution.message = "interrupted by user"
+    return recorder.finish(x, loss, gradient)

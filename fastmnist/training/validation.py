@@ -1,0 +1,54 @@
+"""Loss and accuracy on data that are not trained on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from fastmnist.backends.base import Executor, Parameters
+from fastmnist.network.losses import SoftmaxCrossEntropy
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Held-out data.
+
+    Attributes
+    ----------
+    X : ndarray of shape (n, n_features), uint8 or the executor's dtype
+    labels : ndarray of shape (n,), int32
+        See DESIGN.md, Vocabulary.
+    sample_weight : ndarray of shape (n,) or None
+        Weights of loss and accuracy.
+    pixel_scale : float
+        Every value of X is multiplied by it.
+    """
+
+    X: np.ndarray
+    labels: np.ndarray
+    sample_weight: np.ndarray | None = None
+    pixel_scale: float = 1.0
+
+    def evaluate(self, executor: Executor, parameters: Parameters) -> tuple[float, float]:
+        """Weighted mean cross-entropy (without L2, without label smoothing) and weighted accuracy."""
+        outputs = executor.outputs(parameters, self.X, pixel_scale=self.pixel_scale)
+        if isinstance(executor.spec.loss, SoftmaxCrossEntropy):
+            losses = -_log(outputs[np.arange(len(outputs)), self.labels])
+        else:
+            is_target = self.labels[:, None] == np.arange(outputs.shape[1])
+            losses = -np.where(is_target, _log(outputs), _log(1 - outputs)).sum(axis=1)
+        hits = _predicted(outputs) == self.labels
+        return float(np.average(losses, weights=self.sample_weight)), float(
+            np.average(hits, weights=self.sample_weight)
+        )
+
+
+def _predicted(outputs: np.ndarray) -> np.ndarray:
+    """Predicted labels; with one output, label 0 is the positive class."""
+    return np.where(outputs[:, 0] > 0.5, 0, 1) if outputs.shape[1] == 1 else outputs.argmax(axis=1)
+
+
+def _log(probabilities: np.ndarray) -> np.ndarray:
+    """Logarithm, bounded as in scikit-learn: a probability that was rounded to 0 costs -log(eps), not infinity."""
+    return np.log(np.maximum(probabilities, np.finfo(probabilities.dtype).eps), dtype=np.float64)

@@ -1,0 +1,417 @@
+"""What the classifiers share: inputs of all kinds, the rule for pixels, errors that teach, copies, backends."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import pickle
+import warnings
+import weakref
+from concurrent.futures import ThreadPoolExecutor
+
+import joblib
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from fastmnist.backends import BackendUnavailable
+from fastmnist.datasets import load_mnist
+from fastmnist.estimators import LogisticRegression, MLPClassifier, OneVsRestLogisticRegression
+
+BACKENDS = ["numpy", "numba"]
+MODELS = {
+    "softmax": LogisticRegression(max_iter=30, tol=1e-2),
+    "ovr": OneVsRestLogisticRegression(max_iter=30, tol=1e-2),
+    "mlp": MLPClassifier((16,), max_iter=30, learning_rate_init=0.02, random_state=0),
+}
+
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+
+
+@pytest.fixture(scope="module")
+def mnist():
+    X, y = load_mnist("train", return_X_y=True)
+    return X[:200], y[:200]
+
+
+@pytest.fixture(params=MODELS)
+def model(request):
+    return clone(MODELS[request.param])
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request):
+    return request.param
+
+
+# --- pixels -------------------------------------------------------------------------------------------------------------------
+
+
+def test_uint8_is_scaled_in_fit_and_predict(model, backend, mnist):
+    X, y = mnist
+    model.set_params(backend=backend).fit(X, y)
+    assert model.pixel_scale_ == 1 / 255
+    assert model.input_max_ == 1
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="X has values")
+        labels = model.predict(X)
+        np.testing.assert_array_equal(labels, model.predict(X / 255))
+        np.testing.assert_array_equal(labels, model.predict((X / 255).astype(np.float32)))
+        np.testing.assert_array_equal(labels, clone(model).fit((X / 255).astype(np.float32), y).predict(X))
+    np.testing.assert_allclose(model.predict_proba(X), model.predict_proba(X / 255), atol=1e-5)
+    assert np.mean(labels == y) > 0.9
+
+
+def test_unscaled_floats_warn(model, mnist):
+    X, y = mnist
+    model.fit(X, y)
+    for unscaled in (X.astype(float), X.astype(np.int64)):
+        with pytest.warns(UserWarning, match=r"values up to 255 and dtype .*multiply X by 0\.00392157"):
+            model.predict(unscaled)
+
+
+def test_pixel_scale_can_be_switched_off_or_set(model, mnist):
+    X, y = mnist
+    X = X // 64  # a table of small numbers
+    off = clone(model).set_params(pixel_scale=1).fit(X, y)
+    plain = clone(model).fit(X.astype(np.float32), y)
+    assert off.pixel_scale_ == plain.pixel_scale_ == 1
+    np.testing.assert_array_equal(off.predict_proba(X), plain.predict_proba(X.astype(np.float32)))
+    # A model fitted on other numbers than pixels takes uint8 for the same numbers.
+    np.testing.assert_array_equal(plain.predict(X), plain.predict(X.astype(np.float32)))
+    half = clone(model).set_params(pixel_scale=0.5).fit(X, y)
+    assert half.pixel_scale_ == 0.5
+    np.testing.assert_array_equal(half.predict(X), half.predict((X / 2).astype(np.float32)))
+
+
+def test_zeros_and_ones_are_no_pixels(model):
+    rng = np.random.default_rng(0)
+    X = rng.integers(0, 2, (200, 10)).astype(np.uint8)
+    y = X[:, 0] ^ (rng.random(200) < 0.05)
+    model.fit(X.astype(float), y)
+    np.testing.assert_array_equal(model.predict(X), model.predict(X.astype(float)))
+
+
+# --- inputs -------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16, np.int8, np.int64, np.uint16, bool, object])
+def test_dtypes_of_X(model, backend, dtype):
+    rng = np.random.default_rng(0)
+    X = rng.integers(0, 2, (200, 5)).astype(dtype)
+    y = X[:, 0].astype(int)
+    model.set_params(backend=backend).fit(X, y)
+    assert model.score(X, y) == 1
+    float64 = backend == "numpy" and dtype in (np.float64, object)
+    parameters = model.coefs_[0] if hasattr(model, "coefs_") else model.coef_
+    assert parameters.dtype == (np.float64 if float64 else np.float32)
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        ["cat", "dog", "ox"],
+        [-1, 7, 300],
+        [0.0, 1.0, 2.0],
+        [np.int8(1), np.int8(2), np.int8(3)],
+        [False, True],
+        np.array(["x", "y"], object),
+    ],
+    ids=str,
+)
+def test_labels_of_any_type(model, labels):
+    rng = np.random.default_rng(0)
+    index = np.arange(90) % len(labels)
+    y = np.array(labels)[index]
+    X = np.eye(len(labels))[index] + rng.normal(0, 0.1, (90, len(labels)))
+    model.fit(X, y)
+    assert model.predict(X).dtype == model.classes_.dtype == y.dtype
+    assert model.score(X, y) > 0.95
+    probabilities = model.predict_proba(X)
+    assert probabilities.shape == (90, len(labels))
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-6)
+    np.testing.assert_array_equal(model.classes_[probabilities.argmax(axis=1)], model.predict(X))
+    np.testing.assert_allclose(model.predict_log_proba(X), np.log(probabilities))
+
+
+def test_pandas(model):
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame(rng.normal(size=(50, 3)), columns=["a", "b", "c"])
+    y = pd.Series(np.where(frame["a"] > 0, "up", "down"))
+    model.fit(frame, y)
+    assert list(model.feature_names_in_) == ["a", "b", "c"]
+    assert model.score(frame, y) > 0.9
+    with pytest.warns(UserWarning, match="does not have valid feature names"):
+        model.predict(frame.to_numpy())
+    with pytest.raises(ValueError, match="feature names should match"):
+        model.predict(frame[["b", "a", "c"]])
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.float64])
+def test_plain_arrays_take_the_short_way_to_the_same_result(model, dtype, mnist):
+    X, y = mnist
+    model.fit(X, y)
+    X = X if dtype == np.uint8 else (X / 255).astype(dtype)
+    assert model._is_plain(X)
+    slow = pd.DataFrame(X)
+    np.testing.assert_array_equal(model.predict_proba(X), model.predict_proba(slow))
+    not_contiguous = np.asfortranarray(X)[::2]
+    np.testing.assert_array_equal(model.predict(not_contiguous), model.predict(X)[::2])
+
+
+# --- errors -------------------------------------------------------------------------------------------------------------------
+
+GOOD_X = np.arange(40, dtype=np.float64).reshape(20, 2)
+GOOD_Y = np.arange(20) % 2
+
+
+def with_value(value):
+    X = GOOD_X.copy()
+    X[3, 1] = value
+    return X
+
+
+@pytest.mark.parametrize(
+    ("X", "y", "sample_weight", "message"),
+    [
+        (with_value(np.nan), GOOD_Y, None, "Input X contains NaN"),
+        (with_value(np.inf), GOOD_Y, None, "Input X contains infinity"),
+        (np.empty((0, 2)), np.empty(0), None, r"Found array with 0 sample\(s\)"),
+        (np.empty((20, 0)), GOOD_Y, None, r"0 feature\(s\)"),
+        (GOOD_X, np.zeros(20), None, r"only one class: .*0\.0.*Pass data of the other classes"),
+        (GOOD_X, GOOD_Y[:-1], None, "inconsistent numbers of samples"),
+        (GOOD_X[:, 0], GOOD_Y, None, "Expected 2D array, got 1D array"),
+        (GOOD_X.reshape(5, 2, 4), GOOD_Y[:5], None, "dim 3"),
+        (GOOD_X, np.linspace(0, 1, 20), None, "Unknown label type: continuous"),
+        (GOOD_X, np.eye(20)[:, :3], None, "y should be a 1d array"),
+        (GOOD_X, None, None, "requires y to be passed"),
+        (np.full((20, 2), "a"), GOOD_Y, None, "not compatible with arrays of bytes/strings"),
+        (GOOD_X + 1j, GOOD_Y, None, "Complex data not supported"),
+        (GOOD_X, GOOD_Y, np.ones(19), r"sample_weight.shape == \(19,\)|inconsistent"),
+        (GOOD_X, GOOD_Y, -np.ones(20), "Negative values"),
+        (GOOD_X, GOOD_Y, np.full(20, np.nan), "NaN"),
+        (GOOD_X, GOOD_Y, np.full(20, 1e300), "fit into float32.*Divide sample_weight by its mean"),
+    ],
+)
+def test_bad_data(model, X, y, sample_weight, message):
+    with pytest.raises(ValueError, match=message):
+        model.fit(X, y, sample_weight)
+
+
+def test_all_weights_zero(model):
+    with pytest.raises(ValueError, match="must contain at least one non-zero number"):
+        model.fit(GOOD_X, GOOD_Y, np.zeros(20))
+    with pytest.raises(ValueError, match=r"must have a positive sum.*0"):
+        model.set_params(class_weight={0: 0.0, 1: 0.0}).fit(GOOD_X, GOOD_Y)
+
+
+def test_negative_class_weight(model):
+    with pytest.raises(ValueError, match=r"class_weight must be >= 0 for every class; got \{0: -1\.0\}"):
+        model.set_params(class_weight={0: -1.0}).fit(GOOD_X, GOOD_Y)
+
+
+def test_sparse_is_refused(model):
+    with pytest.raises(TypeError, match="Sparse data was passed for X, but dense data is required"):
+        model.fit(scipy.sparse.csr_array(GOOD_X), GOOD_Y)
+
+
+def test_too_large_for_float32(model):
+    X = with_value(1e39)
+    message = "too large for dtype\\('float32'\\).*1e\\+39.*StandardScaler.*backend='numpy'"
+    with pytest.raises(ValueError, match=message):
+        model.set_params(backend="numba").fit(X, GOOD_Y)
+
+
+@pytest.mark.parametrize("method", ["predict", "predict_proba", "predict_log_proba"])
+def test_predict_errors(model, method):
+    with pytest.raises(NotFittedError, match="not fitted yet"):
+        getattr(model, method)(GOOD_X)
+    model.fit(GOOD_X, GOOD_Y)
+    with pytest.raises(ValueError, match=r"X has 3 features, but .* is expecting 2 features"):
+        getattr(model, method)(np.ones((4, 3)))
+    with pytest.raises(ValueError, match="Input X contains NaN"):
+        getattr(model, method)(with_value(np.nan))
+    with pytest.raises(ValueError, match="Input X contains infinity"):
+        getattr(model, method)(with_value(-np.inf))
+    with pytest.raises(ValueError, match="0 sample"):
+        getattr(model, method)(GOOD_X[:0])
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"backend": "tensorflow"}, "backend must be one of 'auto', 'numpy', 'numba', 'cupy'; got 'tensorflow'"),
+        ({"backend": 3}, "'backend' parameter.*Got 3"),
+        ({"n_threads": 0}, "'n_threads' parameter.*Got 0"),
+        ({"n_threads": 1.5}, r"'n_threads' parameter.*Got 1\.5"),
+        ({"pixel_scale": 0}, "'pixel_scale' parameter.*Got 0"),
+        ({"pixel_scale": "yes"}, "'pixel_scale' parameter.*'auto'.*Got 'yes'"),
+        ({"class_weight": "even"}, "'class_weight' parameter.*'balanced'.*Got 'even'"),
+        ({"tol": -1e-3}, "'tol' parameter.*Got -0.001"),
+        ({"random_state": "zero"}, "'random_state' parameter.*Got 'zero'"),
+        ({"max_iter": -5}, "'max_iter' parameter.*Got -5"),
+        ({"batch_size": "large"}, "'batch_size' parameter.*'auto'.*Got 'large'"),
+    ],
+    ids=str,
+)
+def test_bad_shared_parameters(model, parameters, message):
+    with pytest.raises(ValueError, match=message):
+        model.set_params(**parameters).fit(GOOD_X, GOOD_Y)
+
+
+def test_backend_that_cannot_run(model):
+    with pytest.raises(BackendUnavailable, match=r"cupy.*backend='numba'"):
+        model.set_params(backend="cupy").fit(GOOD_X, GOOD_Y)
+
+
+@pytest.mark.parametrize(
+    ("validation_data", "message"),
+    [
+        (GOOD_X, r"validation_data must be a pair \(X, y\); got ndarray"),
+        ((GOOD_X, GOOD_Y, GOOD_Y), "must be a pair"),
+        ((GOOD_X[:, :1], GOOD_Y), "X has 1 features"),
+        ((GOOD_X, GOOD_Y + 1), r"`validation_data\[1\]` has classes not in `self.classes_`: \[2\]"),
+        ((with_value(np.nan), GOOD_Y), "NaN"),
+    ],
+)
+def test_bad_validation_data(model, validation_data, message):
+    with pytest.raises(ValueError, match=message):
+        model.fit(GOOD_X, GOOD_Y, validation_data=validation_data)
+
+
+# --- objects ------------------------------------------------------------------------------------------------------------------
+
+
+def through_joblib(model, tmp_path):
+    joblib.dump(model, tmp_path / "model.joblib")
+    return joblib.load(tmp_path / "model.joblib")
+
+
+@pytest.mark.parametrize(
+    "duplicate",
+    [
+        lambda model, path: pickle.loads(pickle.dumps(model)),
+        lambda model, path: copy.deepcopy(model),
+        lambda model, path: copy.copy(model),
+        through_joblib,
+    ],
+    ids=["pickle", "deepcopy", "copy", "joblib"],
+)
+def test_copies_predict_the_same(model, backend, duplicate, mnist, tmp_path):
+    X, y = mnist
+    model.set_params(backend=backend).set_on_epoch(lambda record: None).fit(X, y)
+    expected = model.predict_proba(X)
+    other = duplicate(model, tmp_path)
+    np.testing.assert_array_equal(other.predict_proba(X), expected)
+    assert other.get_params() == model.get_params()
+    assert other.history_ == model.history_
+    other.fit(X, y)  # on its own
+    np.testing.assert_array_equal(model.predict_proba(X), expected)
+
+
+def test_partial_fit_after_pickling_goes_on(mnist):
+    X, y = mnist
+    model = clone(MODELS["mlp"]).fit(X, y)
+    other = pickle.loads(pickle.dumps(model)).partial_fit(X, y)
+    assert len(other.loss_curve_) == len(model.loss_curve_) + 1
+    assert other.t_ == model.t_ + len(X)
+
+
+def test_model_without_private_state_goes_on(mnist):
+    """What a model is that was loaded from a file: parameters and public attributes."""
+    X, y = mnist
+    model = clone(MODELS["mlp"]).fit(X, y)
+    other = clone(model)
+    for name, value in vars(model).items():
+        if name.endswith("_") and not name.startswith("_"):
+            setattr(other, name, copy.deepcopy(value))
+    np.testing.assert_array_equal(other.predict_proba(X), model.predict_proba(X))
+    other.partial_fit(X, y)
+    assert len(other.loss_curve_) == len(model.loss_curve_) + 1
+    assert other.best_loss_ <= model.best_loss_
+
+
+def test_clone_is_unfitted(model):
+    model.fit(GOOD_X, GOOD_Y)
+    with pytest.raises(NotFittedError):
+        clone(model).predict(GOOD_X)
+
+
+def test_save_needs_a_fitted_model(model, tmp_path):
+    with pytest.raises(NotFittedError, match="not fitted yet"):
+        model.save(tmp_path / "model.safetensors")
+
+
+def test_training_data_are_released(model, backend):
+    X = np.random.default_rng(0).normal(size=(100, 4)).astype(np.float32)
+    model.set_params(backend=backend).fit(X, X[:, 0] > 0)
+    alive = weakref.ref(X)
+    del X
+    gc.collect()
+    assert alive() is None
+    assert model.predict(np.ones((1, 4))).shape == (1,)
+
+
+def test_predict_from_several_threads(model, backend, mnist):
+    X, y = mnist
+    model.set_params(backend=backend).fit(X, y)
+    expected = model.predict_proba(X)
+    with ThreadPoolExecutor(4) as pool:
+        for result in pool.map(lambda _: model.predict_proba(X), range(12)):
+            np.testing.assert_array_equal(result, expected)
+
+
+def test_in_pipeline_and_grid_search(model):
+    rng = np.random.default_rng(0)
+    X = rng.normal(100, 20, (90, 3))
+    y = np.digitize(X[:, 0], [90, 110])
+    search = GridSearchCV(
+        make_pipeline(StandardScaler(), model), {f"{type(model).__name__.lower()}__max_iter": [1, 60]}
+    )
+    assert search.fit(X, y).best_score_ > 0.75
+    assert next(iter(search.best_params_.values())) == 60
+
+
+def test_change_of_backend_after_fit(model, mnist):
+    X, y = mnist
+    model.set_params(backend="numba").fit(X, y)
+    expected = model.predict_proba(X)
+    np.testing.assert_allclose(model.set_params(backend="numpy").predict_proba(X), expected, atol=1e-5)
+    float64 = clone(model).fit(X / 255.0, y)  # fitted in float64 by NumPy
+    np.testing.assert_allclose(
+        float64.predict_proba(X / 255), float64.set_params(backend="numba").predict_proba(X / 255), atol=1e-5
+    )
+
+
+def test_model_of_a_missing_backend_predicts_elsewhere(model, mnist):
+    X, y = mnist
+    expected = model.set_params(backend="numba").fit(X, y).predict_proba(X)
+    other = pickle.loads(pickle.dumps(model))
+    other.backend_ = "cupy"
+    other.set_params(backend="auto")
+    np.testing.assert_allclose(other.predict_proba(X), expected, atol=1e-5)
+    other.set_params(backend="cupy")  # as when it was fitted with backend="cupy"
+    np.testing.assert_allclose(other.predict_proba(X), expected, atol=1e-5)
+
+
+def test_verbose_prints_each_epoch(model, capsys):
+    model.set_params(verbose=1, max_iter=3).fit(GOOD_X / 40, GOOD_Y)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("Iteration 1, loss = 0.")
+    assert len([line for line in lines if line.startswith("Iteration")]) == len(model.loss_curve_)
+
+
+def test_backend_and_times_are_told(model, backend):
+    model.set_params(backend=backend).fit(GOOD_X, GOOD_Y)
+    assert model.backend_ == backend
+    assert model.backend_reason_
+    assert model.fit_seconds_ > 0
+    assert model.compile_seconds_ >= 0
+    assert not model.interrupted_
+    assert model.set_params(backend="auto").fit(GOOD_X, GOOD_Y).backend_ == "numpy"  # tiny work

@@ -1,0 +1,35 @@
+"""scikit-learn's own checks of a well-behaved estimator."""
+
+from __future__ import annotations
+
+import pytest
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from fastmnist.estimators import LogisticRegression, MLPClassifier, OneVsRestLogisticRegression
+
+FLOAT32 = (
+    "compares probabilities of float64 data to 1e-7; the compiled kernels compute in float32, which rounds at 6e-8"
+)
+
+
+def expected_failures(estimator: object) -> dict[str, str]:
+    if estimator.backend == "numba":
+        return {"check_sample_weight_equivalence_on_dense_data": FLOAT32}
+    return {}
+
+
+# 100 epochs, as in scikit-learn's tests of its own MLPClassifier.
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@parametrize_with_checks(
+    [
+        LogisticRegression(),
+        OneVsRestLogisticRegression(),
+        MLPClassifier(max_iter=100),
+        LogisticRegression(backend="numba"),
+        OneVsRestLogisticRegression(backend="numba"),
+        MLPClassifier(max_iter=100, backend="numba"),
+    ],
+    expected_failed_checks=expected_failures,
+)
+def test_scikit_learn_check(estimator, check):
+    check(estimator)
