@@ -24,22 +24,32 @@ if TYPE_CHECKING:
     from fastmnist.backends.base import Executor
     from fastmnist.network.spec import Spec
 
-__all__ = ["BACKENDS", "BackendUnavailable", "Choice", "available_backends", "build", "default_threads", "select"]
+__all__ = [
+    "BACKENDS",
+    "BackendUnavailable",
+    "Choice",
+    "available_backends",
+    "build",
+    "default_threads",
+    "require",
+    "select",
+]
 
 BACKENDS = ("numpy", "numba", "cupy")
 DEFAULT_VARIABLE = "FASTMNIST_BACKEND"
 VERBOSE_VARIABLE = "FASTMNIST_VERBOSE"
 
-# What "auto" takes NumPy's time to be: steps * NUMPY_STEP_SECONDS + flops / NUMPY_FLOPS_PER_SECOND. Measured on two cores
-# of a Xeon at 2.5 GHz: a step takes 70 us (4-3, batch 10) to 180 us (64-32-10, batch 32) whatever its arithmetic, because
-# it is some ten calls of NumPy a layer; with more arithmetic NumPy reaches 20 GFLOP/s (784-128-64-10, batch 32) to
-# 100 GFLOP/s (784-512-256-10, batch 256). The low rate stands here: where it is wrong the work is large, and compiled code
-# wins anyway.
+# What "auto" takes NumPy's time to be: steps * NUMPY_STEP_SECONDS + flops / NUMPY_FLOPS_PER_SECOND. Measured on two
+# cores of a Xeon at 2.5 GHz: a step takes 70 us (4-3, batch 10) to 180 us (64-32-10, batch 32) whatever its
+# arithmetic, because it is some ten calls of NumPy a layer; with more arithmetic NumPy reaches 20 GFLOP/s
+# (784-128-64-10, batch 32) to 100 GFLOP/s (784-512-256-10, batch 256). The low rate stands here: where it is wrong
+# the work is large, and compiled code wins anyway.
 NUMPY_STEP_SECONDS = 150e-6
 NUMPY_FLOPS_PER_SECOND = 20e9
-# Below this NumPy would have finished before a fresh process has loaded Numba and the compiled kernels (0.4 s and more,
-# even from the cache). Compiling costs more, but once in the life of an installation: the choice must not depend on
-# whether the cache happens to be warm.
+# Compiled code costs 0.05 s to load from the cache; on an empty cache importing Numba alone takes half a second, and
+# compiling some seconds more, once in the life of an installation. The choice must not depend on whether the cache
+# happens to be warm, so one number stands for both: a fit that NumPy ends sooner than Numba is imported is left to
+# NumPy.
 SMALL_WORK_SECONDS = 0.5
 
 
@@ -102,9 +112,10 @@ def select(
 ) -> Choice:
     """Choose the backend of a fit.
 
-    A name is taken at its word: it runs or `BackendUnavailable` is raised. "auto" means `FASTMNIST_BACKEND` where that is
-    set; else NumPy for float64 and for work that NumPy would finish in less than `SMALL_WORK_SECONDS` by the estimate
-    above, and compiled code for the rest. With `FASTMNIST_VERBOSE=dispatch` every choice is written to stderr.
+    A name is taken at its word: it runs or `BackendUnavailable` is raised. "auto" means `FASTMNIST_BACKEND` where
+    that is set; else NumPy for float64 and for work that NumPy would finish in less than `SMALL_WORK_SECONDS` by the
+    estimate above, and compiled code for the rest. With `FASTMNIST_VERBOSE=dispatch` every choice is written to
+    stderr.
 
     Parameters
     ----------
@@ -140,14 +151,46 @@ def select(
     if backend == "auto":
         choice = _choose(flops, steps, np.dtype(dtype))
     else:
-        problem = _problem(backend, np.dtype(dtype))
-        if problem is not None:
-            raise problem.with_origin(origin) if from_environment else problem
+        try:
+            require(backend, dtype=dtype)
+        except BackendUnavailable as problem:
+            raise (problem.with_origin(origin) if from_environment else problem) from None
         choice = Choice(backend, f"{origin}.")
     if "dispatch" in os.environ.get(VERBOSE_VARIABLE, "").split(","):
         work = f"{n_samples:,} x {n_features:,}, {steps:,} steps, {flops / 1e9:.3g} GFLOP, {np.dtype(dtype).name}"
         print(f"fastmnist: backend {choice.backend} for {work}: {choice.reason}", file=sys.stderr)
     return choice
+
+
+def require(backend: str, *, dtype: DTypeLike = np.float32) -> None:
+    """Make sure that a backend can run.
+
+    Parameters
+    ----------
+    backend : str
+        One of `BACKENDS`.
+    dtype : dtype, default=float32
+        Of the arithmetic.
+
+    Raises
+    ------
+    ValueError
+        Unknown backend ("auto" is none: `select` has to decide first).
+    BackendUnavailable
+        It cannot run here, or not in this dtype.
+    """
+    if backend not in BACKENDS:
+        raise ValueError(f"backend must be one of {', '.join(map(repr, BACKENDS))}; got {backend!r}.")
+    problem = None
+    if backend == "cupy":
+        problem = _cupy_missing()
+    elif backend == "numba" and np.dtype(dtype) != np.float32:
+        reason = f"its kernels compute in float32; {np.dtype(dtype).name} was asked for."
+        problem = BackendUnavailable("numba", "dtype", reason, "Use float32, or backend='numpy'.")
+    elif backend == "numba":
+        problem = _numba_problem()
+    if problem is not None:
+        raise problem
 
 
 def build(backend: str, spec: Spec, *, n_threads: int | None = None, dtype: DTypeLike = np.float32) -> Executor:
@@ -172,15 +215,11 @@ def build(backend: str, spec: Spec, *, n_threads: int | None = None, dtype: DTyp
     Raises
     ------
     ValueError
-        Unknown backend ("auto" is none: `select` has to decide first).
+        As in `require`.
     BackendUnavailable
         The backend cannot run here.
     """
-    if backend not in BACKENDS:
-        raise ValueError(f"backend must be one of {', '.join(map(repr, BACKENDS))} once it is chosen; got {backend!r}.")
-    problem = _problem(backend, np.dtype(dtype))
-    if problem is not None:
-        raise problem
+    require(backend, dtype=dtype)
     if backend == "numpy":
         from fastmnist.backends.reference import ReferenceExecutor
 
@@ -222,31 +261,15 @@ def _require_known(backend: str, what: str) -> None:
         raise ValueError(f"{what} must be one of {', '.join(map(repr, known))}; got {backend!r}.")
 
 
-def _problem(backend: str, dtype: np.dtype) -> BackendUnavailable | None:
-    """Why a backend cannot do its work, or None."""
-    if backend == "cupy":
-        return _cupy_missing()
-    if backend == "numba":
-        if dtype != np.float32:
-            return BackendUnavailable(
-                "numba",
-                "dtype",
-                f"its kernels compute in float32; {dtype.name} was asked for.",
-                "Use backend='numpy', or float32.",
-            )
-        return _numba_problem()
-    return None
-
-
 def _choose(flops: float, steps: int, dtype: np.dtype) -> Choice:
     """The rule of "auto"."""
     if dtype != np.float32:
         return Choice("numpy", f"auto: {dtype.name} arithmetic is numpy's alone.")
     seconds = steps * NUMPY_STEP_SECONDS + flops / NUMPY_FLOPS_PER_SECOND
-    estimate = f"an estimated {seconds:.2g} s of work in NumPy"
+    estimate = f"an estimated {seconds:.3g} s of work in NumPy"
     if seconds < SMALL_WORK_SECONDS:
         return Choice(
-            "numpy", f"auto: {estimate} is less than loading the compiled kernels takes ({SMALL_WORK_SECONDS:g} s)."
+            "numpy", f"auto: {estimate} is less than the {SMALL_WORK_SECONDS:g} s that compiled kernels are worth."
         )
     problem = _numba_problem()
     if problem is not None:
@@ -278,6 +301,11 @@ def _numba_problem() -> BackendUnavailable | None:
         return _numba_missing()
     try:
         importlib.import_module("fastmnist.backends.cpu")
+        from fastmnist.kernels.cpu import objects
+
+        # Code from the cache runs without Numba, whose import takes half a second; an empty cache needs it anyway.
+        if not (objects.cache_folder() / "walk.o").exists():
+            importlib.import_module("numba")
     except (
         ImportError,
         OSError,

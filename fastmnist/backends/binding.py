@@ -29,6 +29,7 @@ class Binding:
         self.state = np.zeros(program.state.size, np.uint8) if state is None else state
         self.workspace = np.zeros(program.workspace.size, np.uint8) if workspace is None else workspace
         self._bound: dict[str, np.ndarray] = {}
+        self._bound_dtypes = {name: np.dtype(tensor.dtype) for name, tensor in program.bound.items()}
         self._by_name = {
             view.tensor.name: view.tensor
             for table in program.tables.values()
@@ -36,6 +37,7 @@ class Binding:
             for instruction in thread
             for view in (*instruction.outs, *instruction.ins)
         }
+        self._cursors = [self[name] for name in self._by_name if name.startswith("cursor_")]
 
     def bind(self, **arrays: np.ndarray) -> None:
         """Give arrays to bound tensors; names that the program does not use are ignored.
@@ -46,20 +48,18 @@ class Binding:
             An array has another dtype than its tensor.
         """
         for name, array in arrays.items():
-            tensor = self.program.bound.get(name)
-            if tensor is None:
+            dtype = self._bound_dtypes.get(name)
+            if dtype is None:
                 continue
-            if array.dtype.name != tensor.dtype or not array.flags.c_contiguous:
-                raise TypeError(f"{name} must be C-contiguous {tensor.dtype}; got {array.dtype}.")
+            if array.dtype != dtype or not array.flags.c_contiguous:
+                raise TypeError(f"{name} must be C-contiguous {dtype}; got {array.dtype}.")
             self._bound[name] = array
-        if "cursor_0" in self._by_name:
-            self.rewind()
+        self.rewind()
 
     def rewind(self, position: int = 0, step: int = 0) -> None:
         """Set every thread's cursor."""
-        for name in self._by_name:
-            if name.startswith("cursor_"):
-                self[name][:] = position, step
+        for cursor in self._cursors:
+            cursor[:] = position, step
 
     def __getitem__(self, name: str) -> np.ndarray:
         """The whole tensor `name`."""

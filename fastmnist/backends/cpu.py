@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from itertools import pairwise
 from typing import Any
@@ -21,6 +22,8 @@ from fastmnist.network.spec import Spec
 
 # Rows of a block of the full-batch gradient and of prediction: two layers' activations of so many rows stay in L2.
 BLOCK_ROWS = 120
+# Blocks that make it worth starting another thread to predict.
+BLOCKS_A_THREAD = 4
 # The full-batch gradient is summed in at most so many chunks of rows, each from its first row to its last, then chunk by chunk in float64:
 # the bits depend on the data alone, not on the number of threads.
 CHUNKS = 16
@@ -83,6 +86,8 @@ class CpuExecutor:
         self._inference: dict[Any, _Runner] = {}
         self._step = 0
         self._n_rows = 0
+        self._positions = np.arange(BLOCK_ROWS)
+        self._predicting = threading.Lock()
 
     @property
     def compile_seconds(self) -> float:
@@ -93,6 +98,10 @@ class CpuExecutor:
         self, X: np.ndarray, y: np.ndarray, sample_weight: np.ndarray | None = None, *, pixel_scale: float = 1.0
     ) -> None:
         """See `Executor.bind`."""
+        if self._training is not None and self._initial is None:
+            self._initial = (
+                self.get_parameters()
+            )  # the new data may need another program; the moments stay in the state
         self._n_rows = len(X)
         self._format, compressed = choose_format(X, pixel_scale, self.spec)
         arrays = compressed.arrays if compressed else {"source": X}
@@ -114,6 +123,8 @@ class CpuExecutor:
             if self._state is None:
                 self._state = aligned_bytes(program.state.size)
             self._training = (batch_sizes, _Runner(program, self._state))
+            # What `predict` will need is compiled with the rest: the first prediction should not wait.
+            _compile(inference_program(self.spec, DataFormat(self._format.dtype, self._format.scale), (1,)))
         runner = self._training[1]
         if self._initial is not None:
             place_parameters(runner.binding, self._initial)
@@ -141,7 +152,6 @@ class CpuExecutor:
 
     def run_epoch(self, order: np.ndarray, learning_rates: np.ndarray, batch_size: int, *, seed: int = 0) -> Epoch:
         """See `Executor.run_epoch`."""
-        start = time.perf_counter()
         full, tail = divmod(len(order), batch_size)
         sizes = ((batch_size,) if full else ()) + ((tail,) if tail else ())
         runner = self._prepare(sizes)
@@ -149,6 +159,7 @@ class CpuExecutor:
         inputs = epoch_inputs(self.spec, order, learning_rates, batch_size, weight, self._step, self.dtype, seed)
         runner.bind(**self._data, **inputs)
         team = Team(self.n_threads)
+        start = time.perf_counter()
         passes = ([(batch_size, full)] if full else []) + ([(tail, 1)] if tail else [])
         steps = team.run(lambda thread: runner.walk(thread, passes, team))
         interrupted = team.stop_requested
@@ -209,13 +220,19 @@ class CpuExecutor:
     # --- inference ----------------------------------------------------------------------------------------------------------------
 
     def outputs(self, parameters: Parameters, X: np.ndarray, *, pixel_scale: float = 1.0) -> np.ndarray:
-        """See `Executor.outputs`."""
+        """See `Executor.outputs`; may be called from several threads, which take turns."""
+        result = np.empty((len(X), self.spec.n_outputs), np.float32)
+        if len(X):
+            with self._predicting:
+                self._predict(parameters, X, pixel_scale, result)
+        return result
+
+    def _predict(self, parameters: Parameters, X: np.ndarray, pixel_scale: float, result: np.ndarray) -> None:
         n = len(X)
-        result = np.empty((n, self.spec.n_outputs), np.float32)
-        if n == 0:
-            return result
+        if n > len(self._positions):
+            self._positions = np.arange(n)
         blocks = -(-n // BLOCK_ROWS)
-        n_threads = min(self.n_threads, blocks)
+        n_threads = max(1, min(self.n_threads, blocks // BLOCKS_A_THREAD))
         shares = [
             (blocks * t // n_threads * BLOCK_ROWS, min(blocks * (t + 1) // n_threads * BLOCK_ROWS, n))
             for t in range(n_threads)
@@ -223,7 +240,7 @@ class CpuExecutor:
         arrays: dict[str, np.ndarray] = {
             f"parameter_{i}": np.ascontiguousarray(p, np.float32) for i, p in enumerate(parameters)
         }
-        arrays |= {"source": X, "order": np.arange(n), "outputs": result}
+        arrays |= {"source": X, "order": self._positions[:n], "outputs": result}
         team = Team(n_threads)
 
         def work(thread: int) -> int:
@@ -234,16 +251,26 @@ class CpuExecutor:
             runner.bind(**arrays)
             return runner.walk(0, passes, team, position=lo)
 
+        if blocks < 2 * BLOCKS_A_THREAD:
+            work(0)  # a millisecond at most: starting threads would take as long
+            return
         team.run(work)
         if team.stop_requested:
             raise KeyboardInterrupt
-        return result
 
     def _inference_runner(self, thread: int, dtype: str, scale: float, sizes: tuple[int, ...]) -> _Runner:
         key = (thread, dtype, scale, sizes)
         if key not in self._inference:
             self._inference[key] = _Runner(inference_program(self.spec, DataFormat(dtype, scale), sizes))
         return self._inference[key]
+
+
+def _compile(program: Program) -> None:
+    """Compile, or load, every op of a program."""
+    for table in program.tables.values():
+        for instruction in {i for thread in table.threads for i in thread if i is not BARRIER}:
+            views = (*instruction.outs, *instruction.ins)
+            cpu.entry(instruction.op, tuple(view.tensor.dtype for view in views))
 
 
 class _Runner:
@@ -255,11 +282,21 @@ class _Runner:
         self.binding = Binding(program, state, aligned_bytes(program.workspace.size))
         self._walk = cpu.walk()
         self._tables: dict[int, list[np.ndarray]] = {}
-        self._bound: dict[str, np.ndarray] = {}
+        self._shapes: dict[str, tuple[int, ...]] = {}
+        # Where the addresses of a bound tensor stand: rows of a table, word, distance from the start of the array.
+        self._places: dict[str, list[tuple[np.ndarray, int, int]]] = {}
 
     def bind(self, **arrays: np.ndarray) -> None:
-        """Bind arrays and encode the tables with their addresses."""
+        """Bind arrays. The tables are encoded once; arrays of the same shapes later only change addresses in them."""
         self.binding.bind(**arrays)
+        shapes = {name: array.shape for name, array in arrays.items()}
+        if shapes == self._shapes:
+            for name, places in self._places.items():
+                address = arrays[name].ctypes.data
+                for row, word, distance in places:
+                    row[word] = address + distance
+            return
+        self._shapes, self._places = shapes, {}
         self._tables = {rows: self._encode(table) for rows, table in self.program.tables.items()}
 
     def _encode(self, table: Table) -> list[np.ndarray]:
@@ -281,13 +318,16 @@ class _Runner:
                 if instruction is not BARRIER:
                     views = (*instruction.outs, *instruction.ins)
                     cpu.encode(row, instruction.op, [operand(view) for view in views], instruction.params)
+                    for word, view in enumerate(views, start=1):
+                        if view.tensor.memory == "bound":
+                            place = (row, word, view.byte_offset)
+                            self._places.setdefault(view.tensor.name, []).append(place)
             encoded.append(rows)
         return encoded
 
     def walk(self, thread: int, passes: list[tuple[int, int]], team: Team, position: int = 0) -> int:
         """Walk `steps` times the table for `rows` rows, for each (rows, steps) of `passes`; returns the steps done."""
-        cursor = self.binding[f"cursor_{thread}"]
-        cursor[:] = position, 0
+        self.binding[f"cursor_{thread}"][:] = position, 0
         done = generation = 0
         for rows, steps in passes:
             table = self._tables[rows][thread]

@@ -113,7 +113,8 @@ class GpuStatus:
         assert self.compute_capability and self.memory and self.driver_cuda
         gibibytes = f"{self.memory / 2**30:.1f} GiB"
         compute_capability, cuda = _dotted(self.compute_capability), _dotted(self.driver_cuda)
-        return f"GPU: {self.name}, compute capability {compute_capability}, {gibibytes}, driver for CUDA {cuda}, {self.cupy}."
+        facts = f"compute capability {compute_capability}, {gibibytes}, driver for CUDA {cuda}, {self.cupy}"
+        return f"GPU: {self.name}, {facts}."
 
 
 def probe(index: int = 0, *, library: str | None = None) -> GpuStatus:
