@@ -1,63 +1,82 @@
-# On a fresh machine with python3 (>= 3.11), python3-venv and make, every target sets itself up. `make help` lists them.
+# What a developer or a user of a checkout does. A fresh Debian needs python3 (>= 3.11), python3-venv and make; the rest comes from PyPI.
 
 PYTHON ?= python3
 VENV := .venv
-BIN := $(VENV)/bin
+PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
-READY_DEV := $(VENV)/.ready-dev
+DEV := $(VENV)/.ready-dev
+PEERS := .venv-peers/.ready
+INSTALL := -m pip install --quiet --disable-pip-version-check
+ARGS ?=
 
-.PHONY: help train test test-long check format bench peers docs clean clean-cache
+.DEFAULT_GOAL := help
+.PHONY: help train test test-long check format bench peers docs clean-cache clean
 
-help: ## list the targets
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+help: ## This list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
-$(READY): pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
-	  { echo "fastmnist needs Python 3.11 or newer: apt-get install python3 (or set PYTHON=...)" >&2; exit 1; }
-	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
-	  { echo "Python's venv module is missing: apt-get install python3-venv" >&2; exit 1; }
-	@echo "Setting up $(VENV) ..."
-	@rm -rf $(VENV)
-	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/pip install --quiet --disable-pip-version-check -e '.[test]'
-	@touch $@
+train: $(READY) ## Train the default network on MNIST and print how good it is (ARGS="--backend numpy" and so on)
+	@$(PY) -m fastmnist train mlp $(ARGS)
 
-$(READY_DEV): $(READY)
-	@$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
-	@touch $@
+test: $(READY) ## The tests (ARGS="-k name" chooses)
+	@$(PY) -m pytest -m "not long and not gpu" $(ARGS)
 
-train: $(READY) ## train the default network on MNIST and print its report
-	@$(BIN)/fastmnist train mlp
+test-long: $(READY) ## The long tests alone
+	@$(PY) -m pytest -m "long and not gpu" $(ARGS)
 
-test: $(READY) ## run the tests (some minutes), slowest listed
-	@$(BIN)/python -m pytest -m "not long and not gpu"
+check: $(DEV) ## Lint, format and types
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
+	@$(PY) -m mypy
 
-test-long: $(READY) ## run the long forms of the tests
-	@$(BIN)/python -m pytest -m long
+format: $(DEV) ## Format the code and mend what ruff can mend
+	@$(PY) -m ruff check --fix .
+	@$(PY) -m ruff format .
 
-check: $(READY_DEV) ## ruff and mypy
-	@$(BIN)/ruff check .
-	@$(BIN)/ruff format --check .
-	@$(BIN)/mypy
+bench: $(READY) ## The benchmarks; beside torch and JAX if `make peers` has been run
+	@$(if $(wildcard $(PEERS)),.venv-peers/bin/python,$(PY)) -m pytest bench --benchmark-only $(ARGS)
 
-format: $(READY_DEV) ## let ruff fix and format
-	@$(BIN)/ruff check --fix --quiet .
-	@$(BIN)/ruff format .
+peers: $(PEERS) ## An environment of its own (.venv-peers) that has torch and JAX as well: large
 
-bench: $(READY) ## time the kernels and the models
-	@$(BIN)/python -m pytest bench --benchmark-only -m "not gpu"
-
-peers: $(READY) ## time epochs against PyTorch and scikit-learn (installs PyTorch into .venv-peers)
-	@test -x .venv-peers/bin/python || $(PYTHON) -m venv .venv-peers
-	@.venv-peers/bin/pip install --quiet --disable-pip-version-check torch==2.13.0 -e .
-	@$(BIN)/python bench/peers/compare.py --python .venv-peers/bin/python
-
-docs: $(READY_DEV) ## API reference from the docstrings, in docs/api
-	@$(BIN)/python -m pdoc --docformat numpy --output-directory docs/api fastmnist
+docs: $(DEV) ## API reference from the docstrings, into docs/api
+	@rm -rf docs/api
+	@$(PY) -W error::UserWarning:pdoc -m pdoc --docformat numpy --math --output-directory docs/api fastmnist
 	@echo "docs/api/index.html"
 
-clean-cache: ## remove the compiled kernels
-	@rm -rf "$${FASTMNIST_CACHE_DIR:-$${XDG_CACHE_HOME:-$$HOME/.cache}/fastmnist}"
+clean-cache: $(READY) ## Remove the compiled kernels from the user's cache folder
+	@$(PY) -c "import shutil; from fastmnist.kernels.cpu.objects import cache_root; \
+	folders = sorted(cache_root().glob('[0-9a-f]' * 20)); \
+	[shutil.rmtree(folder) for folder in folders]; \
+	print(f'{cache_root()}: {len(folders)} folder(s) of compiled kernels removed')"
 
-clean: ## remove the virtual environments and what was built
+clean: ## Remove everything that is made from the sources, .venv included
 	@rm -rf $(VENV) .venv-peers build dist docs/api *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	@find fastmnist kernels tests bench examples -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# --- the environments -----------------------------------------------------------------------------------------------------------------
+
+APT := Run: apt-get install --yes python3 python3-venv
+# Empty when python3 can make an environment, else one line that says what is missing. $(error) then ends make with just that line.
+python_problem = $(shell command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is missing. $(APT)"; exit; }; \
+  $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+  { echo "Python 3.11 or later is needed; $(PYTHON) is $$($(PYTHON) --version 2>&1 | cut -d " " -f 2). \
+  $(APT) (Debian 12 or later), or name another one: make PYTHON=/path/to/python3.11"; exit; }; \
+  $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || echo "python3-venv is missing. $(APT)")
+
+$(READY): extras = test
+$(PEERS): extras = test,bench
+
+# The stamp is there only while the environment is whole: one that was interrupted is made anew, one older than pyproject.toml is updated.
+$(READY) $(PEERS): pyproject.toml
+	$(if $(python_problem),$(error $(python_problem)))
+	@test -e $@ && $(@D)/bin/python -c "" 2>/dev/null || \
+	  { echo "Making $(@D) with $$($(PYTHON) --version)"; $(PYTHON) -m venv --clear $(@D); }
+	@rm -f $@ $@-dev
+	@echo "Installing fastmnist and what it needs into $(@D) (a minute or two, once)"
+	@$(@D)/bin/python $(INSTALL) --editable '.[$(extras)]'
+	@touch $@
+
+$(DEV): $(READY)
+	@echo "Installing the developers' tools into $(<D)"
+	@$(PY) $(INSTALL) --editable '.[dev]'
+	@touch $@

@@ -1,0 +1,1 @@
+"""What a person looks at: reports on models, and explanations of what would run. Nothing here imports scikit-learn."""

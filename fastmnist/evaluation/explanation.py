@@ -1,0 +1,127 @@
+"""What a fit would do, without doing it: the network, the backend with its reason, and the program as a table."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from numpy.typing import ArrayLike
+
+from fastmnist.network.layers import describe
+
+if TYPE_CHECKING:
+    from fastmnist.estimators import LogisticRegression, MLPClassifier, OneVsRestLogisticRegression
+    from fastmnist.network.program import Program
+    from fastmnist.network.spec import Spec
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """The answer of `explain`.
+
+    Attributes
+    ----------
+    model : str
+        The estimator with the parameters that are not defaults.
+    network : list of str
+        The layers from input to output, then loss and solver.
+    n_parameters : int
+    backend, reason : str
+        The choice and why.
+    n_threads : int
+    steps : int
+        Optimizer steps, or full-batch evaluations, at most.
+    gflop : float
+        Of the whole fit at most, counted dense.
+    program : list of str
+        `Program.describe()`.
+    """
+
+    model: str
+    network: list[str]
+    n_parameters: int
+    backend: str
+    reason: str
+    n_threads: int
+    steps: int
+    gflop: float
+    program: list[str]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values by name."""
+        return asdict(self)
+
+
+def explain(
+    estimator: LogisticRegression | OneVsRestLogisticRegression | MLPClassifier, X: ArrayLike, y: ArrayLike
+) -> Explanation:
+    """Say what `estimator.fit(X, y)` would run.
+
+    Parameters
+    ----------
+    estimator : LogisticRegression, OneVsRestLogisticRegression or MLPClassifier
+        Stays as it is.
+    X : array-like of shape (n_samples, n_features)
+    y : array-like of shape (n_samples,)
+
+    Returns
+    -------
+    Explanation
+
+    Raises
+    ------
+    ValueError
+        As in `fit`.
+    fastmnist.BackendUnavailable
+        The backend that was asked for cannot run here.
+    """
+    from fastmnist.estimators.inputs import as_executor_input
+
+    model = type(estimator)(**estimator.get_params(deep=False))
+    data, labels, _ = model._validate_training_data(X, y, None, reset=True)
+    labels = model._labels(model._learn_classes(labels))
+    spec = model._spec()
+    full_batch = model.solver in ("lbfgs", "gd")
+    batch_size = len(data) if full_batch else model._effective_batch_size(len(data))
+    steps = model.max_iter * math.ceil(len(data) / batch_size)
+    flops = float(spec.flops_per_sample) * len(data) * model.max_iter
+    # `Any`: estimators need no programs, so their view of an executor does not have them.
+    executor: Any = model._open_executor(spec, data, flops=flops, steps=steps)
+    scale = model._set_pixel_scale(data)
+    executor.bind(as_executor_input(data, executor.dtype), labels, None, pixel_scale=scale)
+    program = _gradient_program(executor, scale) if full_batch else executor.program((batch_size,))
+    return Explanation(
+        model=" ".join(repr(estimator).split()),
+        network=_network(spec, model.solver if full_batch else ""),
+        n_parameters=sum(math.prod(shape) for shape in spec.parameter_shapes),
+        backend=model.backend_,
+        reason=model.backend_reason_,
+        n_threads=executor.n_threads,
+        steps=steps,
+        gflop=flops / 1e9,
+        program=program.describe(),
+    )
+
+
+def _network(spec: Spec, full_batch_solver: str) -> list[str]:
+    layers = [f"Input({spec.n_features})", *map(describe, spec.layers), f"loss: {spec.loss}"]
+    if full_batch_solver:
+        return [*layers, f"solver: {full_batch_solver}, full batch"]
+    return [*layers, f"optimizer: {spec.optimizer}", *([f"l2: {spec.l2:g}"] if spec.l2 else [])]
+
+
+def _gradient_program(executor: Any, scale: float) -> Program:
+    """What a full-batch solver runs for each block of rows; on data in the format that the executor has chosen."""
+    from fastmnist.network.lowering import DataFormat, gradient_program
+
+    if executor.backend == "numba":
+        from fastmnist.backends.cpu import BLOCK_ROWS
+    else:
+        from fastmnist.backends.reference import BLOCK_ROWS
+    training = executor.program((1,))
+    columns = training.bound.get("columns")
+    values = training.bound["source" if columns is None else "values"]
+    reason = training.decisions[0].partition(". ")[2]
+    data = DataFormat(values.dtype, scale, "" if columns is None else columns.dtype, reason)
+    return gradient_program(executor.spec, data, (BLOCK_ROWS,), executor.dtype.name)

@@ -1,0 +1,159 @@
+"""Fit a model, test it, and keep everything that is worth telling: what `fastmnist train` prints."""
+
+from __future__ import annotations
+
+import copy
+import sys
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fastmnist.evaluation.report import Report, classification_report
+
+if TYPE_CHECKING:
+    from fastmnist.datasets import Splits
+    from fastmnist.estimators import LogisticRegression, MLPClassifier, OneVsRestLogisticRegression
+    from fastmnist.training.history import OnEpoch
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingRun:
+    """A fit and its test.
+
+    Attributes
+    ----------
+    model, description, data : str
+        Name on the command line; the estimator with its parameters; where the data came from.
+    backend, reason : str
+        What computed, and why.
+    report : Report
+        On the test part.
+    train_seconds, compile_seconds : float
+        Wall time of the fit without compiling, and of all compiling, that for the test included.
+    epochs : int
+        Epochs, or iterations of a full-batch solver.
+    n_train, n_test : int
+    loss_curve : list of float
+    interrupted : bool
+    """
+
+    model: str
+    description: str
+    data: str
+    backend: str
+    reason: str
+    report: Report
+    train_seconds: float
+    compile_seconds: float
+    epochs: int
+    n_train: int
+    n_test: int
+    loss_curve: list[float]
+    interrupted: bool
+
+    @property
+    def accuracy(self) -> float:
+        """On the test part."""
+        return self.report.accuracy
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values by name."""
+        return {
+            "model": self.model,
+            "description": self.description,
+            "data": self.data,
+            "backend": self.backend,
+            "reason": self.reason,
+            "accuracy": self.accuracy,
+            "train_seconds": self.train_seconds,
+            "compile_seconds": self.compile_seconds,
+            "epochs": self.epochs,
+            "n_train": self.n_train,
+            "n_test": self.n_test,
+            "interrupted": self.interrupted,
+            "loss_curve": [float(loss) for loss in self.loss_curve],
+            "report": self.report.as_dict(),
+            "confusion_matrix": self.report.confusion.tolist(),
+        }
+
+    def summary(self) -> list[str]:
+        """Lines for people."""
+        each = f", {self.train_seconds / self.epochs:.2f} s each" if self.epochs else ""
+        return [
+            f"{self.description}",
+            f"data: {self.data}",
+            f"backend {self.backend}: {self.reason}",
+            f"compiling {self.compile_seconds:.2f} s, training {self.train_seconds:.2f} s ({self.epochs} epochs{each})",
+            f"test accuracy {self.accuracy:.4f} on {self.n_test:,} samples",
+        ]
+
+
+def training_run(
+    model: str,
+    estimator: LogisticRegression | OneVsRestLogisticRegression | MLPClassifier,
+    splits: Splits,
+    on_epoch: OnEpoch | None = None,
+    *,
+    save: str | None = None,
+) -> TrainingRun:
+    """Fit an estimator on the training part, save it, and judge it on the test part.
+
+    Parameters
+    ----------
+    model : str
+        Its name in what is returned.
+    estimator : LogisticRegression, OneVsRestLogisticRegression or MLPClassifier
+        Is fitted.
+    splits : Splits
+    on_epoch : callable, optional
+        See `NetworkClassifier.set_on_epoch`.
+    save : str, optional
+        File for the model; written as soon as it is fitted.
+
+    Returns
+    -------
+    TrainingRun
+
+    Raises
+    ------
+    ValueError
+        As in `fit`.
+    fastmnist.BackendUnavailable
+        The backend that was asked for cannot run here.
+    OSError
+        The file can't be written.
+    """
+    compiled_before = _compile_seconds()
+    with warnings.catch_warnings():
+        # Whoever asks for ten epochs knows that the optimizer might go on.
+        warnings.filterwarnings("ignore", message="Stochastic Optimizer: Maximum iterations")
+        estimator.set_on_epoch(on_epoch).fit(splits.X_train, splits.y_train)
+    estimator.set_on_epoch(None)
+    if save is not None:
+        estimator.save(save)
+    # Whoever has pressed Ctrl-C shall not wait for more kernels to be compiled: NumPy predicts at once.
+    judge = copy.copy(estimator).set_params(backend="numpy") if estimator.interrupted_ else estimator
+    predicted = judge.predict(splits.X_test)
+    return TrainingRun(
+        model=model,
+        description=" ".join(repr(estimator).split()),
+        data=splits.source,
+        backend=estimator.backend_,
+        reason=estimator.backend_reason_,
+        report=classification_report(splits.y_test, predicted),
+        train_seconds=estimator.fit_seconds_,
+        compile_seconds=_compile_seconds() - compiled_before,
+        epochs=int(np.max(estimator.n_iter_)),
+        n_train=len(splits.X_train),
+        n_test=len(splits.X_test),
+        loss_curve=list(estimator.loss_curve_),
+        interrupted=estimator.interrupted_,
+    )
+
+
+def _compile_seconds() -> float:
+    """Seconds that this process has spent compiling; the compiled kernels are not loaded for the question."""
+    cpu = sys.modules.get("fastmnist.kernels.cpu")
+    return 0.0 if cpu is None else cpu.compile_seconds()

@@ -1,0 +1,259 @@
+"""One op of the contract on arrays: `call_kernel` runs it, `warmup` compiles all of them ahead of time.
+
+For study, tests and benchmarks. A fit does not come along here: executors run whole tables of ops.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from fastmnist import backends
+from fastmnist.kernels.contract import CONTRACT, Op, Operand, check
+
+
+def call_kernel(
+    name: str, *inputs: ArrayLike, backend: str = "numba", **keywords: ArrayLike
+) -> np.ndarray | tuple[np.ndarray, ...]:
+    """Run one op: check the operands, allocate the outputs, compute.
+
+    Parameters
+    ----------
+    name : str
+        An op of `fastmnist.kernels.contract.CONTRACT`; `fastmnist kernels` lists them.
+    *inputs : array-like
+        The op's inputs in the contract's order, C-contiguous or not. Types are not converted: floats are float32 (with
+        backend "numpy" float64 as well), indices and labels as the contract says.
+    backend : {"numba", "numpy"}, default="numba"
+        "numpy" is the oracle.
+    **keywords
+        The op's parameters by name; and by the name of an output its old content, for outputs that the op updates and
+        for those whose shape does not follow from the inputs. They are copied, never written to.
+
+    Returns
+    -------
+    ndarray, or tuple of ndarray when the op has several outputs
+
+    Raises
+    ------
+    ValueError
+        Unknown op or backend, a missing or unknown keyword, a shape that does not fit, an index out of range.
+    TypeError
+        Wrong number of inputs, or a dtype that the op does not take.
+    fastmnist.BackendUnavailable
+        The backend cannot run here.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastmnist import call_kernel
+    >>> x, w, b = np.ones((1, 2), np.float32), np.ones((2, 3), np.float32), np.zeros(3, np.float32)
+    >>> call_kernel("linear_relu", x, w, b, backend="numpy")
+    array([[2., 2., 2.]], dtype=float32)
+    """
+    if name not in CONTRACT:
+        raise ValueError(
+            f"Unknown op {name!r}; known: {', '.join(sorted(CONTRACT))}. `fastmnist kernels` explains them."
+        )
+    op = CONTRACT[name]
+    ins = _inputs(op, inputs)
+    outs, params = _keywords(op, keywords)
+    operands = {**_outputs(op, ins, outs), **ins}
+    dims = check(name, *operands.values(), backend=backend)
+    floats = [operands[o.name].dtype for o in op.operands if "float" in o.dtypes and operands[o.name].dtype.kind == "f"]
+    backends.require(backend, dtype=np.result_type(*floats) if floats else np.float32)
+    _check_contents(op, operands, dims, params)
+    if backend == "numba":
+        from fastmnist.kernels import cpu
+
+        cpu.call(name, *operands.values(), **params)
+    else:
+        from fastmnist.kernels import reference
+
+        getattr(reference, name)(*operands.values(), *params.values())
+    results = tuple(operands[o.name] for o in op.outs)
+    return results if len(results) > 1 else results[0]
+
+
+def _inputs(op: Op, inputs: tuple[ArrayLike, ...]) -> dict[str, np.ndarray]:
+    if len(inputs) != len(op.ins):
+        names = ", ".join(f"{o.name}[{','.join(o.shape)}]" for o in op.ins) or "none"
+        raise TypeError(
+            f"{op.name} takes {len(op.ins)} inputs ({names}); got {len(inputs)}. Its outputs are allocated."
+        )
+    return {o.name: np.asarray(value, order="C") for o, value in zip(op.ins, inputs, strict=True)}
+
+
+def _keywords(op: Op, keywords: Mapping[str, ArrayLike]) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+    """Tell initial contents of outputs and parameters apart; parameters come back in the contract's order."""
+    out_names = [o.name for o in op.outs]
+    unknown = set(keywords) - set(op.params) - set(out_names)
+    if unknown:
+        raise ValueError(
+            f"{op.name} has no keyword {', '.join(map(repr, sorted(unknown)))}; parameters: {', '.join(op.params) or 'none'}; "
+            f"outputs: {', '.join(out_names)}."
+        )
+    missing = [p for p in op.params if p not in keywords]
+    if missing:
+        raise ValueError(
+            f"{op.name} needs the parameters {', '.join(op.params)}; missing: {', '.join(missing)}. ({op.doc})"
+        )
+    missing = [u for u in op.updates if u not in keywords]
+    if missing:
+        raise ValueError(
+            f"{op.name} updates {', '.join(op.updates)}: give the old content by keyword; missing: {', '.join(missing)}. "
+            f"({op.doc})"
+        )
+    outs = {o: np.array(keywords[o], order="C") for o in out_names if o in keywords}
+    params = {}
+    for p in op.params:
+        value = np.asarray(keywords[p])
+        if value.ndim or value.dtype.kind not in "uif" or not np.isfinite(value):
+            raise ValueError(f"{op.name}: parameter {p} must be a finite number; got {keywords[p]!r}.")
+        params[p] = float(value)
+    return outs, params
+
+
+def _outputs(op: Op, ins: Mapping[str, np.ndarray], outs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The outputs that were given, and zeros for the others."""
+    known: dict[str, int] = {}
+    for operand in op.operands:
+        array = ins.get(operand.name, outs.get(operand.name))
+        if array is not None and array.ndim == len(operand.shape):
+            known.update(zip(operand.shape, array.shape, strict=True))
+    floats = [ins[o.name].dtype for o in op.ins if "float" in o.dtypes and ins[o.name].dtype.kind == "f"]
+    float_dtype = np.result_type(*floats) if floats else np.dtype(np.float32)
+    result = {}
+    for operand in op.outs:
+        if operand.name in outs:
+            result[operand.name] = outs[operand.name]
+            continue
+        open_dims = [d for d in operand.shape if not d.isdecimal() and d not in known]
+        if open_dims:
+            raise ValueError(
+                f"{op.name}: the size {', '.join(open_dims)} of output {operand.name} does not follow from the inputs; pass an "
+                f"array {operand.name}=... of shape ({', '.join(operand.shape)}), whose content does not matter."
+            )
+        shape = tuple(int(d) if d.isdecimal() else known[d] for d in operand.shape)
+        dtype = float_dtype if operand.dtypes[0] == "float" else np.dtype(operand.dtypes[0])
+        result[operand.name] = np.zeros(shape, dtype)
+    return result
+
+
+def _check_contents(
+    op: Op, operands: Mapping[str, np.ndarray], dims: Mapping[str, int], params: Mapping[str, float]
+) -> None:
+    """Refuse indices that point outside their array: compiled kernels follow them without looking."""
+
+    def within(name: str, values: np.ndarray, low: int, high: int) -> None:
+        if values.size and not (low <= values.min() and values.max() < high):
+            raise ValueError(
+                f"{op.name}: {name} must be >= {low} and < {high}; got {values.min()} to {values.max()}. "
+                "Check it against the shapes of the other operands."
+            )
+
+    if "cursor" in operands and op.name != "advance":
+        position, step = operands["cursor"]
+        if "M" in dims:
+            within("cursor[0]", np.array([position]), 0, dims["M"] - dims["B"] + 1)
+        if "S" in dims:
+            within("cursor[1]", np.array([step]), 0, dims["S"])
+    if "indptr" in operands:
+        indptr = operands["indptr"]
+        within("indptr", indptr, 0, dims["Z"] + 1)
+        if len(indptr) == 0 or (np.diff(indptr) < 0).any():
+            raise ValueError(f"{op.name}: indptr must have at least one value and never fall; got {indptr!r}.")
+        columns = operands["columns"]
+        within("columns", columns, 0, dims["I"])
+        first_of_row = np.isin(np.arange(1, len(columns)), indptr)
+        if (~(np.diff(columns.astype(np.int64)) > 0) & ~first_of_row).any():
+            raise ValueError(f"{op.name}: columns must ascend within each row, none of them twice.")
+    if "order" in operands:
+        within("order", operands["order"], 0, dims["N"] if "N" in dims else dims["P"] - 1)
+    if "labels" in operands:
+        # One-vs-rest with a single output: the negative class is label 1, which names no output.
+        n_labels = max(dims["C"], 2) if op.name == "binary_cross_entropy" else dims["C"]
+        within("labels", operands["labels"], 0, n_labels)
+    if "counts" in operands and "counts" not in {o.name for o in op.outs}:
+        counts, rows = operands["counts"], operands["rows"]
+        within("counts", counts, 0, dims["B"] + 1)
+        within("rows", rows[np.arange(dims["B"]) < counts[:, None]], 0, dims["B"])
+    for name in ("rate", "label_smoothing"):
+        if name in params and not (0 <= params[name] < 1):
+            raise ValueError(f"{op.name}: {name} must be in [0, 1); got {params[name]:g}.")
+
+
+@dataclass(frozen=True)
+class Warmup:
+    """What `warmup` did.
+
+    Attributes
+    ----------
+    folder : Path
+        Of the compiled code.
+    n_kernels : int
+        Compiled functions that are ready now.
+    n_compiled : int
+        Those that were not in the cache.
+    seconds : float
+        Wall time.
+    """
+
+    folder: Path
+    n_kernels: int
+    n_compiled: int
+    seconds: float
+
+
+def warmup(on_kernel: Callable[[str, int, int], None] | None = None) -> Warmup:
+    """Compile every kernel that is not in the cache yet, so that no fit has to wait for it.
+
+    Parameters
+    ----------
+    on_kernel : callable, optional
+        Called before each kernel with its name, its number from 1 and how many there are.
+
+    Returns
+    -------
+    Warmup
+
+    Raises
+    ------
+    fastmnist.BackendUnavailable
+        Compiled code cannot run here.
+    """
+    start = time.perf_counter()
+    backends.require("numba")
+    from fastmnist.kernels import cpu
+    from fastmnist.kernels.cpu import objects
+
+    compiled: list[str] = []
+    listeners = cpu.on_compile[:]
+    cpu.on_compile[:] = [compiled.append]  # the caller knows that this compiles: no announcement
+    try:
+        kernels = [("walk", ()), *((op.name, dtypes) for op in CONTRACT.values() for dtypes in _variants(op))]
+        for number, (name, dtypes) in enumerate(kernels, start=1):
+            if on_kernel is not None:
+                on_kernel(name, number, len(kernels))
+            if name == "walk":
+                cpu.walk()
+            else:
+                cpu.entry(name, dtypes)
+    finally:
+        cpu.on_compile[:] = listeners
+    return Warmup(objects.cache_folder(), len(kernels), len(compiled), time.perf_counter() - start)
+
+
+def _variants(op: Op) -> Iterator[tuple[str, ...]]:
+    """The combinations of dtypes that a kernel is compiled for."""
+
+    def choices(operand: Operand) -> list[str]:
+        return ["float32" if dtype == "float" else dtype for dtype in operand.dtypes]
+
+    return itertools.product(*map(choices, op.operands))
