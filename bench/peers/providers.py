@@ -92,7 +92,7 @@ class ScikitLearn:
             learning_rate_init=job.learning_rate,
             alpha=0.0,
             momentum=0.0,
-            random_state=0,
+            random_state=np.random.RandomState(0),  # an int would give every `partial_fit` the same order of samples
         )
 
     def run(self, epochs: int) -> Result:
