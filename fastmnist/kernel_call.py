@@ -64,10 +64,11 @@ def call_kernel(
     op = CONTRACT[name]
     ins = _inputs(op, inputs)
     outs, params = _keywords(op, keywords)
-    operands = {**_outputs(op, ins, outs), **ins}
+    floats = [ins[o.name].dtype for o in op.ins if "float" in o.dtypes and ins[o.name].dtype.kind == "f"]
+    dtype = np.result_type(*floats) if floats and backend == "numpy" else np.dtype(np.float32)
+    backends.require(backend, dtype=dtype)
+    operands = {**_outputs(op, ins, outs, dtype), **ins}
     dims = check(name, *operands.values(), backend=backend)
-    floats = [operands[o.name].dtype for o in op.operands if "float" in o.dtypes and operands[o.name].dtype.kind == "f"]
-    backends.require(backend, dtype=np.result_type(*floats) if floats else np.float32)
     _check_contents(op, operands, dims, params)
     if backend == "numba":
         from fastmnist.kernels import cpu
@@ -120,15 +121,15 @@ def _keywords(op: Op, keywords: Mapping[str, ArrayLike]) -> tuple[dict[str, np.n
     return outs, params
 
 
-def _outputs(op: Op, ins: Mapping[str, np.ndarray], outs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _outputs(
+    op: Op, ins: Mapping[str, np.ndarray], outs: Mapping[str, np.ndarray], float_dtype: np.dtype
+) -> dict[str, np.ndarray]:
     """The outputs that were given, and zeros for the others."""
     known: dict[str, int] = {}
     for operand in op.operands:
         array = ins.get(operand.name, outs.get(operand.name))
         if array is not None and array.ndim == len(operand.shape):
             known.update(zip(operand.shape, array.shape, strict=True))
-    floats = [ins[o.name].dtype for o in op.ins if "float" in o.dtypes and ins[o.name].dtype.kind == "f"]
-    float_dtype = np.result_type(*floats) if floats else np.dtype(np.float32)
     result = {}
     for operand in op.outs:
         if operand.name in outs:

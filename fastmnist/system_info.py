@@ -89,11 +89,11 @@ def _dataset_cache() -> Path | None:
     chosen = os.environ.get("FASTMNIST_DATA")
     if chosen:
         return Path(chosen)
-    if importlib.util.find_spec("pooch") is None:
-        return None  # nothing can have been downloaded, see the extra "datasets"
-    import pooch
+    if importlib.util.find_spec("platformdirs") is None:
+        return None  # it comes with pooch: nothing can have been downloaded, see the extra "datasets"
+    import platformdirs
 
-    return Path(pooch.os_cache("fastmnist"))
+    return Path(platformdirs.user_cache_dir("fastmnist"))  # as pooch.os_cache has it
 
 
 def _cache(folder: Path | None, pattern: str) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Saved models: everything comes back, nothing runs, no file is ever lost."""
 
+import contextlib
 import json
 import os
 import resource
@@ -98,21 +99,15 @@ def test_everything_comes_back(tmp_path, estimator, binary):
     "classes",
     [
         np.array([-3, 0, 7, 9], np.int16),
-        np.array([0.5, 1.5, 2.5, 4.0]),
+        np.array([-1.0, 0.0, 1.0, 2.0], np.float32),
         np.array(["ant", "bee", "Ünïcode", ""]),
-        np.array([b"a", b"bc", b"def", b"g"]),
         np.array(["one", "two", "three", "four"], object),
-        np.array([1, 2, 3, 4], object),
         np.array([False, True]),
     ],
     ids=lambda c: c.dtype.str,
 )
 def test_classes_of_any_type(tmp_path, classes):
-    y = classes[Y % len(classes)]
-    try:
-        estimator = LogisticRegression(max_iter=3, backend="numpy").fit(X, y)
-    except (ValueError, TypeError) as error:
-        pytest.skip(f"the estimator refuses these labels: {error}")
+    estimator = LogisticRegression(max_iter=3, backend="numpy").fit(X, classes[Y % len(classes)])
     estimator.save(tmp_path / "m")
     again = load_model(tmp_path / "m")
     equal(again.classes_, estimator.classes_)
@@ -143,12 +138,11 @@ def test_a_model_of_a_missing_backend_predicts_on_another(tmp_path, monkeypatch)
     estimator.backend_ = "cupy"  # as if it had been fitted on a machine with a GPU
     estimator.save(tmp_path / "m")
     np.testing.assert_allclose(load_model(tmp_path / "m").predict_proba(X), estimator.predict_proba(X), atol=1e-6)
-    estimator.set_params(backend="cupy").save(tmp_path / "m")
-    again = load_model(tmp_path / "m")
-    with pytest.raises(BackendUnavailable):
-        again.set_params(backend="numba").set_params(backend="cupy").predict(X) if again.backend_ != "cupy" else (
-            setattr(again, "backend_", "numpy") or again.predict(X)
-        )
+
+
+def test_a_loaded_model_does_not_fall_back_from_what_the_user_asks_for(saved):
+    with pytest.raises(BackendUnavailable, match="backend 'cupy'"):
+        load_model(saved).set_params(backend="cupy").predict(X)
 
 
 def test_training_goes_on_after_loading(saved):
@@ -299,10 +293,8 @@ def test_every_changed_byte_of_the_description_is_survived(saved):
         damaged = content.copy()
         damaged[at] ^= 0x15
         saved.write_bytes(damaged)
-        try:
+        with contextlib.suppress(ModelFileError):
             load_model(saved)  # a changed digit of a number is still a model
-        except ModelFileError:
-            pass
 
 
 # --- the file ---------------------------------------------------------------------------------------------------------

@@ -6,7 +6,6 @@ else is an object with one key that names its type:
 
 ==============  ==========================================================================
 `tensor`        name of an array in the file
-`raw`           the same, for dtypes that safetensors lacks: its bytes, with dtype and shape
 `strings`       an array of strings, with dtype and shape
 `objects`       an array of objects, with shape
 `scalar`        a NumPy scalar, with dtype
@@ -239,9 +238,6 @@ def _encode_array(array: np.ndarray, name: str, tensors: dict[str, np.ndarray]) 
     if array.dtype.name in _TENSOR_DTYPES:
         tensors[name] = array
         return {"tensor": name}
-    if array.dtype.kind in "SMm":
-        tensors[name] = np.frombuffer(array.tobytes(), np.uint8)
-        return {"raw": name, "dtype": array.dtype.str, "shape": shape}
     raise TypeError(
         f"{name} is an array of {array.dtype}, which can't be saved. Fit with labels and data of another type."
     )
@@ -252,7 +248,9 @@ def _decode(value: Any, tensors: dict[str, np.ndarray]) -> Any:
         return [_decode(item, tensors) for item in value]
     if not isinstance(value, dict):
         return value
-    kind = next(iter(value))
+    kind = next(iter(value), None)
+    if kind is None:
+        raise ValueError("a value without a type")
     if kind not in _DECODERS:
         raise _Unknown(f"unknown type of value {kind!r}")
     return _DECODERS[kind](value, tensors)
@@ -285,9 +283,6 @@ def _plain_dtype(text: str, kinds: str) -> np.dtype:
 
 _DECODERS: dict[str, Callable[[dict[str, Any], dict[str, np.ndarray]], Any]] = {
     "tensor": lambda value, tensors: tensors[value["tensor"]],
-    "raw": lambda value, tensors: (
-        tensors[value["raw"]].view(_plain_dtype(value["dtype"], "SMm")).reshape(value["shape"])
-    ),
     "strings": lambda value, tensors: np.array(value["strings"], _plain_dtype(value["dtype"], "U")).reshape(
         value["shape"]
     ),

@@ -1,0 +1,216 @@
+"""`call_kernel`: every op by name, its checks, and `warmup`."""
+
+import re
+
+import numpy as np
+import pytest
+from fastmnist.kernels.contract import CONTRACT
+from kernel_cases import make_case
+
+from fastmnist import BackendUnavailable, call_kernel, kernel_call, warmup
+from fastmnist.kernels import reference
+
+DIMS = {"B": 5, "I": 9, "O": 7, "C": 4, "R": 6, "Q": 8}
+
+X = np.arange(6, dtype=np.float32).reshape(2, 3)
+W = np.ones((3, 4), np.float32)
+B = np.zeros(4, np.float32)
+CURSOR = np.zeros(2, np.int64)
+
+
+def case_arguments(name, variant=0):
+    """Inputs and keywords of a random call, and the oracle's outputs."""
+    op = CONTRACT[name]
+    dims = {d: DIMS[d] for d in op.dims if d in DIMS}
+    case = make_case(name, dims, np.random.default_rng(0), variant=variant)
+    ins = [np.ascontiguousarray(case.arrays[o.name]) for o in op.ins]
+    inferable = {d for o in op.ins for d in o.shape if not d.isdecimal()}
+    keywords = {
+        o.name: case.arrays[o.name].copy()
+        for o in op.outs
+        if o.name in op.updates or not inferable.issuperset(d for d in o.shape if not d.isdecimal())
+    }
+    expected = [case.arrays[o.name].copy() for o in op.outs]
+    for array, operand in zip(expected, op.outs, strict=True):
+        if operand.name not in keywords:
+            array[...] = 0
+    getattr(reference, name)(*expected, *ins, *(case.params[p] for p in op.params))
+    return ins, {**keywords, **case.params}, expected
+
+
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
+@pytest.mark.parametrize("name", CONTRACT)
+def test_every_op_can_be_called(name, backend):
+    ins, keywords, expected = case_arguments(name)
+    before = {key: np.copy(value) for key, value in keywords.items()}
+    results = call_kernel(name, *ins, backend=backend, **keywords)
+    results = results if isinstance(results, tuple) else (results,)
+    assert len(results) == len(expected)
+    for result, array in zip(results, expected, strict=True):
+        assert (result.shape, result.dtype) == (array.shape, array.dtype)
+        if (
+            name != "sparse_transpose"
+        ):  # leaves what lies behind its counts unspecified; the kernels' tests look at it closely
+            np.testing.assert_allclose(result, array, rtol=1e-4, atol=1e-5)
+    for key, value in keywords.items():
+        np.testing.assert_array_equal(value, before[key], err_msg=f"{key} was written to")
+
+
+def test_outputs_are_allocated():
+    np.testing.assert_array_equal(call_kernel("linear_relu", X, W, B), [[3, 3, 3, 3], [12, 12, 12, 12]])
+    assert call_kernel("linear_relu", X, W, B).flags.c_contiguous
+
+
+def test_the_oracle_computes_in_float64():
+    y = call_kernel("linear", X.astype(float), W.astype(float), B.astype(float), backend="numpy")
+    assert y.dtype == np.float64
+
+
+def test_inputs_need_not_be_contiguous():
+    wide = np.arange(24, dtype=np.float32).reshape(4, 6)
+    np.testing.assert_array_equal(
+        call_kernel("linear_dx", wide[:, ::2], np.eye(3, dtype=np.float32)), np.ascontiguousarray(wide[:, ::2])
+    )
+
+
+def refused(error, message, name, *inputs, **keywords):
+    with pytest.raises(error, match=message):
+        call_kernel(name, *inputs, **keywords)
+
+
+def test_unknown_names():
+    refused(ValueError, r"Unknown op 'matmul'; known: adam, add, .*`fastmnist kernels` explains", "matmul", X)
+    refused(ValueError, "linear has no keyword 'alpha'; parameters: none; outputs: y", "linear", X, W, B, alpha=1)
+    refused(
+        ValueError, "backend must be one of 'numpy', 'numba', 'cupy'; got 'auto'", "linear", X, W, B, backend="auto"
+    )
+
+
+def test_an_unavailable_backend():
+    refused(
+        BackendUnavailable,
+        "backend 'cupy': its kernels are not part of this version",
+        "linear",
+        X,
+        W,
+        B,
+        backend="cupy",
+    )
+
+
+def test_wrong_operands():
+    refused(TypeError, re.escape("linear takes 3 inputs (x[B,I], w[I,O], b[O]); got 2"), "linear", X, W)
+    refused(ValueError, r"linear: w must have shape \(I, O\) with I = 3; got \(2, 4\)", "linear", X, W[:2], B)
+    refused(ValueError, r"linear: b must have shape \(O\); got \(\)", "linear", X, W, np.float32(0))
+    refused(TypeError, "linear: x must have dtype float32; got float64", "linear", X.astype(float), W, B)
+    refused(
+        TypeError, "x must have dtype float32 or float64; got int64", "linear", X.astype(int), W, B, backend="numpy"
+    )
+
+
+def test_missing_keywords():
+    x = np.ones((2, 3), np.uint8)
+    order = np.arange(2)
+    refused(ValueError, r"gather_rows needs the parameters scale; missing: scale", "gather_rows", x, order, CURSOR)
+    message = r"the size B of output x does not follow from the inputs; pass an array x=... of shape \(B, I\)"
+    refused(ValueError, message, "gather_rows", x, order, CURSOR, scale=1)
+    refused(ValueError, r"add updates total: give the old content by keyword; missing: total", "add", X)
+    for value in ("1", np.nan, [1.0]):
+        refused(
+            ValueError, "parameter scale must be a finite number", "gather_rows", x, order, CURSOR, scale=value, x=X
+        )
+
+
+def test_an_output_given_fixes_the_size():
+    source = np.arange(12, dtype=np.uint8).reshape(4, 3)
+    x = call_kernel("gather_rows", source, np.array([3, 0, 1]), CURSOR, scale=0.5, x=np.empty((2, 3), np.float32))
+    np.testing.assert_array_equal(x, source[[3, 0]] * np.float32(0.5))
+
+
+@pytest.mark.parametrize(
+    ("name", "operand", "value", "message"),
+    [
+        ("softmax_cross_entropy", "labels", 4, r"labels must be >= 0 and < 4; got 4 to 4"),
+        ("softmax_cross_entropy", "labels", -1, "labels must be >= 0"),
+        ("softmax_cross_entropy", "order", 10_000, "order must be >= 0 and <"),
+        ("softmax_cross_entropy", "cursor", [10_000, 0], r"cursor\[0\] must be >= 0"),
+        ("softmax_cross_entropy", "cursor", [0, 10_000], r"cursor\[1\] must be >= 0"),
+        ("softmax_cross_entropy", "cursor", [-1, 0], r"cursor\[0\] must be >= 0"),
+        ("binary_cross_entropy", "labels", 4, "labels must be >= 0 and < 4"),
+        ("gather_rows", "order", -1, "order must be >= 0"),
+        ("scatter_rows", "cursor", [10_000, 0], r"cursor\[0\]"),
+        ("adam", "cursor", [0, 99], r"cursor\[1\] must be >= 0"),
+        ("sparse_linear", "indptr", -1, "indptr must be >= 0"),
+        ("sparse_linear", "indptr", 10_000, "indptr must be >= 0"),
+        ("sparse_linear", "columns", 9, "columns must be >= 0 and < 9; got 9 to 9"),
+        ("sparse_transpose", "columns", 0, "columns must ascend within each row"),
+        ("sparse_linear_dw", "counts", 6, "counts must be >= 0 and < 6"),
+        ("sparse_linear_dw", "counts", -1, "counts must be >= 0"),
+    ],
+)
+def test_indices_that_point_outside_are_refused(name, operand, value, message):
+    ins, keywords, _ = case_arguments(name)
+    ins = {o.name: array for o, array in zip(CONTRACT[name].ins, ins, strict=True)}
+    ins[operand] = ins[operand].copy()
+    ins[operand][...] = value
+    refused(ValueError, message, name, *ins.values(), **keywords)
+
+
+def test_a_falling_indptr_is_refused():
+    ins, keywords, _ = case_arguments("sparse_linear")
+    refused(
+        ValueError,
+        "indptr must have at least one value and never fall",
+        "sparse_linear",
+        ins[0][::-1],
+        *ins[1:],
+        **keywords,
+    )
+
+
+def test_rows_of_features_are_checked_where_they_count():
+    ins, keywords, _ = case_arguments("sparse_linear_dw")
+    counts, rows, entries, dy = ins
+    rows = np.full_like(rows, 99)
+    refused(
+        ValueError,
+        "rows must be >= 0 and < 5; got 99 to 99",
+        "sparse_linear_dw",
+        np.ones_like(counts),
+        rows,
+        entries,
+        dy,
+    )
+    call_kernel("sparse_linear_dw", np.zeros_like(counts), rows, entries, dy, **keywords)
+
+
+@pytest.mark.parametrize(("name", "parameter"), [("dropout", "rate"), ("softmax_cross_entropy", "label_smoothing")])
+def test_fractions_are_checked(name, parameter):
+    ins, keywords, _ = case_arguments(name)
+    refused(ValueError, rf"{parameter} must be in \[0, 1\); got 1", name, *ins, **{**keywords, parameter: 1.0})
+
+
+def test_warmup_compiles_everything_once(monkeypatch):
+    # Stand-ins for the compiler: compiling all for real takes some ten seconds, and the other tests compile every op.
+    from fastmnist.kernels import cpu
+
+    asked = []
+    monkeypatch.setattr(cpu, "entry", lambda name, dtypes: asked.append((name, dtypes)))
+    monkeypatch.setattr(cpu, "walk", lambda: [listener("walk") for listener in cpu.on_compile])
+    listeners = cpu.on_compile[:]
+    seen = []
+    done = warmup(lambda name, number, total: seen.append((name, number, total)))
+    assert {name for name, _ in asked} == set(CONTRACT)
+    assert len(asked) == len(set(asked)) == done.n_kernels - 1
+    assert ("gather_rows", ("float32", "uint8", "int64", "int64")) in asked
+    assert ("gather_rows", ("float32", "float32", "int64", "int64")) in asked
+    assert [number for _, number, _ in seen] == list(range(1, done.n_kernels + 1))
+    assert {total for *_, total in seen} == {done.n_kernels}
+    assert done.n_compiled == 1
+    assert cpu.on_compile == listeners
+
+
+def test_warmup_needs_compiled_code(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "numba", None)
+    with pytest.raises(BackendUnavailable, match="Numba is not installed"):
+        kernel_call.warmup()
