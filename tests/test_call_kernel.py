@@ -4,11 +4,11 @@ import re
 
 import numpy as np
 import pytest
-from fastmnist.kernels.contract import CONTRACT
 from kernel_cases import make_case
 
 from fastmnist import BackendUnavailable, call_kernel, kernel_call, warmup
 from fastmnist.kernels import reference
+from fastmnist.kernels.contract import CONTRACT
 
 DIMS = {"B": 5, "I": 9, "O": 7, "C": 4, "R": 6, "Q": 8}
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from fastmnist.kernels.contract import CONTRACT
 
 import fastmnist
 from fastmnist.cli import main
 from fastmnist.kernel_call import Warmup
+from fastmnist.kernels.contract import CONTRACT
 
 ROOT = Path(__file__).parents[1]
 

@@ -6,10 +6,10 @@ import inspect
 
 import numpy as np
 import pytest
-from fastmnist.kernels.contract import CONTRACT, check
 from kernel_cases import make_case, n_variants, sizes
 
 from fastmnist.kernels import reference
+from fastmnist.kernels.contract import CONTRACT, check
 
 
 @pytest.mark.parametrize("op", CONTRACT)

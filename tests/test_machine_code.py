@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from fastmnist.kernels.contract import CONTRACT
 
 compiler = pytest.importorskip("fastmnist.kernels.cpu.compiler")

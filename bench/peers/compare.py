@@ -35,7 +35,11 @@ class Worker:
         self.provider = provider
         arguments = [os.path.abspath(python), str(HERE / "worker.py"), provider, job, str(threads)]
         environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "HOME": str(Path.home())}
-        environment |= {"OMP_NUM_THREADS": str(threads), "PYTHONWARNINGS": "ignore", "FASTMNIST_NUM_THREADS": str(threads)}
+        environment |= {
+            "OMP_NUM_THREADS": str(threads),
+            "PYTHONWARNINGS": "ignore",
+            "FASTMNIST_NUM_THREADS": str(threads),
+        }
         self.process = subprocess.Popen(
             arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, cwd=HERE
         )
@@ -71,7 +75,8 @@ def agree(ours: dict, theirs: dict) -> str:
 
 def machine() -> str:
     """This machine in a few words."""
-    model = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "")
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "")
     return f"{model or platform.machine()}, {len(os.sched_getaffinity(0))} cores"
 
 
@@ -113,9 +118,8 @@ def append(job: str, peer: str, threads: int, records: list) -> None:
     with RESULTS.open("a", newline="") as file:
         writer = csv.writer(file)
         if new:
-            writer.writerow(
-                "date job against provider version threads round epoch_seconds fit_seconds loss accuracy python machine commit".split()
-            )
+            what = ["date", "job", "against", "provider", "version", "threads", "round"]
+            writer.writerow([*what, "epoch_seconds", "fit_seconds", "loss", "accuracy", "python", "machine", "commit"])
         today = datetime.date.today().isoformat()
         for number, worker, r in records:
             numbers = [f"{r[k]:.5f}" for k in ("epoch_seconds", "fit_seconds", "loss", "accuracy")]
@@ -126,11 +130,15 @@ def append(job: str, peer: str, threads: int, records: list) -> None:
 def main() -> None:
     """Parse the command line and compare."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--peers", nargs="+", default=["torch", "scikit-learn"], choices=[p for p in EPOCHS if p != "fastmnist"])
+    parser.add_argument(
+        "--peers", nargs="+", default=["torch", "scikit-learn"], choices=[p for p in EPOCHS if p != "fastmnist"]
+    )
     parser.add_argument("--jobs", nargs="+", default=list(JOBS), choices=list(JOBS))
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--python", default=sys.executable, help="interpreter that has the peers and fastmnist's dependencies")
+    parser.add_argument(
+        "--python", default=sys.executable, help="interpreter that has the peers and fastmnist's dependencies"
+    )
     arguments = parser.parse_args()
     for job in arguments.jobs:
         for peer in arguments.peers:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -123,6 +124,7 @@ class Torch:
         self.run(1)
 
     def run(self, epochs: int) -> Result:
+        """A plain training loop; the last epoch's loss is read once, at its end."""
         torch, job = self.torch, self.job
         torch.manual_seed(0)
         start = time.perf_counter()
@@ -201,6 +203,7 @@ class JAX:
         return epoch
 
     def run(self, epochs: int) -> Result:
+        """One compiled call an epoch."""
         jnp, job = self.jax.numpy, self.job
         X, y, X_test, y_test = self.arrays
         rng = np.random.default_rng(0)
@@ -208,7 +211,7 @@ class JAX:
         X, y = jnp.array((X / 255).astype(np.float32)), jnp.array(y.astype(np.int32))
         sizes = (784, *job.hidden, 10)
         parameters = []
-        for a, b in zip(sizes[:-1], sizes[1:], strict=True):
+        for a, b in pairwise(sizes):
             bound = np.sqrt(6 / (a + b))
             parameters.append((jnp.array(rng.uniform(-bound, bound, (a, b)).astype(np.float32)), jnp.zeros(b)))
         zeros = self.jax.tree_util.tree_map(jnp.zeros_like, parameters)

@@ -83,7 +83,7 @@ def dense_tile(rows: int, vectors: int, masked: bool) -> Any:
         `tile(a, row_stride, column_stride, b, ld_b, k, init, ld_init, c, ld_c, floor, tail)`.
     """
 
-    def twin(a, row_stride, column_stride, b, ld_b, k, init, ld_init, c, ld_c, floor, tail) -> None:  # type: ignore[no-untyped-def]
+    def twin(a, row_stride, column_stride, b, ld_b, k, init, ld_init, c, ld_c, floor, tail) -> None:
         width = (vectors - 1) * LANES + (min(tail, LANES) if masked else LANES)
         for r in range(rows):
             total = init[r * ld_init : r * ld_init + width].copy()
@@ -95,7 +95,7 @@ def dense_tile(rows: int, vectors: int, masked: bool) -> Any:
         return twin
 
     @intrinsic
-    def tile(context, a, row_stride, column_stride, b_, ld_b, k, init, ld_init, c, ld_c, floor, tail):  # type: ignore[no-untyped-def]
+    def tile(context, a, row_stride, column_stride, b_, ld_b, k, init, ld_init, c, ld_c, floor, tail):
         sig = types.void(float_p, N, N, float_p, N, N, float_p, N, float_p, N, types.float32, N)
 
         def generate(ctx: Any, b: ir.IRBuilder, sig: Any, args: list) -> Any:
@@ -151,7 +151,7 @@ def sparse_tile(vectors: int, masked: bool) -> Any:
         `tile(index, values, n, table, b, ld_b, init, c, floor, tail)`.
     """
 
-    def twin(index, values, n, table, b, ld_b, init, c, floor, tail) -> None:  # type: ignore[no-untyped-def]
+    def twin(index, values, n, table, b, ld_b, init, c, floor, tail) -> None:
         width = (vectors - 1) * LANES + (min(tail, LANES) if masked else LANES)
         total = init[:width].copy()
         for t in range(n):
@@ -164,7 +164,7 @@ def sparse_tile(vectors: int, masked: bool) -> Any:
         return twin
 
     @intrinsic
-    def tile(context, index, values, n, table, b_, ld_b, init, c, floor, tail):  # type: ignore[no-untyped-def]
+    def tile(context, index, values, n, table, b_, ld_b, init, c, floor, tail):
         sig = types.void(index, values, N, float_p, float_p, N, float_p, float_p, types.float32, N)
 
         def generate(ctx: Any, b: ir.IRBuilder, sig: Any, args: list) -> Any:
@@ -220,7 +220,7 @@ def emit_stored_value(b: ir.IRBuilder, values: ir.Value, t: ir.Value, table: ir.
 def transpose_block() -> Any:
     """An intrinsic `transpose(source, ld_source, target, ld_target)`: a LANES x LANES block, by butterflies in registers."""
 
-    def twin(source, ld_source, target, ld_target) -> None:  # type: ignore[no-untyped-def]
+    def twin(source, ld_source, target, ld_target) -> None:
         for i in range(LANES):
             for j in range(LANES):
                 target[j * ld_target + i] = source[i * ld_source + j]
@@ -229,7 +229,7 @@ def transpose_block() -> Any:
         return twin
 
     @intrinsic
-    def transpose(context, source, ld_source, target, ld_target):  # type: ignore[no-untyped-def]
+    def transpose(context, source, ld_source, target, ld_target):
         def generate(ctx: Any, b: ir.IRBuilder, sig: Any, args: list) -> Any:
             source, ld_source, target, ld_target = args
             index_type = ir.VectorType(ir.IntType(32), LANES)
