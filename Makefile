@@ -10,7 +10,7 @@ INSTALL := -m pip install --quiet --disable-pip-version-check
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help train test test-long check format bench peers docs clean-cache clean
+.PHONY: help train test test-long check format bench peers ladder docs clean-cache clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -37,6 +37,9 @@ bench: $(READY) ## The benchmarks; beside torch and JAX if `make peers` has been
 	@$(if $(wildcard $(PEERS)),.venv-peers/bin/python,$(PY)) -m pytest bench --benchmark-only $(ARGS)
 
 peers: $(PEERS) ## An environment of its own (.venv-peers) that has torch and JAX as well: large
+
+ladder: $(READY) ## The ladder of the matrix product, naive to shipped
+	@$(PY) bench/ladder/gemm.py
 
 docs: $(DEV) ## API reference from the docstrings, into docs/api
 	@rm -rf docs/api
