@@ -120,3 +120,35 @@ print(LANES)
     run = subprocess.run(arguments, env=env, capture_output=True, text=True, timeout=300)
     assert run.returncode == 0, run.stderr
     assert run.stdout.strip() == {"haswell": "8", "x86-64": "4"}[cpu]
+
+
+ARM = """
+import platform, re, sys
+platform.machine = lambda: "aarch64"
+sys.path.insert(0, sys.argv[1])
+import llvmlite.binding as llvm
+from fastmnist.kernels.cpu import compiler
+llvm.initialize_all_targets()
+llvm.initialize_all_asmprinters()
+triple = "aarch64-unknown-linux-gnu"
+text = str(compiler.entry_module("linear", ("float32",) * 4))
+text = re.sub('target triple = ".*"', f'target triple = "{triple}"', text)
+text = re.sub('target datalayout = ".*"', "", text)
+text = re.sub('"target-(cpu|features)"="[^"]*"', "", text)
+print(llvm.Target.from_triple(triple).create_target_machine(opt=3).emit_assembly(llvm.parse_assembly(text)))
+"""
+
+
+def test_the_generator_serves_arm(tmp_path):
+    """The product's IR, made for 128-bit vectors and 32 registers, lowered for aarch64: fused multiply-adds, no spills."""
+    root = str(Path(__file__).resolve().parents[1])
+    env = {**os.environ, "NUMBA_CPU_NAME": "generic", "FASTMNIST_CACHE_DIR": str(tmp_path)}
+    run = subprocess.run([sys.executable, "-c", ARM, root], env=env, capture_output=True, text=True, timeout=120)
+    if "No available targets" in run.stderr or "unable to find target" in run.stderr.lower():
+        pytest.skip("this llvmlite was built without the aarch64 target")
+    assert run.returncode == 0, run.stderr
+    blocks = re.split(r"\n\.L\w+:", run.stdout)
+    fmas = [len(re.findall(r"fmla\s+v\d+\.4s", block)) for block in blocks]
+    hot = blocks[fmas.index(max(fmas))]
+    assert max(fmas) == 16  # 4 rows x 4 vectors, one for each accumulator
+    assert not re.search(r"(str|stp|stur|ldr|ldp)\s+q\d+,.*\[sp", hot), hot
