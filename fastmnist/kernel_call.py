@@ -179,7 +179,7 @@ def _check_contents(
         within("order", operands["order"], 0, dims["N"] if "N" in dims else dims["P"] - 1)
     if "labels" in operands:
         # One-vs-rest with a single output: the negative class is label 1, which names no output.
-        n_labels = max(dims["C"], 2) if op.name == "binary_cross_entropy" else dims["C"]
+        n_labels = max(dims["C"], 2) if op.name.startswith("binary_cross_entropy") else dims["C"]
         within("labels", operands["labels"], 0, n_labels)
     if "counts" in operands and "counts" not in {o.name for o in op.outs}:
         counts, rows = operands["counts"], operands["rows"]

@@ -313,6 +313,17 @@ _op(
     nbytes=lambda d: 8.0 * d["B"] * d["C"] + 25.0 * d["B"],
 )
 _op(
+    "binary_cross_entropy_by_class",
+    "dz[B,C] losses[M,C] hits[M]",
+    "z[B,C] labels[N] sample_weight[N] order[M] scale[S] cursor[2]",
+    """binary_cross_entropy with each class's loss by itself: losses[cursor[0] + r, c] = max(z, 0) - z t + log(1 + exp(-|z|)), z = z[r, c],
+    t = (labels[i] == c). dz and hits are the same.""",
+    types={"hits": ("uint8",), "sample_weight": ("float32",), "scale": ("float32",)},
+    updates="losses hits",
+    flops=lambda d: 6.0 * d["B"] * d["C"],
+    nbytes=lambda d: 12.0 * d["B"] * d["C"] + 21.0 * d["B"],
+)
+_op(
     "softmax",
     "p[B,C]",
     "z[B,C]",

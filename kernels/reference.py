@@ -415,16 +415,48 @@ def binary_cross_entropy(
     `losses = sum of -t log sigmoid(z) - (1 - t) log(1 - sigmoid(z))`; `dz = weight scale (sigmoid(z) - t)`; hits as in
     `softmax_cross_entropy`, and with one output `(z > 0) == (label == 0)`.
     """
+    here = slice(int(cursor[0]), int(cursor[0]) + len(z))
+    losses[here] = _one_vs_rest(dz, hits, z, labels, sample_weight, order, scale, cursor).sum(axis=1)
+
+
+@_ieee
+def binary_cross_entropy_by_class(
+    dz: Array,
+    losses: Array,
+    hits: Array,
+    z: Array,
+    labels: Array,
+    sample_weight: Array,
+    order: Array,
+    scale: Array,
+    cursor: Array,
+) -> None:
+    """`binary_cross_entropy` without the sum: losses (M, C) has each output's cross-entropy."""
+    here = slice(int(cursor[0]), int(cursor[0]) + len(z))
+    losses[here] = _one_vs_rest(dz, hits, z, labels, sample_weight, order, scale, cursor)
+
+
+def _one_vs_rest(
+    dz: Array,
+    hits: Array,
+    z: Array,
+    labels: Array,
+    sample_weight: Array,
+    order: Array,
+    scale: Array,
+    cursor: Array,
+) -> Array:
+    """Write dz and hits of `binary_cross_entropy`; return the cross-entropy (B, C) of each output."""
     rows = _batch(order, cursor, len(z))
     target = (labels[rows][:, np.newaxis] == np.arange(z.shape[1])).astype(z.dtype)
     here = slice(int(cursor[0]), int(cursor[0]) + len(z))
-    # -t log sigmoid(z) - (1 - t) log(1 - sigmoid(z)) without the logarithm of a rounded 0.
-    losses[here] = (np.maximum(z, 0) - z * target + np.log1p(np.exp(-np.abs(z)))).sum(axis=1)
     if z.shape[1] == 1:
         hits[here] = (z[:, 0] > 0) == (labels[rows] == 0)
     else:
         hits[here] = z.argmax(axis=1) == labels[rows]
     dz[...] = _weights(sample_weight, rows, scale, cursor, z.dtype) * (_sigmoid(z) - target)
+    # -t log sigmoid(z) - (1 - t) log(1 - sigmoid(z)) without the logarithm of a rounded 0.
+    return np.maximum(z, 0) - z * target + np.log1p(np.exp(-np.abs(z)))
 
 
 def _weights(sample_weight: Array, rows: Array, scale: Array, cursor: Array, dtype: np.dtype) -> Array:

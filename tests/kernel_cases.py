@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from fastmnist.kernels.contract import CONTRACT, Operand
 
 from fastmnist.kernels import reference
+from fastmnist.kernels.contract import CONTRACT, Operand
 
 Kernel = Callable[..., None]
 
@@ -43,7 +43,8 @@ IN_PLACE = {
 # Backward ops whose second input is an activation's output: where its values lie.
 _OUTPUT_OF = {f"{name}_backward": name for name in ("relu", "leaky_relu", "elu", "sigmoid", "tanh")}
 # Ops that never multiply two operands: values may span nearly the whole range.
-_WIDE = {*_OUTPUT_OF.values(), "gelu", "softmax", "softmax_cross_entropy", "binary_cross_entropy"}
+_ONE_VS_REST = ("binary_cross_entropy", "binary_cross_entropy_by_class")
+_WIDE = {*_OUTPUT_OF.values(), "gelu", "softmax", "softmax_cross_entropy", *_ONE_VS_REST}
 
 
 @dataclass
@@ -172,7 +173,7 @@ def _content(
         return rng.integers(0, dims["N"], shape)
     if name == "labels":
         # With one output label 1 names none: the negative class of a binary problem.
-        return rng.integers(0, max(dims["C"], 2) if op == "binary_cross_entropy" else dims["C"], shape).astype(np.int32)
+        return rng.integers(0, max(dims["C"], 2) if op in _ONE_VS_REST else dims["C"], shape).astype(np.int32)
     if name == "key":
         return rng.integers(0, 2**32, shape).astype(np.uint32)
     if name == "hits":
@@ -321,13 +322,13 @@ def determined(case: Case, name: str) -> np.ndarray:
     if case.op == "sparse_transpose" and name in ("rows", "entries"):
         counts = run_reference(case, np.float64)["counts"]
         mask &= np.arange(shape[1]) < counts[:, np.newaxis]
-    if case.op in ("softmax_cross_entropy", "binary_cross_entropy"):
+    if case.op in ("softmax_cross_entropy", *_ONE_VS_REST):
         z, start = case.arrays["z"], int(case.arrays["cursor"][0])
         batch = slice(start, start + len(z))
         if name == "hits":  # no largest logit beside a NaN
             mask[batch] &= ~np.isnan(z).any(axis=1)
-        if case.op == "binary_cross_entropy" and name == "losses":  # inf - inf or inf - 0 inf: the formula has no value
-            mask[batch] &= ~np.isinf(z).any(axis=1)
+        if case.op in _ONE_VS_REST and name == "losses":  # inf - inf or inf - 0 inf: the formula has no value
+            mask[batch] &= ~(np.isinf(z) if mask.ndim == 2 else np.isinf(z).any(axis=1))
     return mask
 
 

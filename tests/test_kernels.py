@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from fastmnist.kernels.contract import CONTRACT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernel_cases import IN_PLACE, UGLY_MATRICES, VALUES, assert_within_budget, n_variants, sizes
 
 from fastmnist.kernels import cpu, reference
+from fastmnist.kernels.contract import CONTRACT
 
 # --- compiled kernels -------------------------------------------------------------------------------------------------
 
@@ -40,6 +40,11 @@ def test_compiled_kernel_in_place(op):
 
 
 _size = st.integers(1, 90)
+CROSS_ENTROPIES = {
+    "softmax_cross_entropy": {"label_smoothing": 0.0},
+    "binary_cross_entropy": {},
+    "binary_cross_entropy_by_class": {},
+}
 
 
 @settings(max_examples=20, deadline=None, derandomize=True)
@@ -57,7 +62,7 @@ def test_compiled_layers_at_random_sizes(op, rows, inputs, units, strided, seed)
 
 @settings(max_examples=20, deadline=None, derandomize=True)
 @given(
-    op=st.sampled_from(["softmax_cross_entropy", "binary_cross_entropy", "adam", "nesterov", "dropout", "gelu"]),
+    op=st.sampled_from([*CROSS_ENTROPIES, "adam", "nesterov", "dropout", "gelu"]),
     rows=st.integers(0, 90),
     columns=_size,
     strided=st.booleans(),
@@ -85,11 +90,12 @@ def test_compiled_argmax_takes_the_first_of_equals():
             (n_classes, n_classes), 2.5, np.float32
         )  # row r: classes r, r + 1, ... are equal, those before smaller
         z[np.tril_indices(n_classes, -1)] = -1
-        dz, losses, hits = np.empty_like(z), np.empty(n_classes, np.float32), np.zeros(n_classes, np.uint8)
+        dz, hits = np.empty_like(z), np.zeros(n_classes, np.uint8)
         weight, scale = np.ones(n_classes, np.float32), np.ones(1, np.float32)
         order, cursor = np.arange(n_classes), np.zeros(2, np.int64)
-        for op, params in (("softmax_cross_entropy", {"label_smoothing": 0.0}), ("binary_cross_entropy", {})):
+        for op, params in CROSS_ENTROPIES.items():
             hits[:] = 0
+            losses = np.empty_like(z) if op.endswith("by_class") else np.empty(n_classes, np.float32)
             cpu.call(op, dz, losses, hits, z, labels, weight, order, scale, cursor, **params)
             assert hits.all(), op
 
@@ -214,6 +220,11 @@ def _wrong_position(op, dz, losses, hits, z, labels, sample_weight, order, scale
     losses[:] = np.roll(losses, 1)
 
 
+def _wrong_class(op, dz, losses, hits, z, labels, sample_weight, order, scale, cursor):
+    reference.binary_cross_entropy_by_class(dz, losses, hits, z, labels, sample_weight, order, scale, cursor)
+    losses[:] = np.roll(losses, 1, axis=1)
+
+
 def _wrong_softmax_without_shift(op, p, z):
     with np.errstate(all="ignore"):
         e = np.exp(z)
@@ -248,6 +259,7 @@ def _wrong_transpose_order(op, counts, rows, entries, *inputs, **params):
         ("relu", _wrong_relu_hides_nan, "special", "NaN missing"),
         ("softmax_cross_entropy", _wrong_argmax, "normal", "hits: 1 of"),
         ("softmax_cross_entropy", _wrong_position, "normal", "losses is off by"),
+        ("binary_cross_entropy_by_class", _wrong_class, "normal", "losses is off by"),
         ("softmax", _wrong_softmax_without_shift, "huge", "NaN where there is none"),
         ("adam", _wrong_adam_without_decay, "normal", "w is off by"),
         ("adam", _wrong_adam_first_step, "normal", "w is off by"),

@@ -318,7 +318,8 @@ def _loss_operands(n_outputs, n_batch=5, position=2, seed=5):
 
 
 def _run_loss(name, z, labels, weight, order, scale, cursor, **params):
-    dz, losses, hits = _like(z), np.full(len(order), -1.0), np.full(len(order), 9, np.uint8)
+    by_class = z.shape[1:] if name.endswith("by_class") else ()
+    dz, losses, hits = _like(z), np.full((len(order), *by_class), -1.0), np.full(len(order), 9, np.uint8)
     getattr(op, name)(dz, losses, hits, z, labels, weight, order, scale, cursor, **params)
     return dz, losses, hits
 
@@ -331,6 +332,8 @@ def _run_loss(name, z, labels, weight, order, scale, cursor, **params):
         ("softmax_cross_entropy", 2, {"label_smoothing": 0.0}),
         ("binary_cross_entropy", 4, {}),
         ("binary_cross_entropy", 1, {}),
+        ("binary_cross_entropy_by_class", 4, {}),
+        ("binary_cross_entropy_by_class", 1, {}),
     ],
 )
 def test_loss_gradient(name, n_outputs, params):
@@ -340,7 +343,7 @@ def test_loss_gradient(name, n_outputs, params):
 
     def objective():
         losses = _run_loss(name, *operands, **params)[1]
-        return float((weight[order[batch]].astype(float) * scale[1] * losses[batch]).sum())
+        return float((weight[order[batch]].astype(float) * scale[1] @ losses[batch]).sum())
 
     dz, losses, hits = _run_loss(name, *operands, **params)
     _assert_gradient(dz, objective, z)
@@ -365,8 +368,12 @@ def test_binary_cross_entropy_values():
     operands = _loss_operands(4)
     z, labels, _, order, _, cursor = operands
     right = np.where(labels[order[cursor[0] : cursor[0] + 5]][:, np.newaxis] == np.arange(4), z, -z)
-    losses = _run_loss("binary_cross_entropy", *operands)[1]
+    dz, losses, hits = _run_loss("binary_cross_entropy", *operands)
     np.testing.assert_allclose(losses[2:7], -special.log_expit(right).sum(axis=1), rtol=1e-13)
+    dz_by_class, by_class, hits_by_class = _run_loss("binary_cross_entropy_by_class", *operands)
+    np.testing.assert_allclose(by_class[2:7], -special.log_expit(right), rtol=1e-13)
+    np.testing.assert_array_equal(dz_by_class, dz)
+    np.testing.assert_array_equal(hits_by_class, hits)
 
 
 def test_one_output_means_label_0_is_positive():

@@ -121,7 +121,11 @@ def seconds(rung: Callable, operands: tuple[np.ndarray, ...]) -> float:
 
 def peak() -> float:
     """GFLOP/s of the tile on operands in L1."""
-    x, w, y = np.ones((TILE_ROWS, 96), np.float32), np.ones((96, STRIP), np.float32), np.empty((TILE_ROWS, STRIP), np.float32)
+    x, w, y = (
+        np.ones((TILE_ROWS, 96), np.float32),
+        np.ones((96, STRIP), np.float32),
+        np.empty((TILE_ROWS, STRIP), np.float32),
+    )
     repeats = 200
 
     @njit(**OPTIONS)

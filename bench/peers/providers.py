@@ -137,6 +137,8 @@ class Torch:
         model = torch.nn.Sequential(*layers, torch.nn.Linear(inputs, 10))
         for layer in model[::2]:  # the others' initial weights: the losses are compared
             torch.nn.init.xavier_uniform_(layer.weight)
+            bound = (6 / (layer.in_features + layer.out_features)) ** 0.5
+            torch.nn.init.uniform_(layer.bias, -bound, bound)
         kind = torch.optim.Adam if job.solver == "adam" else torch.optim.SGD
         optimizer = kind(model.parameters(), lr=job.learning_rate)
         criterion = torch.nn.CrossEntropyLoss()
@@ -213,7 +215,9 @@ class JAX:
         parameters = []
         for a, b in pairwise(sizes):
             bound = np.sqrt(6 / (a + b))
-            parameters.append((jnp.array(rng.uniform(-bound, bound, (a, b)).astype(np.float32)), jnp.zeros(b)))
+            # scikit-learn's initial values, biases too: the losses of the first epochs depend on them.
+            shapes = ((a, b), (b,))
+            parameters.append(tuple(jnp.array(rng.uniform(-bound, bound, s).astype(np.float32)) for s in shapes))
         zeros = self.jax.tree_util.tree_map(jnp.zeros_like, parameters)
         m, v, t, steps, times = zeros, zeros, jnp.float32(0), len(X) // job.batch_size, []
         for _ in range(epochs):

@@ -87,5 +87,34 @@ class Executor(Protocol):
         Does not touch the parameters or the optimizer's state of the training run.
         """
 
+    def losses_and_gradient(self, parameters: Parameters) -> tuple[np.ndarray, list[np.ndarray]]:
+        """As `loss_and_gradient`, but the loss of each one-vs-rest problem by itself.
+
+        Returns
+        -------
+        losses : ndarray, float64
+            With `BinaryCrossEntropy` of shape (n_outputs,): the weighted mean loss of each output. With `SoftmaxCrossEntropy`, whose loss does
+            not fall into parts, of shape (1,).
+        gradient : list of ndarray
+            Of the losses' sum.
+        """
+
     def outputs(self, parameters: Parameters, X: np.ndarray, *, pixel_scale: float = 1.0) -> np.ndarray:
         """Network outputs (n, n_outputs) after the loss's link: softmax probabilities, or one sigmoid each for one-vs-rest."""
+
+
+def mean_losses(losses: np.ndarray, sample_weight: np.ndarray) -> np.ndarray:
+    """Weighted means over the samples, summed in float64.
+
+    Parameters
+    ----------
+    losses : ndarray of shape (n,) or (n, n_losses)
+    sample_weight : ndarray of shape (n,)
+
+    Returns
+    -------
+    ndarray of shape (1,) or (n_losses,), float64
+    """
+    # einsum by itself calls no BLAS, whose sums depend on its number of threads.
+    total = np.einsum("i,i...->...", sample_weight, losses, dtype=np.float64)
+    return np.atleast_1d(total / sample_weight.sum(dtype=np.float64))

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 import fastmnist.kernels.cpu as cpu
-from fastmnist.backends.base import Epoch, Parameters
+from fastmnist.backends.base import Epoch, Parameters, mean_losses
 from fastmnist.backends.binding import Binding, constant_scale, epoch_inputs, logical_parameters, place_parameters
 from fastmnist.backends.compressed import choose_format
 from fastmnist.backends.team import Team
@@ -173,6 +173,11 @@ class CpuExecutor:
 
     def loss_and_gradient(self, parameters: Parameters) -> tuple[float, list[np.ndarray]]:
         """See `Executor.loss_and_gradient`."""
+        losses, gradient = self.losses_and_gradient(parameters)
+        return float(losses.sum()), gradient
+
+    def losses_and_gradient(self, parameters: Parameters) -> tuple[np.ndarray, list[np.ndarray]]:
+        """See `Executor.losses_and_gradient`."""
         n = self._n_rows
         chunks = max(1, min(CHUNKS, n // CHUNK_ROWS))
         bounds = [n * c // chunks for c in range(chunks + 1)]
@@ -185,7 +190,7 @@ class CpuExecutor:
             self._fixed: dict[str, np.ndarray] = {
                 "order": np.arange(n),
                 "scale": constant_scale(weight, n),
-                "losses": np.empty(n, np.float32),
+                "losses": np.empty((n, *program.bound["losses"].shape[1:]), np.float32),
                 "hits": np.empty(n, np.uint8),
                 **{f"parameter_{i}": np.empty(s, np.float32) for i, s in enumerate(self.spec.parameter_shapes)},
             }
@@ -214,8 +219,7 @@ class CpuExecutor:
         team.run(work)
         if team.stop_requested:
             raise KeyboardInterrupt
-        loss = float(np.average(self._fixed["losses"].astype(np.float64), weights=weight))
-        return loss, [total.sum(axis=0, dtype=np.float64) for total in partial]
+        return mean_losses(self._fixed["losses"], weight), [total.sum(axis=0, dtype=np.float64) for total in partial]
 
     # --- inference ----------------------------------------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ import time
 import numpy as np
 
 import fastmnist.kernels.reference as reference
-from fastmnist.backends.base import Epoch, Parameters
+from fastmnist.backends.base import Epoch, Parameters, mean_losses
 from fastmnist.backends.binding import Binding, constant_scale, epoch_inputs, logical_parameters, place_parameters
 from fastmnist.network.lowering import DataFormat, Target, gradient_program, inference_program, training_program
 from fastmnist.network.program import BARRIER, Instruction, Program
@@ -124,12 +124,18 @@ class ReferenceExecutor:
 
     def loss_and_gradient(self, parameters: Parameters) -> tuple[float, list[np.ndarray]]:
         """See `Executor.loss_and_gradient`."""
+        losses, gradient = self.losses_and_gradient(parameters)
+        return float(losses.sum()), gradient
+
+    def losses_and_gradient(self, parameters: Parameters) -> tuple[np.ndarray, list[np.ndarray]]:
+        """See `Executor.losses_and_gradient`."""
         n = len(self._data["labels"])
         sizes = [BLOCK_ROWS] * (n // BLOCK_ROWS) + [n % BLOCK_ROWS] * (n % BLOCK_ROWS > 0)
         program = gradient_program(self.spec, self._format, tuple(dict.fromkeys(sizes)), self.dtype.name)
         binding = Binding(program)
         weight = self._data["sample_weight"]
-        losses, hits = np.empty(n, np.float32), np.empty(n, np.uint8)
+        recorded = program.bound["losses"]
+        losses, hits = np.empty((n, *recorded.shape[1:]), recorded.dtype), np.empty(n, np.uint8)
         binding.bind(
             **self._data,
             **{f"parameter_{i}": np.ascontiguousarray(p, self.dtype) for i, p in enumerate(parameters)},
@@ -145,7 +151,7 @@ class ReferenceExecutor:
             self._run(program, binding, rows)
             for i, total in enumerate(gradient):
                 total += binding[f"gradient_{i}"]
-        return float(np.average(losses.astype(np.float64), weights=weight)), gradient
+        return mean_losses(losses, weight), gradient
 
     def outputs(self, parameters: Parameters, X: np.ndarray, *, pixel_scale: float = 1.0) -> np.ndarray:
         """See `Executor.outputs`."""

@@ -47,11 +47,14 @@ class Team:
         errors: list[BaseException] = []
         ended = [threading.Event() for _ in range(self.n_threads)]
         everyone_started = threading.Event()
+        cancelled = threading.Event()
 
         def worker(thread: int) -> None:
             try:
                 everyone_started.wait()
-                if not self.control[STOP]:
+                # Not a look at STOP: it may be set between two workers' looks, and one alone would wait at the barrier for ever.
+                # All begin, and agree at the end of their first step.
+                if not cancelled.is_set():
                     results[thread] = work(thread)
             except BaseException as error:
                 errors.append(error)
@@ -67,7 +70,7 @@ class Team:
                 threads.append(thread)
         except BaseException:
             # A thread that can't be started would be waited for at the barrier for ever: let nobody begin.
-            self.control[STOP] = 1
+            cancelled.set()
             everyone_started.set()
             for thread in threads:
                 thread.join()

@@ -24,6 +24,7 @@ from fastmnist.network.optimizers import SGD
 from fastmnist.network.spec import Spec
 from fastmnist.training.full_batch import Objective, Solution, gradient_descent, lbfgs
 from fastmnist.training.history import OnEpoch
+from fastmnist.training.lockstep import lbfgs_by_output
 from fastmnist.training.trainer import Plan, Progress, train
 from fastmnist.training.validation import Validation
 
@@ -207,7 +208,9 @@ class _LogisticBase(NetworkClassifier):
         on_epoch: OnEpoch = self._listen
         solution: Solution
         if self.solver == "lbfgs":
-            solution = lbfgs(
+            # One-vs-rest: the classes' problems share nothing but the data.
+            separate = self._n_outputs > 1 and isinstance(self._loss(), BinaryCrossEntropy)
+            solution = (lbfgs_by_output if separate else lbfgs)(
                 objective,
                 initial,
                 tol=self.tol,
@@ -226,7 +229,7 @@ class _LogisticBase(NetworkClassifier):
                 validation=validation,
                 on_epoch=on_epoch,
             )
-        self.n_iter_ = np.array([solution.n_iter], np.int32)
+        self.n_iter_ = np.array(solution.n_iter_by_output or [solution.n_iter], np.int32)
         self.loss_curve_ = solution.loss_curve
         self.history_ = solution.history
         self._set_interrupted(solution.interrupted)
@@ -441,10 +444,18 @@ class OneVsRestLogisticRegression(_LogisticBase):
     """One-vs-rest logistic regression: a binary problem for each class, all fitted at once.
 
     Minimises, for each class k, scikit-learn's objective `C * sum_i w_i loss_i + ||coef_[k]||^2 / 2` of the binary problem "k or not":
-    the same models as `OneVsRestClassifier(LogisticRegression())`, in one pass over the data instead of n_classes. Since the
-    objectives share no parameter, their sum is minimised. `class_weight` weighs a sample by its own class in all the problems.
+    the same models as `OneVsRestClassifier(LogisticRegression())`. With "lbfgs" every class has a search of its own, with its own line
+    search and its own end; they run in lock-step, so that one pass over the data serves all the classes. "gd" and "sgd" descend the
+    sum of the objectives. `class_weight` weighs a sample by its own class in all the problems.
 
-    Parameters and attributes are those of `LogisticRegression`; `loss_curve_` is the sum over the classes.
+    Parameters and attributes are those of `LogisticRegression`, but for these.
+
+    Attributes
+    ----------
+    n_iter_ : ndarray of shape (n_classes,) or (1,), int32
+        With "lbfgs" and more than two classes, the iterations of each class.
+    loss_curve_ : list of float
+        The sum over the classes; with "lbfgs" for as many iterations as the slowest class takes, the others staying where they ended.
 
     See Also
     --------

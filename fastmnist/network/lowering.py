@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from fastmnist.network.layers import Activation, Dense
-from fastmnist.network.losses import SoftmaxCrossEntropy
+from fastmnist.network.losses import BinaryCrossEntropy, SoftmaxCrossEntropy
 from fastmnist.network.optimizers import SGD, Optimizer
 from fastmnist.network.program import Instruction, Memory, Placement, Program, TableBuilder, Tensor, View
 from fastmnist.network.spec import Spec
@@ -131,7 +131,10 @@ def training_program(spec: Spec, target: Target, data: DataFormat, batch_sizes: 
 
 
 def gradient_program(spec: Spec, data: DataFormat, block_sizes: tuple[int, ...], dtype: str = "float32") -> Program:
-    """Adds the gradient of a block of rows to the workspace tensors `gradient_0`, `gradient_1`, ...; parameters are bound as `parameter_<i>`."""
+    """Adds the gradient of a block of rows to the workspace tensors `gradient_0`, `gradient_1`, ...; parameters are bound as `parameter_<i>`.
+
+    With `BinaryCrossEntropy` the bound tensor `losses` has a column for each output, in `dtype`; otherwise one float32 value for each row.
+    """
     return _Lowering(spec, Target(dtype=dtype), data, max(block_sizes), "gradient").program(block_sizes)
 
 
@@ -155,6 +158,8 @@ class _Lowering:
     def __init__(self, spec: Spec, target: Target, data: DataFormat, rows: int, purpose: str) -> None:
         self.spec, self.target, self.data, self.rows, self.purpose = spec, target, data, rows, purpose
         self.n_threads = target.n_threads
+        # Full-batch solvers want the loss of each one-vs-rest problem by itself.
+        self.loss_by_class = purpose == "gradient" and isinstance(spec.loss, BinaryCrossEntropy)
         self.state, self.workspace = Memory("state"), Memory("workspace")
         self.bound: dict[str, Tensor] = {}
         self.decisions = [
@@ -190,10 +195,13 @@ class _Lowering:
             ("labels", (0,), "int32"),
             ("sample_weight", (0,), "float32"),
             ("scale", (0,), "float32"),
-            ("losses", (0,), "float32"),
             ("hits", (0,), "uint8"),
         ):
             self._bind(name, shape, dtype)
+        if self.loss_by_class:
+            self._bind("losses", (0, self.spec.n_outputs), self.target.dtype)
+        else:
+            self._bind("losses", (0,), "float32")
         if self.purpose == "training":
             self._bind("hyper_weights", (0, 3), self.target.dtype)
             self._bind("hyper_biases", (0, 3), self.target.dtype)
@@ -412,9 +420,11 @@ class _Lowering:
         self.builder.stage(stage)
 
     def _emit_loss(self) -> None:
-        softmax = isinstance(self.spec.loss, SoftmaxCrossEntropy)
-        op = "softmax_cross_entropy" if softmax else "binary_cross_entropy"
-        params = (self.spec.loss.label_smoothing,) if isinstance(self.spec.loss, SoftmaxCrossEntropy) else ()
+        params: tuple[float, ...] = ()
+        if isinstance(self.spec.loss, SoftmaxCrossEntropy):
+            op, params = "softmax_cross_entropy", (self.spec.loss.label_smoothing,)
+        else:
+            op = "binary_cross_entropy_by_class" if self.loss_by_class else "binary_cross_entropy"
         logits = self.nodes[-1].output
         assert logits.gradient is not None
         self.gradient_regions = {

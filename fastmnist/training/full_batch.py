@@ -1,7 +1,7 @@
 """Full-batch solvers: L-BFGS (SciPy's) and gradient descent, on an executor's compiled loss and gradient.
 
 Both minimise `F(w) = mean_i(weighted loss_i) + l2 / 2 * sum(W ** 2)` over the parameters as one float64 vector; the L2 term is
-added here, in float64. Biases are not penalised.
+added here, in float64. Biases are not penalised. One-vs-rest models have an L-BFGS for each class, see `lockstep.py`.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Objective:
         return loss, self.flatten(gradient)
 
 
-class _SmoothObjective:
+class SmoothObjective:
     """The objective with differences that stay exact where the values are rounded.
 
     Losses are recorded in float32. Close to the minimum a step gains less than their rounding error and a line search on the values
@@ -77,8 +77,8 @@ class _SmoothObjective:
 
     def __init__(self, objective: Callable[[np.ndarray], tuple[float, np.ndarray]]) -> None:
         self._objective = objective
-        self.accepted: _Point | None = None
-        self._latest: _Point | None = None
+        self.accepted: Point | None = None
+        self._latest: Point | None = None
 
     def __call__(self, vector: np.ndarray) -> tuple[float, np.ndarray]:
         """The smoothed value and the gradient."""
@@ -89,12 +89,12 @@ class _SmoothObjective:
             if abs(difference) < self.ROUNDING * abs(old.value):
                 difference = 0.5 * float((old.gradient + gradient) @ (vector - old.vector))
             smooth = old.smooth + difference
-        self._latest = _Point(vector.copy(), value, smooth, gradient)
+        self._latest = Point(vector.copy(), value, smooth, gradient)
         if self.accepted is None:
             self.accepted = self._latest
         return smooth, gradient
 
-    def accept(self) -> _Point:
+    def accept(self) -> Point:
         """The line search has ended, at the point that was evaluated last."""
         assert self._latest is not None
         self.accepted = self._latest
@@ -102,7 +102,9 @@ class _SmoothObjective:
 
 
 @dataclass(frozen=True)
-class _Point:
+class Point:
+    """A vector with the objective's value there, its smoothed value and its gradient."""
+
     vector: np.ndarray
     value: float
     smooth: float
@@ -122,6 +124,8 @@ class Solution:
     gradient_max : float
         Largest absolute value of the gradient's components there.
     n_iter : int
+    n_iter_by_output : list of int
+        Where each output has a search of its own; `n_iter` is then the largest. Else empty.
     converged : bool
         A stopping criterion was met.
     message : str
@@ -136,6 +140,7 @@ class Solution:
     loss: float = math.nan
     gradient_max: float = math.inf
     n_iter: int = 0
+    n_iter_by_output: list[int] = field(default_factory=list)
     converged: bool = False
     message: str = ""
     loss_curve: list[float] = field(default_factory=list)
@@ -143,7 +148,7 @@ class Solution:
     interrupted: bool = False
 
 
-class _Recorder:
+class Recorder:
     """Writes the iterations into a Solution and tells the listener."""
 
     def __init__(
@@ -182,6 +187,34 @@ class _Recorder:
         self.solution.gradient_max = float(np.abs(gradient).max())
         return self.solution
 
+    def finish_at_start(self, start: np.ndarray) -> Solution:
+        """It was interrupted before the first evaluation was completed."""
+        return self.finish(start, math.nan, np.full_like(start, math.inf))
+
+
+def scipy_lbfgs(
+    smooth: SmoothObjective,
+    start: np.ndarray,
+    on_iteration: Callable[[Point], None],
+    *,
+    tol: float,
+    max_iter: int,
+    options: dict[str, float],
+) -> scipy.optimize.OptimizeResult:
+    """SciPy's L-BFGS-B on one vector; `on_iteration` is called with the point that each iteration led to."""
+
+    def callback(intermediate_result: scipy.optimize.OptimizeResult) -> None:
+        on_iteration(smooth.accept())
+
+    return scipy.optimize.minimize(
+        smooth,
+        start,
+        jac=True,
+        method="L-BFGS-B",
+        callback=callback,
+        options={"maxiter": max_iter, "gtol": tol, **options},
+    )
+
 
 def lbfgs(
     objective: Objective,
@@ -215,32 +248,24 @@ def lbfgs(
     Solution
         `loss_curve` has the objective after each iteration.
     """
-    smooth = _SmoothObjective(objective)
-    recorder = _Recorder(objective, max_iter, validation, on_epoch)
+    smooth = SmoothObjective(objective)
+    recorder = Recorder(objective, max_iter, validation, on_epoch)
     x0 = objective.flatten(start)
 
-    def callback(intermediate_result: scipy.optimize.OptimizeResult) -> None:
-        point = smooth.accept()
+    def on_iteration(point: Point) -> None:
         recorder.iteration(point.value, point.vector)
 
     solution = recorder.solution
     try:
-        result = scipy.optimize.minimize(
-            smooth,
-            x0,
-            jac=True,
-            method="L-BFGS-B",
-            callback=callback,
-            options={"maxiter": max_iter, "gtol": tol, **options},
-        )
+        result = scipy_lbfgs(smooth, x0, on_iteration, tol=tol, max_iter=max_iter, options=options)
         solution.converged = result.status == 0
         solution.message = str(result.message)
     except KeyboardInterrupt:
         solution.interrupted = True
         solution.message = "interrupted by user"
     end = smooth.accepted
-    if end is None:  # interrupted before the first evaluation was completed
-        return recorder.finish(x0, math.nan, np.full_like(x0, math.inf))
+    if end is None:
+        return recorder.finish_at_start(x0)
     return recorder.finish(end.vector, end.value, end.gradient)
 
 
@@ -267,7 +292,7 @@ def gradient_descent(
     Solution
         `loss_curve` has the objective before each iteration's step.
     """
-    recorder = _Recorder(objective, max_iter, validation, on_epoch)
+    recorder = Recorder(objective, max_iter, validation, on_epoch)
     solution = recorder.solution
     x = objective.flatten(start)
     loss, gradient = math.nan, np.full_like(x, math.inf)

@@ -84,6 +84,26 @@ def softmax_cross_entropy(
             store_n(dp, j, splat(factor) * (load_n(dp, j, n) * splat(inverse) - t), n)
 
 
+@inline
+def _one_vs_rest(dz, z, j, C, label, factor):
+    """The gradient of the classes from j on, as many as a vector holds; returns their losses, 0 behind the last class."""
+    n = C - j
+    v = load_n(z, j, n)
+    t = where(only_lane(label - j), splat(_F(1)), splat(_F(0)))
+    positive = where(v < splat(_F(0)), splat(_F(0)), v)
+    loss = positive - v * t + log1p(exp(splat(_F(0)) - absolute(v)))
+    store_n(dz, j, splat(factor) * (sigmoid(v) - t), n)
+    return where(first_lanes(n), loss, splat(_F(0)))
+
+
+@inline
+def _one_vs_rest_hit(z, C, label):
+    """Whether the largest logit is the label's; a single logit is that of label 0."""
+    if C == 1:
+        return np.uint8((z[0] > _F(0)) == (label == 0))
+    return np.uint8(_row_maximum(z, C)[1] == label)
+
+
 @kernel
 def binary_cross_entropy(dz, losses, hits, z, labels, sample_weight, order, scale, cursor, B, C, M, N, S, ld_dz, ld_z):
     for r in range(B):
@@ -94,18 +114,24 @@ def binary_cross_entropy(dz, losses, hits, z, labels, sample_weight, order, scal
         factor = sample_weight[i] * scale[cursor[1]]
         total = np.float64(0)
         for j in range(0, C, LANES):
-            n = C - j
-            v = load_n(zp, j, n)
-            t = where(only_lane(label - j), splat(_F(1)), splat(_F(0)))
-            positive = where(v < splat(_F(0)), splat(_F(0)), v)
-            loss = positive - v * t + log1p(exp(splat(_F(0)) - absolute(v)))
-            total += np.float64(reduce_add(where(first_lanes(n), loss, splat(_F(0)))))
-            store_n(dp, j, splat(factor) * (sigmoid(v) - t), n)
+            total += np.float64(reduce_add(_one_vs_rest(dp, zp, j, C, label, factor)))
         losses[at] = _F(total)
-        if C == 1:
-            hits[at] = np.uint8((zp[0] > _F(0)) == (label == 0))
-        else:
-            hits[at] = np.uint8(_row_maximum(zp, C)[1] == label)
+        hits[at] = _one_vs_rest_hit(zp, C, label)
+
+
+@kernel
+def binary_cross_entropy_by_class(
+    dz, losses, hits, z, labels, sample_weight, order, scale, cursor, B, C, M, N, S, ld_dz, ld_losses, ld_z
+):
+    for r in range(B):
+        at = cursor[0] + r
+        i = order[at]
+        label = np.int64(labels[i])
+        zp, dp, lp = offset(z, r * ld_z), offset(dz, r * ld_dz), offset(losses, at * ld_losses)
+        factor = sample_weight[i] * scale[cursor[1]]
+        for j in range(0, C, LANES):
+            store_n(lp, j, _one_vs_rest(dp, zp, j, C, label, factor), C - j)
+        hits[at] = _one_vs_rest_hit(zp, C, label)
 
 
 @kernel
