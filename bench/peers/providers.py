@@ -49,7 +49,7 @@ class FastMNIST:
 
         self.version = fastmnist.__version__
         self.data = data()
-        self.make = lambda epochs: MLPClassifier(
+        self.make = lambda epochs, seed: MLPClassifier(
             job.hidden,
             solver=job.solver,
             batch_size=job.batch_size,
@@ -60,17 +60,17 @@ class FastMNIST:
             n_iter_no_change=epochs + 1,
             backend="numba",
             n_threads=threads,
-            random_state=0,
+            random_state=seed,
         )
         self.run(1)  # fill the compile cache
 
-    def run(self, epochs: int) -> Result:
+    def run(self, epochs: int, seed: int = 0) -> Result:
         """Fit of `epochs` and of twice as many; the difference is the marginal epoch, preparation cancels out."""
         X, y, X_test, y_test = self.data
         start = time.perf_counter()
-        model = self.make(epochs).fit(X, y)
+        model = self.make(epochs, seed).fit(X, y)
         middle = time.perf_counter()
-        self.make(2 * epochs).fit(X, y)
+        self.make(2 * epochs, seed).fit(X, y)
         seconds = middle - start
         marginal = (time.perf_counter() - middle - seconds) / epochs
         return Result(marginal, seconds, model.history_["loss"][-1], model.score(X_test, y_test))
@@ -86,20 +86,20 @@ class ScikitLearn:
         self.version = sklearn.__version__
         X, y, X_test, y_test = data()
         self.data = (X / 255).astype(np.float32), y, (X_test / 255).astype(np.float32), y_test
-        self.make = lambda: MLPClassifier(
+        self.make = lambda seed: MLPClassifier(
             job.hidden,
             solver=job.solver,
             batch_size=job.batch_size,
             learning_rate_init=job.learning_rate,
             alpha=0.0,
             momentum=0.0,
-            random_state=np.random.RandomState(0),  # an int would give every `partial_fit` the same order of samples
+            random_state=np.random.RandomState(seed),  # an int would give every `partial_fit` the same order of samples
         )
 
-    def run(self, epochs: int) -> Result:
+    def run(self, epochs: int, seed: int = 0) -> Result:
         """`partial_fit` is one epoch; its validation of X is some hundredths of a second of it."""
         X, y, X_test, y_test = self.data
-        model = self.make()
+        model = self.make(seed)
         start = time.perf_counter()
         times = []
         for _ in range(epochs):
@@ -123,10 +123,10 @@ class Torch:
         self.test = torch.from_numpy((X_test / 255).astype(np.float32)), torch.from_numpy(y_test)
         self.run(1)
 
-    def run(self, epochs: int) -> Result:
+    def run(self, epochs: int, seed: int = 0) -> Result:
         """A plain training loop; the last epoch's loss is read once, at its end."""
         torch, job = self.torch, self.job
-        torch.manual_seed(0)
+        torch.manual_seed(seed)
         start = time.perf_counter()
         X = torch.from_numpy((self.arrays[0] / 255).astype(np.float32))
         y = torch.from_numpy(self.arrays[1])
@@ -204,11 +204,11 @@ class JAX:
 
         return epoch
 
-    def run(self, epochs: int) -> Result:
+    def run(self, epochs: int, seed: int = 0) -> Result:
         """One compiled call an epoch."""
         jnp, job = self.jax.numpy, self.job
         X, y, X_test, y_test = self.arrays
-        rng = np.random.default_rng(0)
+        rng = np.random.default_rng(seed)
         start = time.perf_counter()
         X, y = jnp.array((X / 255).astype(np.float32)), jnp.array(y.astype(np.int32))
         sizes = (784, *job.hidden, 10)

@@ -1,4 +1,6 @@
-"""A provider in a process of its own: prints its version, then answers every line `k` on standard input with the result of training k epochs."""
+"""A provider in a process of its own: prints its version, then answers every line
+`epochs seed` on standard input with the result of that training.
+"""
 
 import json
 import sys
@@ -10,4 +12,4 @@ provider, job, threads = sys.argv[1:4]
 peer = PROVIDERS[provider](JOBS[job], int(threads))
 print(json.dumps({"version": peer.version}), flush=True)
 for line in sys.stdin:
-    print(json.dumps(as_record(peer.run(int(line)))), flush=True)
+    print(json.dumps(as_record(peer.run(*map(int, line.split())))), flush=True)
