@@ -107,6 +107,7 @@ class ReferenceExecutor:
         )
         binding.bind(**self._data, **inputs)
         steps, interrupted = 0, False
+        before = binding.state.copy()
         try:
             for rows in sizes:
                 # An interrupted step is undone, so that the parameters are those of the last completed one.
