@@ -79,10 +79,10 @@ $(READY) $(PEERS): pyproject.toml
 	  { echo "Making $(@D) with $$($(PYTHON) --version)"; $(PYTHON) -m venv --clear $(@D); }
 	@rm -f $@ $@-dev
 	@echo "Installing fastmnist and what it needs into $(@D) (a minute or two, once)"
-	@$(@D)/bin/python $(INSTALL) --editable '.[$(extras)]'
+	@$(@D)/bin/python $(INSTALL) --config-settings editable_mode=compat --editable '.[$(extras)]'
 	@touch $@
 
 $(DEV): $(READY)
 	@echo "Installing the developers' tools into $(<D)"
-	@$(PY) $(INSTALL) --editable '.[dev]'
+	@$(PY) $(INSTALL) --config-settings editable_mode=compat --editable '.[dev]'
 	@touch $@

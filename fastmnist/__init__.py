@@ -2,6 +2,9 @@
 
 Public names are loaded when they are first used (PEP 562): `import fastmnist` imports NumPy at most, so that it costs
 nothing to programs that only sometimes need it.
+
+For developers: `fastmnist.network`, `fastmnist.backends`, `fastmnist.kernels.contract`, `fastmnist.kernels.reference`,
+`fastmnist.training`, `fastmnist.estimators`, `fastmnist.evaluation`, `fastmnist.datasets`, `fastmnist.images`.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ One table for all backends. An op has the same name and the same positional orde
 and the profile all read this table.
 
 The alphabet of dimensions: B rows of a batch, I inputs of a layer, O outputs of a layer, C classes, N rows of the data set, M entries of
-the order, S steps of an epoch, R x Q any matrix, Z stored values of compressed rows.
+the order, S steps of an epoch, R x Q any matrix, Z stored values, P row pointers of compressed rows.
 
 Strides. Two-dimensional operands are row-major with a leading dimension of their own (`ld_<name>`, in elements), so an op works on a block of
 a larger array; one-dimensional operands are contiguous. At the surface (`fastmnist.call_kernel`) everything is C-contiguous.

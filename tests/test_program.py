@@ -149,7 +149,8 @@ def test_describe_names_decisions_and_folds_repeats():
     assert "compressed uint8. 19% nonzero." in text
     assert "threads own columns in panels of 64" in text
     assert "threads own rows" in text
-    assert "... 49 more of this" in text  # 784 rows of weights in blocks of 16, and the bias
+    assert "... 48 more of this" in text  # 784 rows of weights in blocks of 16
+    assert "linear_db(" in text
     assert "barrier()" in text
 
 

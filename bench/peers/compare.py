@@ -3,7 +3,7 @@
     python bench/peers/compare.py [--peers torch scikit-learn jax] [--jobs ...] [--rounds 7] [--python .venv-peers/bin/python]
 
 Before a ratio is printed, training losses of the third epoch must agree within 3 % and test accuracies within 0.3 points (means of 10 seeds).
-Records are appended to `bench/results/peers.csv`, every round a line.
+Records are appended to `bench/results/peers.csv`, every round a line; rows `check` are what was compared.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Worker:
 def mean_over_seeds(worker: Worker) -> dict:
     """Loss and accuracy of some trainings: one seed's loss is off by 4 % as easily as not."""
     results = [worker.train(CHECK_EPOCHS, seed) for seed in range(CHECK_SEEDS)]
-    return {key: statistics.mean(r[key] for r in results) for key in ("loss", "accuracy")}
+    return {key: statistics.mean(r[key] for r in results) for key in results[0]}
 
 
 def agree(ours: dict, theirs: dict) -> str:
@@ -95,19 +95,24 @@ def commit() -> str:
 def compare(job: str, peer: str, python: str, rounds: int, threads: int) -> None:
     """Alternate fastmnist and one peer, print the median ratio, append the record."""
     workers = [Worker(python, "fastmnist", job, threads), Worker(python, peer, job, threads)]
-    problem = agree(*(mean_over_seeds(worker) for worker in workers))
-    ratios, records = [], []
+    checks = [mean_over_seeds(worker) for worker in workers]
+    problem = agree(*checks)
+    records: list = [("check", CHECK_EPOCHS, worker, result) for worker, result in zip(workers, checks, strict=True)]
+    ratios = []
     for number in range(rounds):
         a, b = (worker.train(EPOCHS[worker.provider]) for worker in workers)
         ratios.append(b["epoch_seconds"] / a["epoch_seconds"])
-        records += [(number, worker, result) for worker, result in zip(workers, (a, b), strict=True)]
+        records += [(number, EPOCHS[w.provider], w, r) for w, r in zip(workers, (a, b), strict=True)]
     for worker in workers:
         worker.close()
     if problem:
         print(f"{job} against {peer}: no number, {problem}")
         return
     low, middle, high = statistics.quantiles(ratios, n=4)
-    medians = [statistics.median(r["epoch_seconds"] for _, w, r in records if w is worker) for worker in workers]
+    medians = [
+        statistics.median(r["epoch_seconds"] for n, _, w, r in records if w is worker and n != "check")
+        for worker in workers
+    ]
     print(
         f"{job} against {peer} {workers[1].version}: {middle:.1f} x faster (quartiles {low:.1f} .. {high:.1f}, {rounds} rounds); "
         f"epoch {medians[0]:.3f} s and {medians[1]:.3f} s",
@@ -123,12 +128,12 @@ def append(job: str, peer: str, threads: int, records: list) -> None:
     with RESULTS.open("a", newline="") as file:
         writer = csv.writer(file)
         if new:
-            what = ["date", "job", "against", "provider", "version", "threads", "round"]
+            what = ["date", "job", "against", "provider", "version", "threads", "round", "epochs"]
             writer.writerow([*what, "epoch_seconds", "fit_seconds", "loss", "accuracy", "python", "machine", "commit"])
         today = datetime.date.today().isoformat()
-        for number, worker, r in records:
+        for number, epochs, worker, r in records:
             numbers = [f"{r[k]:.5f}" for k in ("epoch_seconds", "fit_seconds", "loss", "accuracy")]
-            row = [today, job, peer, worker.provider, worker.version, threads, number, *numbers]
+            row = [today, job, peer, worker.provider, worker.version, threads, number, epochs, *numbers]
             writer.writerow([*row, platform.python_version(), machine(), commit()])
 
 

@@ -30,7 +30,7 @@ CHUNKS = 16
 CHUNK_ROWS = 512  # no chunk is shorter
 # Weight rows of one update: 16 rows of a 64-column panel are 4 KB of gradient, which stay in L1 between gradient and optimizer.
 ROW_BLOCK = 16
-# Widths of weight panels, widest first: whole strips of the register tile, then halves when threads would otherwise have nothing to own.
+# Width of a weight panel: whole strips of the register tile. Narrower panels lost (bench/ladder): layers too narrow to share columns share rows.
 PANEL_WIDTHS = (4 * LANES,)
 
 _announced = False
@@ -42,7 +42,8 @@ def _announce(op: str) -> None:
     if not _announced:
         _announced = True
         print(
-            "fastmnist: compiling the kernels for this machine (once; about ten seconds, `fastmnist warmup` does it ahead) ...",
+            "fastmnist: compiling kernels that this machine has not run yet, some ten seconds for a first fit "
+            "(they are kept; `fastmnist warmup` does it ahead) ...",
             file=sys.stderr,
             flush=True,
         )

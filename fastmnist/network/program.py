@@ -244,7 +244,7 @@ class Program:
         table = self.tables[rows]
         lines = [*self.decisions, f"memory: state {self.state.size:,} bytes, workspace {self.workspace.size:,} bytes"]
         lines.append(
-            f"table for {rows} rows: {table.n_instructions} instructions on {len(table.threads)} thread(s); thread 0:"
+            f"table for {rows} rows: {table.n_instructions} instructions, barriers not counted, on {len(table.threads)} thread(s); those of thread 0:"
         )
         instructions = table.threads[0]
         at = 0
@@ -259,7 +259,7 @@ class Program:
 
 def _repeats(instructions: Sequence[Instruction], at: int) -> tuple[int, int]:
     """Length of the run of instructions at `at` that repeats with the same labels, and how often it does after the first time."""
-    labels = [instruction.label for instruction in instructions]
+    labels = [(instruction.op, instruction.label) for instruction in instructions]
     for period in (2, 1):
         block, repeats = labels[at : at + period], 0
         while len(block) == period and labels[at + (repeats + 1) * period : at + (repeats + 2) * period] == block:

@@ -38,8 +38,8 @@ from .simd import (
     vector_ir,
 )
 
-# The tile's height and width in vectors. 32 registers hold 6 x 4 accumulators, 4 vectors of B and a broadcast; 16 registers hold 4 x 2 and theirs.
-# Wider than tall on purpose: a row of B is one contiguous run of cache lines, and every broadcast of A is used `TILE_VECTORS` times.
+# The tile's height and width in vectors. 4 x 4 accumulators, 4 vectors of B and a broadcast take 21 of 32 registers; 6 x 4 would fit, and was no
+# faster (bench/ladder). 4 x 2 and theirs take 11 of 16. Wider than tall in elements: a row of B is one contiguous run of cache lines.
 TILE_ROWS, TILE_VECTORS = (4, 4) if MACHINE.registers == 32 else (4, 2)
 assert MACHINE.registers >= TILE_ROWS * TILE_VECTORS + TILE_VECTORS + 1, "the accumulators would spill"
 STRIP = TILE_VECTORS * LANES  # columns of a tile
