@@ -64,7 +64,7 @@ class Commands(click.Group):
 
 
 # RuntimeError: only its subclass BackendUnavailable, which `_message` tells from bugs.
-_BAD_INPUT = (click.ClickException, ValueError, OSError, RuntimeError)
+_BAD_INPUT = (click.ClickException, ValueError, OSError, RuntimeError, MemoryError)
 
 
 def _message(error: BaseException) -> str:
@@ -74,6 +74,8 @@ def _message(error: BaseException) -> str:
         raise error
     if isinstance(error, click.ClickException):
         return error.format_message()
+    if isinstance(error, MemoryError):
+        return f"not enough memory: {error or 'no details'}. Take a smaller network, smaller batches or less data."
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
     return str(error) or type(error).__name__

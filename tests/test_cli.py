@@ -189,6 +189,14 @@ def test_bad_input_ends_with_one_line(data, options, message):
     assert message in error_of("train", "--data", data, *options)
 
 
+def test_too_little_memory_ends_with_one_line(monkeypatch, data):
+    def fit(*_, **__):
+        raise MemoryError("Unable to allocate 72.8 TiB")
+
+    monkeypatch.setattr(fastmnist.MLPClassifier, "fit", fit)
+    assert "not enough memory: Unable to allocate 72.8 TiB. Take a smaller network" in error_of("train", "--data", data)
+
+
 def test_options_that_need_data():
     assert "--test-size needs --data: MNIST, the default, has its own labels and test part." in error_of(
         "train", "--test-size", "0.5"

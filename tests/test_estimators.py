@@ -196,6 +196,10 @@ def with_value(value):
         (GOOD_X, GOOD_Y, np.ones(19), r"sample_weight.shape == \(19,\)|inconsistent"),
         (GOOD_X, GOOD_Y, -np.ones(20), "Negative values"),
         (GOOD_X, GOOD_Y, np.full(20, np.nan), "NaN"),
+        (GOOD_X.astype("M8[s]"), GOOD_Y, None, r"Input X must be numbers; got dtype datetime64\[s\]"),
+        (GOOD_X, np.full(20, "x"), None, "only one class: 'x'"),
+        (GOOD_X, GOOD_Y, np.full(20, 1e38), "mean within 1e-30 and 1e\\+30.*Divide sample_weight by its mean"),
+        (GOOD_X, GOOD_Y, np.full(20, 1e-44), "mean within 1e-30 and 1e\\+30.*Divide sample_weight by its mean"),
         (GOOD_X, GOOD_Y, np.full(20, 1e300), "fit into float32.*Divide sample_weight by its mean"),
     ],
 )
@@ -249,6 +253,7 @@ def test_predict_errors(model, method):
         ({"backend": "tensorflow"}, "backend must be one of 'auto', 'numpy', 'numba', 'cupy'; got 'tensorflow'"),
         ({"backend": 3}, "'backend' parameter.*Got 3"),
         ({"n_threads": 0}, "'n_threads' parameter.*Got 0"),
+        ({"n_threads": 1025}, "'n_threads' parameter.*1024.*Got 1025"),
         ({"n_threads": 1.5}, r"'n_threads' parameter.*Got 1\.5"),
         ({"pixel_scale": 0}, "'pixel_scale' parameter.*Got 0"),
         ({"pixel_scale": "yes"}, "'pixel_scale' parameter.*'auto'.*Got 'yes'"),
@@ -365,6 +370,69 @@ def test_predict_from_several_threads(model, backend, mnist):
     with ThreadPoolExecutor(4) as pool:
         for result in pool.map(lambda _: model.predict_proba(X), range(12)):
             np.testing.assert_array_equal(result, expected)
+
+
+@pytest.mark.parametrize("warm_start", [False, True])
+def test_fits_of_one_model_from_several_threads_take_turns(warm_start, backend, mnist):
+    X, y = mnist
+    model = MLPClassifier((16,), max_iter=2, batch_size=16, warm_start=warm_start, backend=backend, n_threads=2)
+
+    def train(n_rows):
+        model.fit(X[:n_rows].copy(), y[:n_rows]).predict(X)
+        if not warm_start:
+            model.partial_fit(X[:n_rows].copy(), y[:n_rows])
+
+    model.fit(X, y)
+    with ThreadPoolExecutor(4) as pool:
+        assert len(list(pool.map(train, [200, 90, 150, 101] * 5))) == 20
+    assert np.isfinite(model.predict_proba(X)).all()
+
+
+def test_outputs_that_overflow_are_no_prediction(backend):
+    model = MLPClassifier((16,), activation="identity", max_iter=2, backend=backend, random_state=0)
+    model.fit(GOOD_X.astype(np.float32), np.arange(20) % 3)
+    model.coefs_[0] *= 100
+    X = np.full((1, 2), 3e38, np.float32)
+    for method in ("predict", "predict_proba"):
+        with pytest.raises(ValueError, match=r"outputs .* no finite numbers: input X has values up to 3e\+38.*Scale X"):
+            getattr(model, method)(X)
+
+
+def test_a_failed_fit_leaves_the_model_as_it_was(backend, mnist):
+    X, y = mnist
+    model = MLPClassifier((16,), max_iter=2, backend=backend, random_state=0).fit(X, y)
+    expected = model.predict_proba(X)
+    other_labels = np.array(["cat", "dog", "owl"])[y % 3]
+    with pytest.raises(ValueError, match="non-finite parameter weights"):
+        model.set_params(learning_rate_init=1e38).fit(X[:, :300], other_labels)
+    np.testing.assert_array_equal(model.predict_proba(X), expected)
+    assert model.classes_.tolist() == list(range(10))
+    unfitted = clone(model)
+    with pytest.raises(ValueError, match="non-finite parameter weights"):
+        unfitted.fit(X, y)
+    with pytest.raises(NotFittedError):
+        unfitted.predict(X)
+
+
+def test_partial_fit_goes_on_after_one_that_overflowed(backend, mnist):
+    X, y = mnist
+    model = MLPClassifier((16,), batch_size=20, backend=backend, random_state=0).partial_fit(X, y, classes=range(10))
+    expected = model.predict_proba(X)
+    with pytest.raises(ValueError, match="non-finite parameter weights"):
+        model.partial_fit(np.where(X > 127, np.float32(3e38), np.float32(-3e38)), y)
+    np.testing.assert_array_equal(model.predict_proba(X), expected)
+    assert np.isfinite(model.partial_fit(X, y).predict_proba(X)).all()
+
+
+def test_change_of_the_network_after_fit(backend, mnist):
+    X, y = mnist
+    model = MLPClassifier((16,), max_iter=2, backend=backend, random_state=0).fit(X, y)
+    model.set_params(hidden_layer_sizes=(9000,))
+    for same in (model, pickle.loads(pickle.dumps(model))):
+        with pytest.raises(ValueError, match=r"\(784, 16\).*now ask for.*\(784, 9000\).*Call fit again"):
+            same.predict(X)
+    model.set_params(hidden_layer_sizes=(16,), activation="tanh")
+    np.testing.assert_array_equal(model.predict_proba(X), pickle.loads(pickle.dumps(model)).predict_proba(X))
 
 
 def test_in_pipeline_and_grid_search(model):

@@ -366,6 +366,7 @@ def test_early_stopping_on_validation_data(digits):
     ("parameters", "message"),
     [
         ({"hidden_layer_sizes": (10, 0)}, r"hidden_layer_sizes must be > 0.*got \(10, 0\)"),
+        ({"hidden_layer_sizes": (10**30,)}, r"hidden_layer_sizes must be > 0: integers up to 16,777,216"),
         ({"hidden_layer_sizes": (10, 2.5)}, r"hidden_layer_sizes must be > 0: integers"),
         ({"hidden_layer_sizes": -1}, "'hidden_layer_sizes' parameter.*Got -1"),
         ({"activation": "swish"}, "'activation' parameter .*'leaky_relu'.*Got 'swish'"),

@@ -398,6 +398,17 @@ def test_check_writable_leaves_no_trace(tmp_path):
         check_writable(tmp_path / "m" / "below a file")
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+@pytest.mark.parametrize("write", [check_writable, lambda path: write_atomically(path, b"new")])
+def test_devices_and_pipes_are_not_replaced(write, tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(OSError, match="a device, pipe or socket is no place for a model; name a file"):
+        write(pipe)
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+    assert [p.name for p in tmp_path.iterdir()] == ["pipe"]
+
+
 def test_every_public_estimator_can_be_saved():
     from fastmnist import estimators
 

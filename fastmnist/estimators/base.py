@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from numbers import Integral, Real
 from os import PathLike
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -31,7 +33,10 @@ if TYPE_CHECKING:
     from fastmnist.training.history import EpochRecord, OnEpoch
 
 # What lives only as long as the process: compiled state, locks, listeners. Not copied, pickled or saved.
-_TRANSIENT = ("_executor", "_lock", "_on_epoch")
+_TRANSIENT = ("_executor", "_lock", "_fit_lock", "_on_epoch")
+MAX_THREADS = 1024  # more would spend their time waiting for each other
+# Mean weights beyond these leave float32 when a batch's weights are summed, or 1 is divided by the sum.
+LEAST_MEAN_WEIGHT, LARGEST_MEAN_WEIGHT = 1e-30, 1e30
 
 
 class NetworkClassifier(ClassifierMixin, BaseEstimator):
@@ -50,7 +55,7 @@ class NetworkClassifier(ClassifierMixin, BaseEstimator):
         "tol": [Interval(Real, 0, None, closed="left")],
         "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
         "backend": [str],
-        "n_threads": [None, Interval(Integral, 1, None, closed="left")],
+        "n_threads": [None, Interval(Integral, 1, MAX_THREADS, closed="both")],
         "pixel_scale": [StrOptions({"auto"}), Interval(Real, 0, None, closed="neither")],
     }
 
@@ -135,7 +140,7 @@ class NetworkClassifier(ClassifierMixin, BaseEstimator):
         if len(classes) < 2:
             raise ValueError(
                 f"{type(self).__name__} needs samples of at least 2 classes in y, but the data contains only one class: "
-                f"{classes[0]!r}. Pass data of the other classes too."
+                f"{classes.tolist()[0]!r}. Pass data of the other classes too."
             )
         self.classes_ = classes
 
@@ -168,7 +173,7 @@ class NetworkClassifier(ClassifierMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            A class weight is negative, or all weights are 0, or one is too large for float32.
+            A class weight is negative, or all weights are 0, or they are too large or too small for float32.
         """
         if self.class_weight is None and sample_weight is None:
             return None
@@ -184,13 +189,14 @@ class NetworkClassifier(ClassifierMixin, BaseEstimator):
                 raise ValueError(f"class_weight must be >= 0 for every class; got {self.class_weight!r}.")
             weights = weights * of_class[indices]
         with np.errstate(over="ignore", under="ignore"):
-            total = weights.astype(np.float32).sum(dtype=np.float64)
-        if not (0 < total < np.inf):
+            mean = weights.astype(np.float32).mean(dtype=np.float64)
+        if not (LEAST_MEAN_WEIGHT <= mean <= LARGEST_MEAN_WEIGHT):
             raise ValueError(
-                "The weights of the samples (sample_weight times class_weight) must have a positive sum and fit into float32; "
-                f"their sum is {weights.sum():g}. Divide sample_weight by its mean."
+                "The weights of the samples (sample_weight times class_weight) must have a positive sum and fit into float32, their mean "
+                f"within {LEAST_MEAN_WEIGHT:g} and {LARGEST_MEAN_WEIGHT:g}; their sum is {weights.sum():g}. "
+                "Divide sample_weight by its mean."
             )
-        return weights
+        return np.where(weights < np.finfo(np.float32).tiny, 0.0, weights)  # compiled code takes denormals for 0
 
     def _set_pixel_scale(self, X: np.ndarray) -> float:
         """Set `pixel_scale_` and `input_max_` from the training data."""
@@ -249,15 +255,28 @@ class NetworkClassifier(ClassifierMixin, BaseEstimator):
         self._lock = threading.Lock()  # first: another thread may look for an executor right now
         self._executor = executor
 
+    @contextmanager
+    def _fitting(self) -> Iterator[None]:
+        """Fits of one estimator take turns; one that fails leaves the model of the fit before it, not a mixture of both."""
+        with self.__dict__.setdefault("_fit_lock", threading.RLock()):  # setdefault: all threads get the same lock
+            before = dict(self.__dict__)
+            try:
+                yield
+            except BaseException:
+                self.__dict__.update(before)
+                for name in self.__dict__.keys() - before.keys():
+                    delattr(self, name)
+                raise
+
     def _release_data(self, executor: Executor, X: np.ndarray, labels: np.ndarray) -> None:
         """Let go of the training data: an estimator must not keep them alive."""
         executor.bind(X[:1].copy(), labels[:1].copy(), None, pixel_scale=self.pixel_scale_)
 
     def _current_executor(self) -> Executor:
-        """The executor of the last fit; after unpickling or a change of `backend` a new one."""
+        """The executor of the last fit; after unpickling, or a change of `backend` or of the network, a new one."""
         executor = getattr(self, "_executor", None)
         backend = self.backend_ if self.backend == "auto" else self.backend
-        if executor is None or executor.backend != backend:
+        if executor is None or executor.backend != backend or not _same_network(executor.spec, self._spec()):
             self._keep_executor(executor := self._rebuild_executor(backend))
         return executor
 
@@ -285,21 +304,37 @@ class NetworkClassifier(ClassifierMixin, BaseEstimator):
 
     def _is_plain(self, X: np.ndarray) -> bool:
         """Whether X is what `validate_data` would return as it is; asking costs a tenth of it."""
-        return (
-            type(X) is np.ndarray
-            and X.ndim == 2
-            and X.shape[0] > 0
-            and X.shape[1] == self.n_features_in_
-            and (X.dtype == np.uint8 or (X.dtype in (np.float32, np.float64) and bool(np.isfinite(X.sum()))))
-            and not hasattr(self, "feature_names_in_")
-        )
+        if (
+            type(X) is not np.ndarray
+            or X.ndim != 2
+            or X.shape[0] == 0
+            or X.shape[1] != self.n_features_in_
+            or hasattr(self, "feature_names_in_")
+        ):
+            return False
+        if X.dtype == np.uint8:
+            return True
+        with np.errstate(over="ignore", invalid="ignore"):  # a sum that overflows only takes the long way
+            return X.dtype in (np.float32, np.float64) and bool(np.isfinite(X.sum()))
 
     def _outputs(self, X: np.ndarray, scale: float) -> np.ndarray:
         """Outputs of the network after the loss's link, (n, n_outputs)."""
         executor = self._current_executor()
         parameters = self._parameters()
+        shapes = tuple(p.shape for p in parameters)
+        if shapes != executor.spec.parameter_shapes:  # compiled code relies on them
+            raise ValueError(
+                f"The fitted layers have the shapes {shapes[::2]}, but the parameters of this estimator now ask for "
+                f"{executor.spec.parameter_shapes[::2]}. Call fit again, or set the parameters back with set_params."
+            )
         with self._lock:  # an executor has one workspace
-            return executor.outputs(parameters, as_executor_input(X, executor.dtype), pixel_scale=scale)
+            outputs = executor.outputs(parameters, as_executor_input(X, executor.dtype), pixel_scale=scale)
+        if not np.isfinite(outputs).all():
+            raise ValueError(
+                f"The outputs of the network are no finite numbers: input X has values up to {float(np.abs(X).max()):g}, for which "
+                f"{executor.dtype} is too small. Scale X as the training data were (sklearn.preprocessing.StandardScaler)."
+            )
+        return outputs
 
     def predict_log_proba(self, X: ArrayLike) -> np.ndarray:
         """Logarithm of probability estimates.
@@ -346,11 +381,25 @@ class NetworkClassifier(ClassifierMixin, BaseEstimator):
             )
 
 
+def _same_network(one: Spec, other: Spec) -> bool:
+    """Whether both predict alike: how they are trained does not matter."""
+    return (one.n_features, one.layers, one.loss) == (other.n_features, other.layers, other.loss)
+
+
 def _plain_numbers(X: np.ndarray) -> np.ndarray:
     """uint8, float32 or float64: other integers, booleans and half floats become float32, long doubles float64.
 
     64-bit integers beyond 2 ** 24 are rounded, as any float32 is.
+
+    Raises
+    ------
+    ValueError
+        Dates and durations: what is a number in them is up to the user.
     """
+    if X.dtype.kind not in "buif":
+        raise ValueError(
+            f"Input X must be numbers; got dtype {X.dtype}. Convert it first, as with X.astype('float64')."
+        )
     if X.dtype in (np.uint8, np.float32, np.float64):
         return X
     return X.astype(np.float64 if X.dtype == np.longdouble else np.float32)

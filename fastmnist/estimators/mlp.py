@@ -275,7 +275,8 @@ class MLPClassifier(MLPFitting):
         fastmnist.BackendUnavailable
             The backend that was asked for cannot run here.
         """
-        return self._fit(X, y, sample_weight, validation_data, incremental=False)
+        with self._fitting():
+            return self._fit(X, y, sample_weight, validation_data, incremental=False)
 
     @available_if(_has_partial_fit)
     @_fit_context(prefer_skip_nested_validation=True)
@@ -309,10 +310,11 @@ class MLPClassifier(MLPFitting):
         """
         if self.early_stopping:
             raise ValueError("partial_fit does not support early_stopping=True; use fit, or early_stopping=False.")
-        if classes is not None and not hasattr(self, "classes_"):
-            self._set_classes(np.unique(classes))
-        _check_partial_fit_first_call(self, classes)
-        return self._fit(X, y, sample_weight, None, incremental=True)
+        with self._fitting():
+            if classes is not None and not hasattr(self, "classes_"):
+                self._set_classes(np.unique(classes))
+            _check_partial_fit_first_call(self, classes)
+            return self._fit(X, y, sample_weight, None, incremental=True)
 
     def predict(self, X: ArrayLike) -> np.ndarray:
         """Predicted class labels.

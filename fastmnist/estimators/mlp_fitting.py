@@ -31,6 +31,7 @@ from fastmnist.training.validation import Validation
 if TYPE_CHECKING:
     from fastmnist.backends.base import Executor
 
+MAX_UNITS = 2**24  # of a hidden layer: no array of weights of more could be allocated
 STOCHASTIC_SOLVERS = ("adam", "adamw", "sgd")
 
 
@@ -82,9 +83,10 @@ class MLPFitting(NetworkClassifier):
         sizes = self.hidden_layer_sizes
         sizes = list(sizes) if isinstance(sizes, Iterable) else [sizes]
         for size in sizes:
-            if not isinstance(size, Integral) or isinstance(size, bool) or size < 1:
+            if not isinstance(size, Integral) or isinstance(size, bool) or not 1 <= size <= MAX_UNITS:
                 raise ValueError(
-                    f"hidden_layer_sizes must be > 0: integers, one for each hidden layer; got {self.hidden_layer_sizes!r}."
+                    f"hidden_layer_sizes must be > 0: integers up to {MAX_UNITS:,}, one for each hidden layer; "
+                    f"got {self.hidden_layer_sizes!r}."
                 )
         return [int(size) for size in sizes]
 
@@ -161,7 +163,13 @@ class MLPFitting(NetworkClassifier):
             parameters, diverged = self._fit_stochastic(
                 executor, initial, data, validation, rng, progress, incremental=incremental, continued=continued
             )
-        self._require_finite(parameters, diverged, f"; or learning_rate_init={self.learning_rate_init:g} is too large")
+        try:
+            self._require_finite(
+                parameters, diverged, f"; or learning_rate_init={self.learning_rate_init:g} is too large"
+            )
+        except ValueError:
+            executor.reset_optimizer()  # its moments are no finite numbers either, and partial_fit would go on with them
+            raise
         parameters = [np.ascontiguousarray(p, executor.dtype) for p in parameters]
         self.coefs_, self.intercepts_ = parameters[::2], parameters[1::2]
         self.n_layers_ = len(self.coefs_) + 1

@@ -311,6 +311,7 @@ def _explained(path: Path, action: str) -> Iterator[None]:
             errno.ENOSPC: "Free some space on the disk.",
             errno.EFBIG: "Raise the limit on file sizes (ulimit -f).",
             errno.EDQUOT: "The disk quota is used up.",
+            errno.EINVAL: "Check the path.",
         }.get(error.errno or 0, "Check the path and its permissions.")
         kept = "" if action == "read" else " A file that was there before is unchanged."
         message = f"can't be {action}: {error.strerror or error}.{kept} {advice}"
@@ -372,6 +373,9 @@ def write_atomically(path: str | PathLike[str], content: bytes) -> None:
 def _open_temporary(target: Path) -> tuple[Path, int]:
     if target.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    if target.exists() and not target.is_file():
+        # Renaming a file over /dev/null would take the device away from everyone.
+        raise OSError(errno.EINVAL, "a device, pipe or socket is no place for a model; name a file")
     temporary = target.with_name(f".{target.name[:200]}.{secrets.token_hex(4)}.tmp")
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
     return temporary, os.open(temporary, flags, 0o666)
