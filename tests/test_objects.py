@@ -1,7 +1,9 @@
 """The cache of compiled code: damaged files, folders that can't be written, changed sources, two processes at once."""
 
+import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -100,3 +102,23 @@ def test_another_cpu_gets_a_folder_of_its_own(warm):
     run = _run(warm, NUMBA_CPU_NAME="x86-64")
     assert run.stdout.split()[0] == "True", run.stderr
     assert len(list(warm.iterdir())) == 2
+
+
+def _swallow_an_interrupt():
+    """What LLVM does when it calls back into Python: the exception is printed and forgotten."""
+    with contextlib.suppress(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_an_interrupt_while_compiling_is_not_lost(at_once):
+    from fastmnist.kernels.cpu.interrupts import interrupts_kept
+
+    handler, reached = signal.getsignal(signal.SIGINT), []
+    with pytest.raises(KeyboardInterrupt), interrupts_kept(at_once=at_once):
+        _swallow_an_interrupt()
+        reached.append("end of the block")
+    assert reached
+    assert signal.getsignal(signal.SIGINT) is handler
+    with interrupts_kept(at_once=at_once):
+        pass  # nothing caught, nothing raised

@@ -302,10 +302,12 @@ def _numba_problem() -> BackendUnavailable | None:
     try:
         importlib.import_module("fastmnist.backends.cpu")
         from fastmnist.kernels.cpu import objects
+        from fastmnist.kernels.cpu.interrupts import interrupts_kept
 
         # Code from the cache runs without Numba, whose import takes half a second; an empty cache needs it anyway.
         if not (objects.cache_folder() / "walk.o").exists():
-            importlib.import_module("numba")
+            with interrupts_kept(at_once=False):
+                importlib.import_module("numba")
     except (
         ImportError,
         OSError,

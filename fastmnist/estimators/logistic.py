@@ -126,6 +126,16 @@ class _LogisticBase(NetworkClassifier):
         fastmnist.BackendUnavailable
             The backend that was asked for cannot run here.
         """
+        with self._fitting():
+            return self._fit(X, y, sample_weight, validation_data)
+
+    def _fit(
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        sample_weight: ArrayLike | None,
+        validation_data: tuple[ArrayLike, ArrayLike] | None,
+    ) -> Self:
         self._check_supported()
         start = time.perf_counter()
         X, y, sample_weight = self._validate_training_data(X, y, sample_weight, reset=True)

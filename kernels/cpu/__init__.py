@@ -15,6 +15,7 @@ import numpy as np
 
 from ..contract import CONTRACT
 from . import objects
+from .interrupts import interrupts_kept
 from .layout import CONTROL_WORDS, ROW_WORDS
 
 __all__ = [
@@ -56,7 +57,10 @@ def _load(name: str, compile_object: Callable[[], tuple[bytes, str]]) -> int:
             listener(name)
         start = time.perf_counter()
         try:
-            return compile_object()
+            with interrupts_kept(at_once=False):
+                import numba  # noqa: F401 (by itself: half a second)
+            with interrupts_kept(at_once=True):
+                return compile_object()
         finally:
             _seconds += time.perf_counter() - start
 
