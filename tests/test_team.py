@@ -62,6 +62,7 @@ def _no_more_threads():
 
 @pytest.mark.parametrize("n_threads", [1, 2, 3])
 def test_ctrl_c_stops_all_threads_after_the_same_step(n_threads):
+    _executor(n_threads).run_epoch(np.arange(10), np.full(1, 1e-3), 10)  # compiles: the timer is meant for the training
     executor = _executor(n_threads)
     n, steps = 2000, 200_000
     order = np.tile(np.arange(n), steps * 10 // n)
