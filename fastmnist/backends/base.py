@@ -103,6 +103,12 @@ class Executor(Protocol):
         """Network outputs (n, n_outputs) after the loss's link: softmax probabilities, or one sigmoid each for one-vs-rest."""
 
 
+def weighted_sum(losses: np.ndarray, sample_weight: np.ndarray) -> np.ndarray:
+    """Sum over the samples of their losses, (n,) or (n, n_losses), times their weights, in float64."""
+    # einsum by itself calls no BLAS, whose sums depend on its number of threads.
+    return np.einsum("i,i...->...", sample_weight, losses, dtype=np.float64)
+
+
 def mean_losses(losses: np.ndarray, sample_weight: np.ndarray) -> np.ndarray:
     """Weighted means over the samples, summed in float64.
 
@@ -115,6 +121,4 @@ def mean_losses(losses: np.ndarray, sample_weight: np.ndarray) -> np.ndarray:
     -------
     ndarray of shape (1,) or (n_losses,), float64
     """
-    # einsum by itself calls no BLAS, whose sums depend on its number of threads.
-    total = np.einsum("i,i...->...", sample_weight, losses, dtype=np.float64)
-    return np.atleast_1d(total / sample_weight.sum(dtype=np.float64))
+    return np.atleast_1d(weighted_sum(losses, sample_weight) / sample_weight.sum(dtype=np.float64))

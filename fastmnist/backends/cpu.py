@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import sys
 import threading
 import time
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 
 import fastmnist.kernels.cpu as cpu
-from fastmnist.backends.base import Epoch, Parameters, mean_losses
+from fastmnist.backends.base import Epoch, Parameters, weighted_sum
 from fastmnist.backends.binding import Binding, constant_scale, epoch_inputs, logical_parameters, place_parameters
 from fastmnist.backends.compressed import choose_format
 from fastmnist.backends.team import Team
@@ -52,11 +53,20 @@ def _announce(op: str) -> None:
 cpu.on_compile.append(_announce)
 
 
+HUGE_PAGE = 1 << 21
+
+
 def aligned_bytes(size: int) -> np.ndarray:
-    """`size` zero bytes that start on a page."""
-    memory = np.zeros(size + 4096, np.uint8)
-    start = -memory.ctypes.data % 4096
-    return memory[start : start + size]
+    """`size` zero bytes that start on a page, on huge pages where the system grants them.
+
+    A weight panel spans more 4-KB pages than the first-level TLB holds, and the prefetchers stop at each page's end.
+    """
+    memory = mmap.mmap(-1, (size // HUGE_PAGE + 2) * HUGE_PAGE)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    array = np.frombuffer(memory, np.uint8)
+    start = -array.ctypes.data % HUGE_PAGE
+    return array[start : start + size]
 
 
 class CpuExecutor:
@@ -193,26 +203,27 @@ class CpuExecutor:
                 "scale": constant_scale(weight, n),
                 "losses": np.empty((n, *program.bound["losses"].shape[1:]), np.float32),
                 "hits": np.empty(n, np.uint8),
-                **{f"parameter_{i}": np.empty(s, np.float32) for i, s in enumerate(self.spec.parameter_shapes)},
             }
             for runner in runners:
                 runner.bind(**self._data, **self._fixed)
             self._gradient = (sizes, runners)
         runners = self._gradient[1]
-        for i, parameter in enumerate(parameters):
-            self._fixed[f"parameter_{i}"][...] = parameter
+        losses = np.empty((chunks, *self._fixed["losses"].shape[1:]), np.float64)
         partial = [np.empty((chunks, *shape), np.float32) for shape in self.spec.parameter_shapes]
 
         team = Team(len(runners))
 
         def work(thread: int) -> int:
             runner = runners[thread]
+            place_parameters(runner.binding, parameters)
             for chunk in range(thread, chunks, len(runners)):
                 for i in range(len(partial)):
                     runner.binding[f"gradient_{i}"][...] = 0
                 full, tail = divmod(lengths[chunk], BLOCK_ROWS)
                 passes = ([(BLOCK_ROWS, full)] if full else []) + ([(tail, 1)] if tail else [])
                 runner.walk(0, passes, team, position=bounds[chunk])
+                rows = slice(bounds[chunk], bounds[chunk + 1])
+                losses[chunk] = weighted_sum(self._fixed["losses"][rows], weight[rows])
                 for i, total in enumerate(partial):
                     total[chunk] = runner.binding[f"gradient_{i}"]
             return 0
@@ -220,7 +231,8 @@ class CpuExecutor:
         team.run(work)
         if team.stop_requested:
             raise KeyboardInterrupt
-        return mean_losses(self._fixed["losses"], weight), [total.sum(axis=0, dtype=np.float64) for total in partial]
+        mean = np.atleast_1d(losses.sum(axis=0) / weight.sum(dtype=np.float64))
+        return mean, [total.sum(axis=0, dtype=np.float64) for total in partial]
 
     # --- inference ----------------------------------------------------------------------------------------------------------------
 

@@ -139,12 +139,12 @@ class ReferenceExecutor:
         losses, hits = np.empty((n, *recorded.shape[1:]), recorded.dtype), np.empty(n, np.uint8)
         binding.bind(
             **self._data,
-            **{f"parameter_{i}": np.ascontiguousarray(p, self.dtype) for i, p in enumerate(parameters)},
             order=np.arange(n),
             scale=constant_scale(weight, len(sizes)),
             losses=losses,
             hits=hits,
         )
+        place_parameters(binding, parameters)
         gradient = [np.zeros(shape) for shape in self.spec.parameter_shapes]
         for rows in sizes:
             for i in range(len(gradient)):

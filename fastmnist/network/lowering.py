@@ -131,7 +131,8 @@ def training_program(spec: Spec, target: Target, data: DataFormat, batch_sizes: 
 
 
 def gradient_program(spec: Spec, data: DataFormat, block_sizes: tuple[int, ...], dtype: str = "float32") -> Program:
-    """Adds the gradient of a block of rows to the workspace tensors `gradient_0`, `gradient_1`, ...; parameters are bound as `parameter_<i>`.
+    """Adds the gradient of a block of rows to the workspace tensors `gradient_0`, `gradient_1`, ...; the parameters lie in its
+    workspace (`place_parameters`).
 
     With `BinaryCrossEntropy` the bound tensor `losses` has a column for each output, in `dtype`; otherwise one float32 value for each row.
     """
@@ -266,7 +267,10 @@ class _Lowering:
         for node in self.dense:
             for kind, shape in (("w", (node.inputs, node.layer.units)), ("b", (node.layer.units,))):
                 if self.purpose != "training":
-                    tensor = self._bind(f"parameter_{len(placements)}", shape, self.target.dtype)
+                    name = f"parameter_{len(placements)}"
+                    # Copied for each gradient: rows that start on a cache line are worth more than the copy.
+                    reserve = self.workspace.tensor if self.purpose == "gradient" else self._bind
+                    tensor = reserve(name, shape, self.target.dtype)
                     placements.append([Placement(tensor, (), 0, node.layer.units)])
                     continue
                 pieces = []

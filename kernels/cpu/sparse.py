@@ -2,7 +2,7 @@
 
 Row i of the data set is `columns[indptr[i]:indptr[i + 1]]` with `values[...]`. Bytes are scaled through a table of 256 floats made once a call.
 The forward pass reads the rows where they lie; the weight gradient wants the batch by feature, which `sparse_transpose` makes (a counting
-scatter into lists of fixed capacity), so that the gradient of one weight row is finished in registers and stored once.
+scatter into lists of fixed capacity), so that the gradient of a weight row is finished in registers and stored once.
 """
 
 from __future__ import annotations
@@ -12,18 +12,22 @@ from numba import types
 from numba.extending import overload
 
 from .isa import LANES
-from .matmul import NO_FLOOR, RELU_FLOOR, _fill_zeros
+from .matmul import NO_FLOOR, RELU_FLOOR
 from .registry import kernel
 from .simd import JIT, fma, inline, load, load_n, offset, prefetch, splat, stack_array, store, store_n
-from .tile import STRIP, TILE_VECTORS, sparse_tile
+from .tile import STRIP, TILE_VECTORS, list_tile, sparse_tile
 
 # Elements to a cache line, of the narrowest types; wider ones are asked for in part, the hardware fetches on.
 COLUMNS_PER_LINE, VALUES_PER_LINE = 32, 64
 byte_table = stack_array(256)
-zeros = stack_array(STRIP)
 tile_strip = sparse_tile(TILE_VECTORS, masked=False)
 tile_part = [sparse_tile(vectors, masked=True) for vectors in range(1, TILE_VECTORS + 1)]
 tile_part_1, tile_part_2, tile_part_3, tile_part_4 = (tile_part * 2)[:4]  # machines with few registers have two
+# The weight gradient of two neighbouring features at a time, and of the last one where their number is odd.
+pair_strip = list_tile(2, TILE_VECTORS, masked=False)
+pair_part = [list_tile(2, vectors, masked=True) for vectors in range(1, TILE_VECTORS + 1)]
+pair_part_1, pair_part_2, pair_part_3, pair_part_4 = (pair_part * 2)[:4]
+last_feature = list_tile(1, 1, masked=True)
 
 
 def _is_bytes(values):
@@ -69,10 +73,10 @@ if JIT:
 
 
 @inline
-def _row(index, values, n_stored, table, b, ld_b, init, init_step, c, floor, width):
-    """`c[:width] = max(init + sum of nonzeros times rows of b, floor)`; `init_step` 0 starts every strip from the same zeros."""
+def _row(index, values, n_stored, table, b, ld_b, init, c, floor, width):
+    """`c[:width] = max(init + sum of nonzeros times rows of b, floor)`."""
     for j in range(0, width, STRIP):
-        start, to, bj = offset(init, j * init_step), offset(c, j), offset(b, j)
+        start, to, bj = offset(init, j), offset(c, j), offset(b, j)
         n = width - j
         if n >= STRIP:
             tile_strip(index, values, n_stored, table, bj, ld_b, start, to, floor, 0)
@@ -94,7 +98,7 @@ def _forward(y, indptr, columns, values, w, b, order, cursor, scale, B, O, ld_y,
         i = order[cursor[0] + r]
         first, last = indptr[i], indptr[i + 1]
         to = offset(y, r * ld_y)
-        _row(offset(columns, first), offset(values, first), last - first, table, w, ld_w, b, 1, to, floor, O)
+        _row(offset(columns, first), offset(values, first), last - first, table, w, ld_w, b, to, floor, O)
 
 
 @kernel
@@ -140,12 +144,28 @@ def sparse_transpose(
 
 @kernel
 def sparse_linear_dw(dw, counts, rows, entries, dy, I, O, B, ld_dw, ld_rows, ld_entries, ld_dy):
-    zero, one = zeros(), byte_table()
-    _fill_zeros(zero, STRIP)
-    one[0] = np.float32(1)
-    for k in range(I):
-        index, values = offset(rows, k * ld_rows), offset(entries, k * ld_entries)
-        _row(index, values, np.int64(counts[k]), one, dy, ld_dy, zero, 0, offset(dw, k * ld_dw), NO_FLOOR, O)
+    for j in range(0, O, STRIP):
+        dyj, dwj, n = offset(dy, j), offset(dw, j), O - j
+        for k in range(0, I - 1, 2):
+            c, r, e = offset(counts, k), offset(rows, k * ld_rows), offset(entries, k * ld_entries)
+            d = offset(dwj, k * ld_dw)
+            if n >= STRIP:
+                pair_strip(c, r, ld_rows, e, ld_entries, dyj, ld_dy, d, ld_dw, 0)
+            elif n <= LANES:
+                pair_part_1(c, r, ld_rows, e, ld_entries, dyj, ld_dy, d, ld_dw, n)
+            elif n <= 2 * LANES:
+                pair_part_2(c, r, ld_rows, e, ld_entries, dyj, ld_dy, d, ld_dw, n - LANES)
+            elif n <= 3 * LANES:
+                pair_part_3(c, r, ld_rows, e, ld_entries, dyj, ld_dy, d, ld_dw, n - 2 * LANES)
+            else:
+                pair_part_4(c, r, ld_rows, e, ld_entries, dyj, ld_dy, d, ld_dw, n - 3 * LANES)
+        if I % 2 == 1:
+            k = I - 1
+            c, r, e = offset(counts, k), offset(rows, k * ld_rows), offset(entries, k * ld_entries)
+            for v in range(0, min(n, STRIP), LANES):
+                last_feature(
+                    c, r, ld_rows, e, ld_entries, offset(dyj, v), ld_dy, offset(dwj, k * ld_dw + v), ld_dw, n - v
+                )
 
 
 @kernel

@@ -5,9 +5,9 @@ loads `vectors` vectors of B and broadcasts `rows` elements of A. Rows of A are 
 tile multiplies by A or by its transpose.
 
 `sparse_tile(vectors)` is a row of a product with a compressed matrix: the accumulators of one output row live in registers while the list of
-nonzeros runs.
+nonzeros runs. `list_tile(features, vectors)` is its transpose's: some output rows at once, each with a short list of its own.
 
-Both start from `init` (a bias with stride 0, zeros with stride 0, or the output itself to accumulate), and clip at `floor` (0 is ReLU, -inf
+The first two start from `init` (a bias with stride 0, zeros with stride 0, or the output itself to accumulate), and clip at `floor` (0 is ReLU, -inf
 nothing). With `masked` the last vector has only `tail` lanes: ragged edges touch nothing outside the matrices.
 
 Sources: BLIS' micro-kernel (Van Zee & van de Geijn 2015) for the shape of the loop.
@@ -15,6 +15,7 @@ Sources: BLIS' micro-kernel (Van Zee & van de Geijn 2015) for the shape of the l
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from numba.extending import intrinsic
 from .isa import LANES, MACHINE
 from .simd import (
     JIT,
+    emit_constant,
     emit_fma,
     emit_lane_mask,
     emit_load,
@@ -34,7 +36,10 @@ from .simd import (
     emit_store,
     f32,
     float_p,
+    i32,
     i64,
+    int_p,
+    lanes_ir,
     vector_ir,
 )
 
@@ -43,6 +48,9 @@ from .simd import (
 TILE_ROWS, TILE_VECTORS = (4, 4) if MACHINE.registers == 32 else (4, 2)
 assert MACHINE.registers >= TILE_ROWS * TILE_VECTORS + TILE_VECTORS + 1, "the accumulators would spill"
 STRIP = TILE_VECTORS * LANES  # columns of a tile
+
+# Independent sums that hide the latency of an addition (4 cycles, two additions a cycle; more gained nothing where loads bind).
+SUMS_IN_FLIGHT = 4
 
 N = types.intp
 
@@ -72,6 +80,32 @@ class _Edge:
 def _clip(b: ir.IRBuilder, value: ir.Value, floor: ir.Value) -> ir.Value:
     """max(value, floor), but NaN stays NaN."""
     return b.select(b.fcmp_ordered("<", value, floor), floor, value)
+
+
+def _loop(
+    b: ir.IRBuilder, begin: ir.Value, end: ir.Value, values: list, body: Callable[[ir.Value, list], list]
+) -> list:
+    """`for t in range(begin, end): values = body(t, values)`, the values in registers; returns the last ones."""
+    entry, loop, done = b.block, b.append_basic_block("loop"), b.append_basic_block("done")
+    b.cbranch(b.icmp_signed("<", begin, end), loop, done)
+    b.position_at_end(loop)
+    t = b.phi(i64)
+    t.add_incoming(begin, entry)
+    carried = [b.phi(value.type) for value in values]
+    for phi, value in zip(carried, values, strict=True):
+        phi.add_incoming(value, entry)
+    new = body(t, carried)
+    following = b.add(t, i64(1))
+    t.add_incoming(following, loop)
+    for phi, value in zip(carried, new, strict=True):
+        phi.add_incoming(value, loop)
+    b.cbranch(b.icmp_signed("<", following, end), loop, done)
+    b.position_at_end(done)
+    results = [b.phi(value.type) for value in values]
+    for phi, before, after in zip(results, values, new, strict=True):
+        phi.add_incoming(before, entry)
+        phi.add_incoming(after, loop)
+    return results
 
 
 def dense_tile(rows: int, vectors: int, masked: bool) -> Any:
@@ -143,22 +177,26 @@ def dense_tile(rows: int, vectors: int, masked: bool) -> Any:
 def sparse_tile(vectors: int, masked: bool) -> Any:
     """`c[:] = max(init[:] + sum_t value(t) b[index[t], :], floor)` over a list of n nonzeros (n may be 0).
 
-    `value(t)` is `table[values[t]]` for bytes (256 scaled values, made once a call) and `values[t] * table[0]` for floats.
+    `value(t)` is `table[values[t]]` for bytes (256 scaled values, made once a call) and `values[t] * table[0]` for floats. Few vectors are
+    summed in several banks: with four sums in flight no addition waits for the one before.
 
     Returns
     -------
     intrinsic
         `tile(index, values, n, table, b, ld_b, init, c, floor, tail)`.
     """
+    banks = max(1, SUMS_IN_FLIGHT // vectors)
 
     def twin(index, values, n, table, b, ld_b, init, c, floor, tail) -> None:
         width = (vectors - 1) * LANES + (min(tail, LANES) if masked else LANES)
-        total = init[:width].copy()
+        totals = [init[:width].copy(), *(np.zeros(width, np.float32) for _ in range(1, banks))]
         for t in range(n):
             value = table[values[t]] if values.dtype == np.uint8 else values[t] * table[0]
             row = int(index[t]) * ld_b
-            total += value * b[row : row + width]
-        c[:width] = np.where(total < floor, floor, total)
+            totals[t % banks if t < n // banks * banks else 0] += value * b[row : row + width]
+        while len(totals) > 1:
+            totals = [x + y for x, y in zip(totals[::2], totals[1::2], strict=True)]
+        c[:width] = np.where(totals[0] < floor, floor, totals[0])
 
     if not JIT:
         return twin
@@ -170,38 +208,106 @@ def sparse_tile(vectors: int, masked: bool) -> Any:
         def generate(ctx: Any, b: ir.IRBuilder, sig: Any, args: list) -> Any:
             index, values, count, table, B, ld_b, init, C, floor, tail = args
             edge = _Edge(b, vectors, emit_lane_mask(b, tail) if masked else None)
-            start = [edge.load(b.gep(init, [i64(j * LANES)]), j) for j in range(vectors)]
             scale = b.load(table)
-            entry, loop, done = b.block, b.append_basic_block("nonzero"), b.append_basic_block("done")
-            b.cbranch(b.icmp_signed(">", count, i64(0)), loop, done)
 
-            b.position_at_end(loop)
-            t = b.phi(i64)
-            t.add_incoming(i64(0), entry)
-            total = []
-            for value in start:
-                phi = b.phi(vector_ir)
-                phi.add_incoming(value, entry)
-                total.append(phi)
-            broadcast = emit_splat(b, emit_stored_value(b, values, t, table, scale))
-            row = b.gep(B, [b.mul(b.zext(b.load(b.gep(index, [t])), i64), ld_b)])
-            new = [emit_fma(b, broadcast, edge.load(b.gep(row, [i64(j * LANES)]), j), total[j]) for j in range(vectors)]
-            following = b.add(t, i64(1))
-            t.add_incoming(following, loop)
-            for phi, value in zip(total, new, strict=True):
-                phi.add_incoming(value, loop)
-            b.cbranch(b.icmp_signed("<", following, count), loop, done)
+            def add(t: ir.Value, totals: list) -> list:
+                broadcast = emit_splat(b, emit_stored_value(b, values, t, table, scale))
+                row = b.gep(B, [b.mul(b.zext(b.load(b.gep(index, [t])), i64), ld_b)])
+                return [
+                    emit_fma(b, broadcast, edge.load(b.gep(row, [i64(j * LANES)]), j), totals[j])
+                    for j in range(vectors)
+                ]
 
-            b.position_at_end(done)
-            results = []
-            for empty, full in zip(start, new, strict=True):
-                result = b.phi(vector_ir)
-                result.add_incoming(empty, entry)
-                result.add_incoming(full, loop)
-                results.append(result)
+            def add_to_banks(group: ir.Value, totals: list) -> list:
+                first = b.mul(group, i64(banks))
+                new = []
+                for bank in range(banks):
+                    new += add(b.add(first, i64(bank)), totals[bank * vectors : (bank + 1) * vectors])
+                return new
+
+            totals = [edge.load(b.gep(init, [i64(j * LANES)]), j) for j in range(vectors)]
+            grouped = i64(0)
+            if banks > 1:
+                groups = b.sdiv(count, i64(banks))
+                grouped = b.mul(groups, i64(banks))
+                totals += [emit_constant(0)] * (vectors * (banks - 1))
+                totals = _loop(b, i64(0), groups, totals, add_to_banks)
+            # The last few go to the first bank.
+            totals[:vectors] = _loop(b, grouped, count, totals[:vectors], add)
+            while len(totals) > vectors:
+                rows = [totals[i : i + vectors] for i in range(0, len(totals), vectors)]
+                totals = [
+                    b.fadd(x, y) for p, q in zip(rows[::2], rows[1::2], strict=True) for x, y in zip(p, q, strict=True)
+                ]
             limit = emit_splat(b, floor)
-            for j, result in enumerate(results):
-                edge.store(_clip(b, result, limit), b.gep(C, [i64(j * LANES)]), j)
+            for j, total in enumerate(totals):
+                edge.store(_clip(b, total, limit), b.gep(C, [i64(j * LANES)]), j)
+            return ctx.get_dummy_value()
+
+        return sig, generate
+
+    return tile
+
+
+def list_tile(features: int, vectors: int, masked: bool) -> Any:
+    """`c[f, :] = sum_t entries[f, t] b[rows[f, t], :]` for `features` neighbouring lists of `counts[f]` entries.
+
+    All run to the end of the longest list, a shorter one rests behind its own: one loop exit, and so one misprediction, for all of them, and
+    enough independent sums to hide the latency of an addition.
+
+    Returns
+    -------
+    intrinsic
+        `tile(counts, rows, ld_rows, entries, ld_entries, b, ld_b, c, ld_c, tail)`.
+    """
+
+    def twin(counts, rows, ld_rows, entries, ld_entries, b, ld_b, c, ld_c, tail) -> None:
+        width = (vectors - 1) * LANES + (min(tail, LANES) if masked else LANES)
+        for f in range(features):
+            total = np.zeros(width, np.float32)
+            for t in range(counts[f]):
+                row = int(rows[f * ld_rows + t]) * ld_b
+                total += entries[f * ld_entries + t] * b[row : row + width]
+            c[f * ld_c : f * ld_c + width] = total
+
+    if not JIT:
+        return twin
+
+    @intrinsic
+    def tile(context, counts, rows, ld_rows, entries, ld_entries, b_, ld_b, c, ld_c, tail):
+        sig = types.void(int_p, int_p, N, float_p, N, float_p, N, float_p, N, N)
+
+        def generate(ctx: Any, b: ir.IRBuilder, sig: Any, args: list) -> Any:
+            counts, rows, ld_rows, entries, ld_entries, B, ld_b, C, ld_c, tail = args
+            edge = _Edge(b, vectors, emit_lane_mask(b, tail) if masked else None)
+            n = [b.sext(b.load(b.gep(counts, [i64(f)])), i64) for f in range(features)]
+            longest = n[0]
+            for other in n[1:]:
+                longest = b.select(b.icmp_signed("<", longest, other), other, longest)
+            row_lists = [b.gep(rows, [b.mul(ld_rows, i64(f))]) for f in range(features)]
+            entry_lists = [b.gep(entries, [b.mul(ld_entries, i64(f))]) for f in range(features)]
+            ends = [emit_splat(b, b.trunc(count, i32), lanes_ir) for count in n]
+
+            def add(t: ir.Value, totals: list) -> list:
+                new = []
+                for f in range(features):
+                    present = b.icmp_signed("<", t, n[f])
+                    lanes = b.icmp_signed("<", emit_splat(b, b.trunc(t, i32), lanes_ir), ends[f])
+                    # Behind the end of its own list lies anything: row 0 is there, and its product is not taken.
+                    row = b.load(b.gep(row_lists[f], [t]))
+                    row = b.select(present, row, ir.Constant(row.type, 0))
+                    at = b.gep(B, [b.mul(b.zext(row, i64), ld_b)])
+                    value = emit_splat(b, b.load(b.gep(entry_lists[f], [t])))
+                    for j in range(vectors):
+                        total = totals[f * vectors + j]
+                        sum_ = emit_fma(b, value, edge.load(b.gep(at, [i64(j * LANES)]), j), total)
+                        new.append(b.select(lanes, sum_, total))
+                return new
+
+            totals = _loop(b, i64(0), longest, [emit_constant(0)] * (features * vectors), add)
+            for i, total in enumerate(totals):
+                f, j = divmod(i, vectors)
+                edge.store(total, b.gep(C, [b.add(b.mul(ld_c, i64(f)), i64(j * LANES))]), j)
             return ctx.get_dummy_value()
 
         return sig, generate
