@@ -1,5 +1,6 @@
 """Threads that stop together: Ctrl-C, failing workers, many at once, after a fork."""
 
+import itertools
 import multiprocessing
 import os
 import signal
@@ -9,6 +10,7 @@ import time
 import numpy as np
 import pytest
 
+import fastmnist.backends.team as team_module
 from fastmnist.backends.cpu import CpuExecutor
 from fastmnist.backends.team import Team
 from fastmnist.network.layers import Dense
@@ -48,16 +50,18 @@ def test_a_failing_worker_is_reported_and_the_others_are_asked_to_stop():
 
 
 def test_a_thread_that_cannot_be_started_leaves_nobody_waiting(monkeypatch):
-    started = threading.Thread.start
-    monkeypatch.setattr(
-        threading.Thread, "start", lambda self: started(self) if self.name != "fastmnist-1" else _no_more_threads()
-    )
+    monkeypatch.setattr(team_module, "_pool", team_module._Pool())  # nobody idle
+    started, count = threading.Thread.start, itertools.count()
+
+    def start(thread):
+        if next(count) == 2:
+            raise RuntimeError("can't start new thread")
+        started(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start)
     with pytest.raises(RuntimeError, match="can't start"):
         Team(3).run(lambda t: 0)
-
-
-def _no_more_threads():
-    raise RuntimeError("can't start new thread")
+    assert Team(2).run(lambda t: 7) == 7
 
 
 @pytest.mark.parametrize("n_threads", [1, 2, 3])

@@ -17,6 +17,7 @@ from fastmnist.backends.binding import Binding, constant_scale, epoch_inputs, lo
 from fastmnist.backends.compressed import choose_format
 from fastmnist.backends.team import Team
 from fastmnist.kernels.cpu.isa import LANES
+from fastmnist.kernels.cpu.layout import ROWS, TABLE
 from fastmnist.network.lowering import DataFormat, Target, gradient_program, inference_program, training_program
 from fastmnist.network.program import BARRIER, Program, Table, View
 from fastmnist.network.spec import Spec
@@ -134,6 +135,7 @@ class CpuExecutor:
             if self._state is None:
                 self._state = aligned_bytes(program.state.size)
             self._training = (batch_sizes, _Runner(program, self._state))
+            self._team = Team(self.n_threads)
             # What `predict` will need is compiled with the rest: the first prediction should not wait.
             _compile(inference_program(self.spec, DataFormat(self._format.dtype, self._format.scale), (1,)))
         runner = self._training[1]
@@ -169,7 +171,7 @@ class CpuExecutor:
         weight = self._data["sample_weight"]
         inputs = epoch_inputs(self.spec, order, learning_rates, batch_size, weight, self._step, self.dtype, seed)
         runner.bind(**self._data, **inputs)
-        team = Team(self.n_threads)
+        team = self._team
         start = time.perf_counter()
         passes = ([(batch_size, full)] if full else []) + ([(tail, 1)] if tail else [])
         steps = team.run(lambda thread: runner.walk(thread, passes, team))
@@ -299,6 +301,7 @@ class _Runner:
         self.binding = Binding(program, state, aligned_bytes(program.workspace.size))
         self._walk = cpu.walk()
         self._tables: dict[int, list[np.ndarray]] = {}
+        self._lanes: dict[int, np.ndarray] = {}
         self._shapes: dict[str, tuple[int, ...]] = {}
         # Where the addresses of a bound tensor stand: rows of a table, word, distance from the start of the array.
         self._places: dict[str, list[tuple[np.ndarray, int, int]]] = {}
@@ -315,6 +318,7 @@ class _Runner:
             return
         self._shapes, self._places = shapes, {}
         self._tables = {rows: self._encode(table) for rows, table in self.program.tables.items()}
+        self._lanes = {rows: _lanes(tables) for rows, tables in self._tables.items()}
 
     def _encode(self, table: Table) -> list[np.ndarray]:
         addresses: dict[str, int] = {}
@@ -345,15 +349,20 @@ class _Runner:
     def walk(self, thread: int, passes: list[tuple[int, int]], team: Team, position: int = 0) -> int:
         """Walk `steps` times the table for `rows` rows, for each (rows, steps) of `passes`; returns the steps done."""
         self.binding[f"cursor_{thread}"][:] = position, 0
-        done = generation = 0
+        done = 0
         for rows, steps in passes:
-            table = self._tables[rows][thread]
-            n_threads = len(self._tables[rows])
-            completed = self._walk(
-                table.ctypes.data, len(table), steps, n_threads, team.control.ctypes.data, generation, 0, 0
-            )
+            lanes = self._lanes[rows]
+            control = team.control.ctypes.data
+            completed = self._walk(lanes.ctypes.data, len(lanes), thread, steps, control, 0, 0)
             done += completed
-            generation += completed * sum(i is BARRIER for i in self.program.tables[rows].threads[thread])
             if completed < steps:
                 break
         return done
+
+
+def _lanes(tables: list[np.ndarray]) -> np.ndarray:
+    """Where the walker finds the table of each thread."""
+    lanes = np.zeros((len(tables), cpu.LANE_WORDS), np.int64)
+    lanes[:, TABLE] = [table.ctypes.data for table in tables]
+    lanes[:, ROWS] = [len(table) for table in tables]
+    return lanes

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -16,10 +17,11 @@ import numpy as np
 from ..contract import CONTRACT
 from . import objects
 from .interrupts import interrupts_kept
-from .layout import CONTROL_WORDS, ROW_WORDS
+from .layout import CONTROL_WORDS, LANE_WORDS, ROW_WORDS
 
 __all__ = [
     "CONTROL_WORDS",
+    "LANE_WORDS",
     "ROW_WORDS",
     "available",
     "call",
@@ -35,6 +37,9 @@ on_compile: list[Callable[[str], None]] = []
 
 _addresses: dict[tuple[str, tuple[str, ...]], int] = {}
 _lock = threading.RLock()  # two threads must not compile at once: Numba's compiler is not re-entrant
+if hasattr(os, "register_at_fork"):
+    # A child must not inherit a lock that a thread of the parent holds, nor a compiler in the middle of its work.
+    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
 _seconds = 0.0
 
 
@@ -143,4 +148,4 @@ def walk() -> Callable[..., int]:
 
                 _addresses[key] = _load("walk", compile_it)
     n, p = ctypes.c_int64, ctypes.c_void_p
-    return ctypes.CFUNCTYPE(n, p, n, n, n, p, n, p, n)(_addresses[key])
+    return ctypes.CFUNCTYPE(n, p, n, n, n, p, p, n)(_addresses[key])

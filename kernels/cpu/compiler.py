@@ -61,7 +61,7 @@ def assembly(op_name: str, dtypes: tuple[str, ...]) -> str:
 def compile_walker() -> tuple[bytes, str]:
     """Compile the walker."""
     n = types.int64
-    return _object(walker.walk, n(long_p, n, n, n, long_p, n, long_p, n))
+    return _object(walker.walk, n(long_p, n, n, n, long_p, long_p, n))
 
 
 def _object(function: Any, signature: Any) -> tuple[bytes, str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import platform
+import time
 from dataclasses import dataclass
 
 import llvmlite.binding as llvm
@@ -46,12 +47,15 @@ class Machine:
         float32 values in a vector.
     registers : int
         Vector registers.
+    system : str
+        "Linux", "Darwin", "Windows", ...
     """
 
     architecture: str
     cpu_name: str
     lanes: int
     registers: int
+    system: str
 
     @property
     def is_x86(self) -> bool:
@@ -61,9 +65,14 @@ class Machine:
     @property
     def futex_number(self) -> int:
         """Number of Linux's futex system call; 0 where there is none that we know."""
-        if platform.system() != "Linux":
+        if self.system != "Linux":
             return 0
         return {"x86_64": 202, "aarch64": 98}.get(self.architecture, 0)
+
+    @property
+    def monotonic_clock(self) -> int:
+        """The C library's number of the clock that never goes back, which differs from system to system."""
+        return getattr(time, "CLOCK_MONOTONIC", 1)
 
 
 def detect() -> Machine:
@@ -78,7 +87,7 @@ def detect() -> Machine:
         has = lambda *names: all(features.get(n) for n in names)  # noqa: E731
         lanes = 16 if has("avx512f", "avx512vl", "avx512dq") else 8 if has("avx2", "fma") else 4
     registers = 32 if lanes == 16 or architecture == "aarch64" else 16
-    return Machine(architecture, name, lanes, registers)
+    return Machine(architecture, name, lanes, registers, platform.system())
 
 
 MACHINE = detect()

@@ -2,6 +2,16 @@
 
 # int64 words of a table's row: the entry's address, then operands, params, dims and leading dimensions.
 ROW_WORDS = 24
-# int64 words of the control block that the threads of a run share, each used word on a cache line of its own.
-CONTROL_WORDS = 48
-ARRIVED, GENERATION, SLEEPERS, STOP, AGREED = 0, 8, 16, 24, 32
+# int64 words of a lane's row: the address of its table, the table's rows, and where a thread that walks all lanes stands in it.
+LANE_WORDS = 3
+TABLE, ROWS, POSITION = range(LANE_WORDS)
+# int64 words of the control block that the threads of a run share; words that different threads write stand on cache lines of their own.
+CONTROL_WORDS = 72
+ARRIVED, GENERATION, SLEEPERS, STOP, ABORT = 0, 8, 16, 24, 32
+# Written by the last thread to arrive at the barrier that ends a step, before it lets the others go on.
+AGREED, DONE = 40, 41
+FIRST_ARRIVAL = 48
+# What the last one to arrive knows of the team's pace, see walker.py. From REMEMBERED on it is kept from run to run.
+WINDOW_START, WINDOW_STEPS, WAITED = 56, 57, 58
+REMEMBERED = 64
+ALONE_COST, ALONE_UNTIL, ALONE_SPAN = 64, 65, 66

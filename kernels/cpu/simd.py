@@ -11,6 +11,7 @@ values, a pointer the rest of a one-dimensional array from where it points.
 from __future__ import annotations
 
 import operator
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -398,21 +399,64 @@ def _emit_pause(b: ir.IRBuilder) -> None:
 pause = _vector_intrinsic((), types.void, _emit_pause, lambda: None)
 
 FUTEX_WAIT, FUTEX_WAKE = 128, 129  # private to the process
+LONGEST_SLEEP = 20_000_000  # ns: a sleeper looks around so often, whether it was woken or not
+SHORT_SLEEP = 50  # us: where nobody can wake a sleeper
 
 
-def _emit_futex(b: ir.IRBuilder, p: ir.Value, op: ir.Value, value: ir.Value) -> None:
-    """Linux' futex on the low half of `p[0]`, through libc's `syscall`, which the loader finds by name; elsewhere give up the time slice."""
-    if not MACHINE.futex_number:
-        b.call(function(b, i32, [], "sched_yield"), [])
-        return
+def _two_longs(b: ir.IRBuilder, *values: int) -> ir.Value:
+    """C's `struct timespec` on the stack."""
+    with b.goto_entry_block():
+        memory = b.alloca(ir.ArrayType(i64, 2))
+    pointer = b.bitcast(memory, i64.as_pointer())
+    for i, value in enumerate(values):
+        b.store(i64(value), b.gep(pointer, [i64(i)]))
+    return pointer
+
+
+def _emit_futex(b: ir.IRBuilder, p: ir.Value, op: int, value: ir.Value, timeout: ir.Value) -> None:
+    """Linux' futex on the low half of `p[0]`, through libc's `syscall`, which the loader finds by name."""
     call = cgutils.get_or_insert_function(b.module, ir.FunctionType(i64, [i64], var_arg=True), "syscall")
-    b.call(call, [i64(MACHINE.futex_number), b.ptrtoint(p, i64), op, value, i64(0), i64(0), i64(0)])
+    b.call(call, [i64(MACHINE.futex_number), b.ptrtoint(p, i64), i64(op), value, timeout, i64(0), i64(0)])
 
 
-futex = _vector_intrinsic((long_p, types.int64, types.int64), types.void, _emit_futex, lambda p, op, value: None)
-cycles = _vector_intrinsic(
-    (), types.int64, lambda b: b.call(function(b, i64, [], "llvm.readcyclecounter"), []), lambda: 0
-)
+def _emit_sleep(b: ir.IRBuilder, p: ir.Value, value: ir.Value) -> None:
+    if MACHINE.futex_number:
+        _emit_futex(b, p, FUTEX_WAIT, value, b.ptrtoint(_two_longs(b, 0, LONGEST_SLEEP), i64))
+    elif MACHINE.system == "Windows":
+        b.call(function(b, ir.VoidType(), [i32], "Sleep"), [i32(1)])  # milliseconds
+    else:
+        b.call(function(b, i32, [i32], "usleep"), [i32(SHORT_SLEEP)])
+
+
+def _emit_wake(b: ir.IRBuilder, p: ir.Value) -> None:
+    if MACHINE.futex_number:
+        _emit_futex(b, p, FUTEX_WAKE, i64(1 << 30), i64(0))
+
+
+# Sleep while `p[0] == value`, at most until the next look around; wake all that sleep on `p`.
+sleep_while = _vector_intrinsic((long_p, types.int64), types.void, _emit_sleep, lambda p, value: None)
+wake_all = _vector_intrinsic((long_p,), types.void, _emit_wake, lambda p: None)
+
+
+def _emit_nanoseconds(b: ir.IRBuilder) -> ir.Value:
+    now = _two_longs(b)
+    if MACHINE.system == "Windows":
+        b.call(function(b, i32, [i64.as_pointer()], "QueryPerformanceCounter"), [now])
+        return b.mul(b.load(now), i64(100))  # ticks of 100 ns on every Windows since 10
+    b.call(function(b, i32, [i32, i64.as_pointer()], "clock_gettime"), [i32(MACHINE.monotonic_clock), now])
+    return b.add(b.mul(b.load(now), i64(1_000_000_000)), b.load(b.gep(now, [i64(1)])))
+
+
+# A clock that all threads share, some 25 ns a reading.
+nanoseconds = _vector_intrinsic((), types.int64, _emit_nanoseconds, time.monotonic_ns)
+
+
+def _emit_cycles(b: ir.IRBuilder) -> ir.Value:
+    """The cycle counter; other machines than x86 keep theirs from user programs, and get the clock."""
+    return b.call(function(b, i64, [], "llvm.readcyclecounter"), []) if MACHINE.is_x86 else _emit_nanoseconds(b)
+
+
+cycles = _vector_intrinsic((), types.int64, _emit_cycles, time.monotonic_ns)
 
 
 def _mxcsr(name: str) -> Callable:
