@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import mmap
+import os
 import sys
 import threading
 import time
+import weakref
 from itertools import pairwise
 from typing import Any
 
@@ -52,6 +54,17 @@ def _announce(op: str) -> None:
 
 
 cpu.on_compile.append(_announce)
+_executors: weakref.WeakSet[CpuExecutor] = weakref.WeakSet()
+
+
+def _free_locks() -> None:
+    """In a forked child: the thread that held a lock when the parent forked does not exist here."""
+    for executor in _executors:
+        executor._predicting = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_free_locks)
 
 
 HUGE_PAGE = 1 << 21
@@ -62,12 +75,15 @@ def aligned_bytes(size: int) -> np.ndarray:
 
     A weight panel spans more 4-KB pages than the first-level TLB holds, and the prefetchers stop at each page's end.
     """
-    memory = mmap.mmap(-1, (size // HUGE_PAGE + 2) * HUGE_PAGE)
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        memory.madvise(mmap.MADV_HUGEPAGE)
-    array = np.frombuffer(memory, np.uint8)
-    start = -array.ctypes.data % HUGE_PAGE
-    return array[start : start + size]
+    if size < HUGE_PAGE // 4 or not hasattr(mmap, "MADV_HUGEPAGE"):
+        memory, boundary = np.zeros(size + 4096, np.uint8), 4096
+    else:
+        # Private: a forked child must not share it with its parent.
+        pages = mmap.mmap(-1, size + HUGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        pages.madvise(mmap.MADV_HUGEPAGE)
+        memory, boundary = np.frombuffer(pages, np.uint8), HUGE_PAGE
+    start = -memory.ctypes.data % boundary
+    return memory[start : start + size]
 
 
 class CpuExecutor:
@@ -100,6 +116,7 @@ class CpuExecutor:
         self._n_rows = 0
         self._positions = np.arange(BLOCK_ROWS)
         self._predicting = threading.Lock()
+        _executors.add(self)
 
     @property
     def compile_seconds(self) -> float:

@@ -60,8 +60,17 @@ def assembly(op_name: str, dtypes: tuple[str, ...]) -> str:
 
 def compile_walker() -> tuple[bytes, str]:
     """Compile the walker."""
+    return _object(walker.walk, _walker_signature())
+
+
+def walker_module() -> llvm.ModuleRef:
+    """The optimised LLVM module of the walker, for tests."""
+    return _module(walker.walk, _walker_signature())[0]
+
+
+def _walker_signature() -> Any:
     n = types.int64
-    return _object(walker.walk, n(long_p, n, n, n, long_p, long_p, n))
+    return n(long_p, n, n, n, long_p, long_p, n)
 
 
 def _object(function: Any, signature: Any) -> tuple[bytes, str]:

@@ -143,7 +143,7 @@ def alone_until(control):
         return 0
     control[WINDOW_START] = 0
     if control[WAITED] < elapsed // 4:
-        control[ALONE_SPAN] = 0
+        control[ALONE_SPAN] //= 2
         return 0
     if control[ALONE_COST] > 0 and elapsed // control[WINDOW_STEPS] <= control[ALONE_COST]:
         control[ALONE_COST] -= control[ALONE_COST] // 32
