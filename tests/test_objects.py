@@ -87,6 +87,83 @@ def test_an_edit_of_any_kernel_source_is_never_answered_with_stale_code(warm, tm
     assert run.stdout.split()[0] == "True", run.stderr
 
 
+KEYS = """
+from pathlib import Path
+from fastmnist.kernels.cpu import objects
+sources = sorted(path for path in Path("kernels").rglob("*.py") if "gpu" not in path.parts)
+keys = [objects.code_key()]
+for source in sources:
+    text = source.read_text()
+    source.write_text(text + "# edited\\n")
+    objects.code_key.cache_clear()
+    keys.append(objects.code_key())
+    source.write_text(text)
+objects.code_key.cache_clear()
+print(len(sources), len(set(keys)), objects.code_key() == keys[0])
+"""
+
+
+def test_the_key_sees_an_edit_of_every_file_and_nothing_but_content(tmp_path):
+    for folder in ("kernels", "fastmnist"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__", "data"))
+    # Copied just now: other times of modification, the same content.
+    env = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    run = subprocess.run([sys.executable, "-c", KEYS], env=env, capture_output=True, text=True, cwd=tmp_path)
+    sources, keys, same = run.stdout.split()
+    assert int(sources) >= 18, run.stderr
+    assert int(keys) == int(sources) + 1
+    assert same == "True"
+
+
+FIT = """
+import sys, warnings
+import numpy as np
+from fastmnist import LogisticRegression, MLPClassifier, OneVsRestLogisticRegression
+warnings.simplefilter("ignore")
+X = np.random.default_rng(0).integers(0, 256, (200, 40), np.uint8)
+y = np.arange(200) % 3
+digests = []
+for model in (
+    MLPClassifier((20,), max_iter=2, backend="numba", random_state=0),
+    LogisticRegression(max_iter=3, backend="numba"),
+    OneVsRestLogisticRegression(max_iter=3, backend="numba"),
+):
+    model.fit(X, y)
+    digests.append(model.predict_proba(X).tobytes().hex()[:40] + str(model.loss_curve_))
+    assert model.compile_seconds_ == 0 or sys.argv[1:] == ["cold"]
+print("numba" in sys.modules, "".join("".join(d.split()) for d in digests))
+"""
+
+
+def test_a_second_process_fits_every_model_without_a_compiler_and_with_the_same_bits(tmp_path):
+    env = {**os.environ, "FASTMNIST_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    runs = [
+        subprocess.run([sys.executable, "-c", FIT, *arguments], env=env, capture_output=True, text=True, timeout=200)
+        for arguments in (["cold"], [])
+    ]
+    (compiled, fresh), (imported, cached) = (run.stdout.split() for run in runs)
+    assert compiled == "True"
+    assert imported == "False"
+    assert fresh == cached
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no limits on the size of files")
+def test_a_full_disk_costs_a_warning_only(tmp_path):
+    limit = "import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+    run = _run(tmp_path / "cache", script=limit + SCRIPT)
+    assert run.returncode == 0, run.stderr
+    assert "can't be written" in run.stderr
+    assert [path for path in (tmp_path / "cache").rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="nothing is read-only to root")
+def test_a_read_only_folder_costs_a_warning_only(tmp_path):
+    (tmp_path / "cache").mkdir(mode=0o500)
+    run = _run(tmp_path / "cache")
+    assert run.returncode == 0, run.stderr
+    assert "can't be written" in run.stderr
+
+
 def test_two_processes_may_compile_at_once(tmp_path):
     env = {**os.environ, "FASTMNIST_CACHE_DIR": str(tmp_path / "cache"), "PYTHONPATH": str(ROOT)}
     both = [subprocess.Popen([sys.executable, "-c", SCRIPT], env=env, stdout=subprocess.PIPE) for _ in range(2)]
