@@ -118,7 +118,7 @@ def test_the_key_sees_an_edit_of_every_file_and_nothing_but_content(tmp_path):
 FIT = """
 import sys, warnings
 import numpy as np
-from fastmnist import LogisticRegression, MLPClassifier, OneVsRestLogisticRegression
+from fastmnist import LogisticRegression, MLPClassifier
 warnings.simplefilter("ignore")
 X = np.random.default_rng(0).integers(0, 256, (200, 40), np.uint8)
 y = np.arange(200) % 3
@@ -126,7 +126,6 @@ digests = []
 for model in (
     MLPClassifier((20,), max_iter=2, backend="numba", random_state=0),
     LogisticRegression(max_iter=3, backend="numba"),
-    OneVsRestLogisticRegression(max_iter=3, backend="numba"),
 ):
     model.fit(X, y)
     digests.append(model.predict_proba(X).tobytes().hex()[:40] + str(model.loss_curve_))
@@ -135,7 +134,7 @@ print("numba" in sys.modules, "".join("".join(d.split()) for d in digests))
 """
 
 
-def test_a_second_process_fits_every_model_without_a_compiler_and_with_the_same_bits(tmp_path):
+def test_a_second_process_fits_without_a_compiler_and_with_the_same_bits(tmp_path):
     env = {**os.environ, "FASTMNIST_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
     runs = [
         subprocess.run([sys.executable, "-c", FIT, *arguments], env=env, capture_output=True, text=True, timeout=200)

@@ -79,6 +79,9 @@ class Executor(Protocol):
         """Train on the bound rows `order` (int64, any length >= 1), `batch_size` at a time; the last batch may be shorter.
 
         `learning_rates` (float64) has one value a step. `seed` (different each epoch) drives dropout.
+
+        What a thread raises reaches the caller. Parameters and moments are then of a step that is half done: `set_parameters` and
+        `reset_optimizer` before going on.
         """
 
     def loss_and_gradient(self, parameters: Parameters) -> tuple[float, list[np.ndarray]]:
