@@ -232,9 +232,9 @@ def info(as_json: bool) -> None:
         emit_json(facts)
         return
     cpu, threads = facts["cpu"], facts["threads"]
-    target = (
-        f", kernels for {cpu['compiled_for']}, {cpu['float32_lanes']} float32 a vector" if "compiled_for" in cpu else ""
-    )
+    target = ""
+    if "compiled_for" in cpu:
+        target = f", kernels for {cpu['compiled_for']} ({cpu['simd']}), {cpu['float32_lanes']} float32 a vector"
     limits = "; ".join(f"{limit['threads']}: {limit['origin']}" for limit in threads["limits"])
     rows = {
         "fastmnist": f"{facts['version']}, Python {facts['python']}, NumPy {facts['numpy']}, {facts['platform']}",

@@ -74,7 +74,12 @@ def _cpu_target() -> dict[str, Any]:
         from fastmnist.kernels.cpu.isa import MACHINE
     except (ImportError, OSError):
         return {}
-    return {"architecture": MACHINE.architecture, "compiled_for": MACHINE.cpu_name, "float32_lanes": MACHINE.lanes}
+    return {
+        "architecture": MACHINE.architecture,
+        "compiled_for": MACHINE.cpu_name,
+        "simd": MACHINE.simd,
+        "float32_lanes": MACHINE.lanes,
+    }
 
 
 def _kernel_cache() -> Path | None:

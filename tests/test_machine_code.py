@@ -1,10 +1,6 @@
 """What the compiler made of the kernels: hand-written arithmetic, whole vectors, nothing borrowed."""
 
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
@@ -50,7 +46,7 @@ def test_no_kernel_allocates_or_touches_the_interpreter(modules):
 )
 def test_the_hot_loops_are_vectors(modules, name):
     assert f"<{LANES} x float>" in str(modules[name])
-    assert f"llvm.fma.v{LANES}f32" in str(modules[name])
+    assert f"llvm.fma.v{LANES}f32" in str(modules[name]) or not MACHINE.has_fma
 
 
 @pytest.mark.skipif(not MACHINE.is_x86, reason="reads x86 assembly")
@@ -95,60 +91,3 @@ def test_a_kernel_with_another_signature_is_refused():
 
     with pytest.raises(TypeError, match=r"add: the contract wants the parameters .*ld_total"):
         kernel(add)
-
-
-@pytest.mark.parametrize("cpu", ["haswell", "x86-64"])
-@pytest.mark.skipif(not MACHINE.is_x86, reason="names of x86 processors")
-def test_the_generator_serves_narrower_machines(cpu, tmp_path):
-    """A product, a compressed product, a loss and Adam, on code for an older machine, against the oracle."""
-    script = """
-import sys
-sys.path[:0] = [sys.argv[1], sys.argv[2]]
-from kernel_cases import assert_within_budget
-from fastmnist.kernels import cpu
-from fastmnist.kernels.cpu.isa import LANES
-for op, dims in {
-    "linear_relu": dict(B=17, I=33, O=65), "linear_dx": dict(B=17, I=33, O=65), "linear_dw": dict(B=17, I=33, O=65),
-    "sparse_linear": dict(B=5, I=31, O=70), "softmax_cross_entropy": dict(B=7, C=10), "adam": dict(R=5, Q=37), "gelu": dict(B=3, O=37),
-}.items():
-    assert_within_budget(cpu.call, op, dims, strided=True)
-print(LANES)
-"""
-    tests = Path(__file__).resolve().parent
-    env = {**os.environ, "NUMBA_CPU_NAME": cpu, "FASTMNIST_CACHE_DIR": str(tmp_path)}
-    arguments = [sys.executable, "-c", script, str(tests.parent), str(tests)]
-    run = subprocess.run(arguments, env=env, capture_output=True, text=True, timeout=300)
-    assert run.returncode == 0, run.stderr
-    assert run.stdout.strip() == {"haswell": "8", "x86-64": "4"}[cpu]
-
-
-ARM = """
-import platform, re, sys
-platform.machine = lambda: "aarch64"
-sys.path.insert(0, sys.argv[1])
-import llvmlite.binding as llvm
-from fastmnist.kernels.cpu import compiler
-llvm.initialize_all_targets()
-llvm.initialize_all_asmprinters()
-triple = "aarch64-unknown-linux-gnu"
-text = str(compiler.entry_module("linear", ("float32",) * 4))
-text = re.sub('target triple = ".*"', f'target triple = "{triple}"', text)
-text = re.sub('target datalayout = ".*"', "", text)
-text = re.sub('"target-(cpu|features)"="[^"]*"', "", text)
-print(llvm.Target.from_triple(triple).create_target_machine(opt=3).emit_assembly(llvm.parse_assembly(text)))
-"""
-
-
-def test_the_generator_serves_arm(tmp_path):
-    """The product's IR, made for 128-bit vectors and 32 registers, lowered for aarch64: fused multiply-adds, no spills."""
-    root = str(Path(__file__).resolve().parents[1])
-    env = {**os.environ, "NUMBA_CPU_NAME": "generic", "FASTMNIST_CACHE_DIR": str(tmp_path)}
-    run = subprocess.run([sys.executable, "-c", ARM, root], env=env, capture_output=True, text=True, timeout=120)
-    if "No available targets" in run.stderr or "unable to find target" in run.stderr.lower():
-        pytest.skip("this llvmlite was built without the aarch64 target")
-    assert run.returncode == 0, run.stderr
-    blocks = re.split(r"\n\.L\w+:", run.stdout)
-    fmas = [len(re.findall(r"fmla\s+v\d+\.4s", block)) for block in blocks]
-    hot = blocks[fmas.index(max(fmas))]
-    assert max(fmas) == 16  # 4 rows x 4 vectors, one for each accumulator
-    assert not re.search(r"(str|stp|stur|ldr|ldp)\s+q\d+,.*\[sp", hot), hot

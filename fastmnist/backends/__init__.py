@@ -156,6 +156,8 @@ def select(
         except BackendUnavailable as problem:
             raise (problem.with_origin(origin) if from_environment else problem) from None
         choice = Choice(backend, f"{origin}.")
+    if choice.backend == "numba":
+        choice = Choice("numba", choice.reason + _vectors_missing())
     if "dispatch" in os.environ.get(VERBOSE_VARIABLE, "").split(","):
         work = f"{n_samples:,} x {n_features:,}, {steps:,} steps, {flops / 1e9:.3g} GFLOP, {np.dtype(dtype).name}"
         print(f"fastmnist: backend {choice.backend} for {work}: {choice.reason}", file=sys.stderr)
@@ -320,6 +322,15 @@ def _numba_problem() -> BackendUnavailable | None:
             "Run: pip install --upgrade --force-reinstall numba llvmlite",
         )
     return None
+
+
+def _vectors_missing() -> str:
+    """A sentence for the reason on a machine that the kernels were not written for."""
+    from fastmnist.kernels.cpu.isa import MACHINE
+
+    if MACHINE.is_known:
+        return ""
+    return f" The kernels found {MACHINE.simd}; backend='numpy' may be faster here."
 
 
 def _cupy_missing() -> BackendUnavailable:

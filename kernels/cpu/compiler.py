@@ -12,10 +12,10 @@ from typing import Any
 
 import llvmlite.binding as llvm
 from numba import njit, types
-from numba.core.registry import cpu_target
 
 from ..contract import CONTRACT
 from . import walker
+from .isa import MACHINE
 from .registry import KERNELS
 from .simd import OPTIONS, address_to, bits_to_float, long_p
 
@@ -118,5 +118,8 @@ declare i32 @"{inner}"(ptr, ptr{"".join(", " + kind for kind in arguments)})
 
 @cache
 def _target_machine() -> llvm.TargetMachine:
-    """Numba's own: the CPU and features that the IR was optimised for."""
-    return cpu_target.target_context.codegen()._tm
+    """For `MACHINE` and nothing else: Numba's own has all features of this processor, whatever `NUMBA_CPU_NAME` says."""
+    options = {"reloc": "static"} if MACHINE.is_x86 else {}  # as Numba has it for code that is run where it was made
+    return llvm.Target.from_default_triple().create_target_machine(
+        cpu=MACHINE.cpu_name, features=MACHINE.features, opt=3, codemodel="jitdefault", jit=True, **options
+    )

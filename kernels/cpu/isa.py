@@ -1,36 +1,28 @@
 """What the compiled code may assume of this machine: the one file that knows instruction sets.
 
-The vector width is the widest that pays: 16 float32 lanes with AVX-512, 8 with AVX2 + FMA, 4 with SSE, NEON or anything LLVM legalises. The
-same generator makes all of them. `NUMBA_CPU_NAME` (for tests: `haswell`, `x86-64`) narrows it.
+The vector width is the widest that pays: 16 float32 lanes with AVX-512, 8 with AVX2 + FMA, 4 with SSE2 and NEON. The same generator makes all
+of them. A machine whose vectors this file does not know gets 4 lanes too, which LLVM turns into whatever that machine has, scalar instructions
+at worst: correct, but slower. `MACHINE.simd` says which of these it is, `fastmnist info` prints it.
+
+`NUMBA_CPU_NAME` (`haswell`, `x86-64`, `znver4`, ... or `generic`) compiles for another processor of the same architecture, with the features of
+that name alone; `NUMBA_CPU_FEATURES` adds and removes features, in LLVM's notation.
 """
 
 from __future__ import annotations
 
 import os
 import platform
+import re
 import time
 from dataclasses import dataclass
 
 import llvmlite.binding as llvm
 
-# NUMBA_CPU_NAME -> lanes; LLVM does not tell a named CPU's features, so the names that tests and users pass are listed.
-_LANES_BY_NAME = {
-    "generic": 4,
-    "x86-64": 4,
-    "x86-64-v2": 4,
-    "nehalem": 4,
-    "haswell": 8,
-    "broadwell": 8,
-    "skylake": 8,
-    "x86-64-v3": 8,
-    "znver1": 8,
-    "znver2": 8,
-    "znver3": 8,
-    "skylake-avx512": 16,
-    "x86-64-v4": 16,
-    "znver4": 16,
-    "znver5": 16,
-}
+_X86_64 = ("x86_64", "AMD64")
+_X86 = (*_X86_64, "i386", "i686")
+_ARM_64 = ("aarch64", "arm64")
+# What every 64-bit x86 processor has. LLVM ends the process when they are missing, as they are behind a name that it does not know.
+_X86_64_BASELINE = "+64bit,+sse2"
 
 
 @dataclass(frozen=True)
@@ -43,24 +35,39 @@ class Machine:
         "x86_64", "aarch64", ...
     cpu_name : str
         As LLVM calls it.
+    features : str
+        What the name alone does not say, in LLVM's notation.
+    simd : str
+        The vector unit, for people.
     lanes : int
         float32 values in a vector.
     registers : int
         Vector registers.
+    has_fma : bool
+        Whether multiply-add with one rounding is an instruction. Elsewhere it would be a call of the C library for each lane, so products are
+        rounded before they are added.
     system : str
         "Linux", "Darwin", "Windows", ...
     """
 
     architecture: str
     cpu_name: str
+    features: str
+    simd: str
     lanes: int
     registers: int
-    system: str
+    has_fma: bool
+    system: str = platform.system()
 
     @property
     def is_x86(self) -> bool:
         """Whether x86's control register and pause exist."""
-        return self.architecture in ("x86_64", "AMD64", "i386", "i686")
+        return self.architecture in _X86
+
+    @property
+    def is_known(self) -> bool:
+        """Whether this file knows the machine's vectors: False means the slow fall-back."""
+        return self.architecture in (*_X86, *_ARM_64)
 
     @property
     def futex_number(self) -> int:
@@ -76,18 +83,51 @@ class Machine:
 
 
 def detect() -> Machine:
-    """The machine that Numba compiles for: this one, unless `NUMBA_CPU_NAME` says otherwise."""
+    """The machine to compile for: this one, unless `NUMBA_CPU_NAME` or `NUMBA_CPU_FEATURES` say otherwise."""
     architecture = platform.machine()
+    name, features = _target(architecture)
+    if architecture in _ARM_64:  # both are part of the architecture
+        return Machine(architecture, name, features, "NEON", lanes=4, registers=32, has_fma=True)
+    sample = _sample_assembly(name, features)
+    has_fma = not re.search(r"\bfmaf\b", sample)  # else LLVM calls the C library
+    if architecture not in _X86:
+        unit = f"no vector unit that fastmnist knows ({architecture}): portable code, correct but slow"
+        return Machine(architecture, name, features, unit, lanes=4, registers=16, has_fma=has_fma)
+    if has_fma and "%zmm" in sample:
+        return Machine(architecture, name, features, "AVX-512", lanes=16, registers=32, has_fma=True)
+    if has_fma:
+        return Machine(architecture, name, features, "AVX2 and FMA", lanes=8, registers=16, has_fma=True)
+    return Machine(architecture, name, features, "SSE2, without FMA", lanes=4, registers=16, has_fma=False)
+
+
+def _target(architecture: str) -> tuple[str, str]:
+    """Name and features of the processor to compile for."""
     name = os.environ.get("NUMBA_CPU_NAME", "")
-    if name and name != "host":
-        lanes = _LANES_BY_NAME.get(name, 4)
-    else:
+    features = os.environ.get("NUMBA_CPU_FEATURES")
+    if name in ("", "host"):
         name = llvm.get_host_cpu_name()
-        features = llvm.get_host_cpu_features()
-        has = lambda *names: all(features.get(n) for n in names)  # noqa: E731
-        lanes = 16 if has("avx512f", "avx512vl", "avx512dq") else 8 if has("avx2", "fma") else 4
-    registers = 32 if lanes == 16 or architecture == "aarch64" else 16
-    return Machine(architecture, name, lanes, registers, platform.system())
+        return name, llvm.get_host_cpu_features().flatten() if features is None else features
+    baseline = _X86_64_BASELINE if architecture in _X86_64 else ""
+    return name, ",".join(filter(None, (baseline, features)))
+
+
+_SAMPLE = """
+define void @sample(ptr %p) {
+  %x = load <16 x float>, ptr %p
+  %y = call <16 x float> @llvm.fma.v16f32(<16 x float> %x, <16 x float> %x, <16 x float> %x)
+  store <16 x float> %y, ptr %p
+  ret void
+}
+declare <16 x float> @llvm.fma.v16f32(<16 x float>, <16 x float>, <16 x float>)
+"""
+
+
+def _sample_assembly(name: str, features: str) -> str:
+    """What LLVM makes of 16 multiply-adds for a processor: it knows every name and what follows from it, we do not. One millisecond."""
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    target = llvm.Target.from_default_triple().create_target_machine(cpu=name, features=features, opt=0)
+    return target.emit_assembly(llvm.parse_assembly(_SAMPLE))
 
 
 MACHINE = detect()

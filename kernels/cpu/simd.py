@@ -100,7 +100,9 @@ def function(builder: ir.IRBuilder, result: ir.Type, arguments: list[ir.Type], n
 
 
 def emit_fma(b: ir.IRBuilder, x: ir.Value, y: ir.Value, z: ir.Value) -> ir.Value:
-    """`x * y + z` with one rounding."""
+    """`x * y + z` with one rounding, or two where one would be a call of the C library (`Machine.has_fma`)."""
+    if not MACHINE.has_fma:
+        return b.fadd(b.fmul(x, y), z)
     return b.call(function(b, vector_ir, [vector_ir] * 3, f"llvm.fma.v{LANES}f32"), [x, y, z])
 
 
@@ -237,6 +239,12 @@ def _twin_store_n(p: np.ndarray, i: int, v: np.ndarray, n: int) -> None:
     p[i : i + n] = v[:n]
 
 
+def _twin_fma(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
+    if not MACHINE.has_fma:
+        return x * y + z
+    return (x.astype(np.float64) * y.astype(np.float64) + z.astype(np.float64)).astype(np.float32)
+
+
 load = _vector_intrinsic(
     (float_p, types.intp), vector, lambda b, p, i: emit_load(b, b.gep(p, [i])), lambda p, i: p[i : i + LANES].copy()
 )
@@ -258,12 +266,7 @@ store_n = _vector_intrinsic(
 splat = _vector_intrinsic(
     (types.float32,), vector, lambda b, x: emit_splat(b, x), lambda x: np.full(LANES, x, np.float32)
 )
-fma = _vector_intrinsic(
-    (vector, vector, vector),
-    vector,
-    emit_fma,
-    lambda x, y, z: (x.astype(np.float64) * y.astype(np.float64) + z.astype(np.float64)).astype(np.float32),
-)
+fma = _vector_intrinsic((vector, vector, vector), vector, emit_fma, _twin_fma)
 where = _vector_intrinsic(
     (mask, vector, vector), vector, lambda b, m, x, y: b.select(m, x, y), lambda m, x, y: np.where(m, x, y)
 )

@@ -1,0 +1,279 @@
+"""Other machines than this one: which vectors a processor gets, and that every kernel is right, or at least lowered well, for them.
+
+Code for an older x86 processor and the portable fall-back run here, each in a process of its own with an empty cache; code for 64-bit ARM is
+lowered and read.
+"""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fastmnist.kernels.contract import CONTRACT
+
+pytest.importorskip("llvmlite")
+import llvmlite.binding as llvm  # noqa: E402
+
+from fastmnist.kernels.cpu import isa, simd  # noqa: E402
+
+TESTS = Path(__file__).resolve().parent
+pytestmark = pytest.mark.skipif(not simd.JIT, reason="Numba is switched off")
+on_x86 = pytest.mark.skipif(isa.MACHINE.architecture != "x86_64", reason="names of x86 processors")
+
+# What the C library may be asked for: memory, the logarithm of the losses, what the barrier sleeps on.
+C_LIBRARY = {"memset", "memcpy", "memmove", "log", "syscall", "sched_yield"}
+
+
+# --- which vectors ----------------------------------------------------------------------------------------------------
+
+
+@on_x86
+@pytest.mark.parametrize(
+    ("name", "simd", "lanes", "registers"),
+    [
+        ("generic", "SSE2, without FMA", 4, 16),
+        ("x86-64", "SSE2, without FMA", 4, 16),
+        ("nehalem", "SSE2, without FMA", 4, 16),
+        ("sandybridge", "SSE2, without FMA", 4, 16),
+        ("haswell", "AVX2 and FMA", 8, 16),
+        ("x86-64-v3", "AVX2 and FMA", 8, 16),
+        ("znver3", "AVX2 and FMA", 8, 16),
+        ("alderlake", "AVX2 and FMA", 8, 16),
+        ("skylake-avx512", "AVX-512", 16, 32),
+        ("icelake-server", "AVX-512", 16, 32),
+        ("sapphirerapids", "AVX-512", 16, 32),
+        ("graniterapids", "AVX-512", 16, 32),
+        ("znver4", "AVX-512", 16, 32),
+        ("znver5", "AVX-512", 16, 32),
+        ("no-such-processor", "SSE2, without FMA", 4, 16),
+    ],
+)
+def test_the_vectors_follow_from_the_processors_name(monkeypatch, name, simd, lanes, registers):
+    monkeypatch.setenv("NUMBA_CPU_NAME", name)
+    monkeypatch.delenv("NUMBA_CPU_FEATURES", raising=False)
+    machine = isa.detect()
+    assert (machine.cpu_name, machine.simd, machine.lanes, machine.registers) == (name, simd, lanes, registers)
+    assert machine.has_fma is (lanes > 4)
+    assert machine.is_known
+
+
+@on_x86
+def test_features_of_the_environment_count(monkeypatch):
+    monkeypatch.setenv("NUMBA_CPU_NAME", "znver4")
+    monkeypatch.setenv("NUMBA_CPU_FEATURES", "-avx512f")
+    assert isa.detect().lanes == 8
+    monkeypatch.setenv("NUMBA_CPU_FEATURES", "-fma")
+    assert isa.detect().lanes == 4
+
+
+def test_this_machine_is_taken_as_it_is_unless_told_otherwise(monkeypatch):
+    monkeypatch.delenv("NUMBA_CPU_FEATURES", raising=False)
+    for name in ("", "host"):
+        monkeypatch.setenv("NUMBA_CPU_NAME", name)
+        machine = isa.detect()
+        assert machine.cpu_name == llvm.get_host_cpu_name()
+        assert machine.features == llvm.get_host_cpu_features().flatten()
+
+
+@pytest.mark.parametrize(
+    ("architecture", "simd", "registers", "known"),
+    [("aarch64", "NEON", 32, True), ("arm64", "NEON", 32, True), ("riscv64", "no vector unit", 16, False)],
+)
+def test_other_architectures(monkeypatch, architecture, simd, registers, known):
+    monkeypatch.setattr(isa.platform, "machine", lambda: architecture)
+    machine = isa.detect()
+    assert simd in machine.simd
+    assert (machine.lanes, machine.registers, machine.is_known) == (4, registers, known)
+    assert not machine.is_x86
+
+
+# --- code that runs here ----------------------------------------------------------------------------------------------
+
+
+def _python(arguments, tmp_path, **variables):
+    """Run Python with an empty kernel cache; returns its output."""
+    environment = {k: v for k, v in os.environ.items() if k not in ("NUMBA_CPU_FEATURES", "NUMBA_CPU_NAME")}
+    environment |= {"FASTMNIST_CACHE_DIR": str(tmp_path), "PYTHONPATH": f"{TESTS.parent}{os.pathsep}{TESTS}", **variables}
+    run = subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True, timeout=900)
+    assert run.returncode == 0, run.stdout[-6000:] + run.stderr[-3000:]
+    return run.stdout
+
+
+# Each intrinsic and each tile at least once; the long test has all ops.
+SOME = """
+from kernel_cases import assert_within_budget
+from fastmnist.kernels import cpu
+from fastmnist.kernels.cpu.isa import MACHINE
+for op, dims in {
+    "linear_relu": dict(B=17, I=33, O=65), "linear_dx": dict(B=17, I=33, O=65), "linear_dw": dict(B=17, I=33, O=65),
+    "sparse_linear": dict(B=5, I=31, O=70), "softmax_cross_entropy": dict(B=7, C=10), "binary_cross_entropy": dict(B=7, C=10),
+    "adam": dict(R=5, Q=37), "gelu": dict(B=3, O=37), "tanh": dict(B=3, O=37), "elu": dict(B=3, O=37),
+}.items():
+    for values in ("normal", "huge", "special"):
+        assert_within_budget(cpu.call, op, dims, strided=True, values=values)
+print(MACHINE.lanes, MACHINE.has_fma)
+"""
+
+
+@on_x86
+@pytest.mark.parametrize(("name", "lanes", "has_fma"), [("haswell", 8, True), ("x86-64", 4, False)])
+def test_some_kernels_on_older_processors(name, lanes, has_fma, tmp_path):
+    assert _python(["-c", SOME], tmp_path, NUMBA_CPU_NAME=name).split() == [str(lanes), str(has_fma)]
+
+
+ALL = ["test_kernels.py", "test_kernel_errors.py", "test_simd.py", "test_machine_code.py", "test_executors.py"]
+
+
+@pytest.mark.long
+@on_x86
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("name", ["haswell", "x86-64", "generic"])
+def test_all_kernels_on_older_processors(name, tmp_path):
+    """The same tests that this machine's code passes, the executors' included."""
+    arguments = ["-m", "pytest", "-q", "-p", "no:cacheprovider", *(str(TESTS / file) for file in ALL)]
+    output = _python(arguments, tmp_path, NUMBA_CPU_NAME=name)
+    assert int(re.search(r"(\d+) passed", output)[1]) > 5 * len(CONTRACT)
+
+
+UNKNOWN = """
+import platform
+platform.machine = lambda: "riscv64"  # before anything asks
+import numpy as np
+from click.testing import CliRunner
+from fastmnist import MLPClassifier
+from fastmnist.cli import main
+from fastmnist.evaluation.explanation import explain
+from fastmnist.kernels.cpu.isa import MACHINE
+assert not MACHINE.is_known and MACHINE.lanes == 4 and not MACHINE.futex_number
+
+rng = np.random.default_rng(0)
+X = (rng.random((600, 40)) * (rng.random((600, 40)) < 0.3)).astype(np.float32)
+y = (X @ rng.normal(size=(40, 5))).argmax(axis=1)
+train = lambda backend: MLPClassifier((50,), batch_size=32, max_iter=5, random_state=0, backend=backend, n_threads=2).fit(X, y)
+ours, oracle = train("numba"), train("numpy")
+np.testing.assert_allclose(ours.loss_curve_, oracle.loss_curve_, rtol=1e-5)
+for a, b in zip(ours.coefs_, oracle.coefs_):
+    np.testing.assert_allclose(a, b, atol=2e-5)
+print("ONE", ours.backend_reason_)
+print("TWO", explain(MLPClassifier((50,), backend="numba"), X, y).reason)
+print("THREE", CliRunner().invoke(main, ["info"], env={"COLUMNS": "300"}).output)
+"""
+
+
+@on_x86
+def test_a_machine_without_vectors_that_we_know_trains_and_says_so(tmp_path):
+    """The portable fall-back, forced: as on another architecture, compiled for the oldest 64-bit processor."""
+    output = _python(["-c", UNKNOWN], tmp_path, NUMBA_CPU_NAME="generic")
+    reason, explained, info = (re.sub(r"\s+", " ", part) for part in re.split("ONE|TWO|THREE", output)[1:])
+    for text in (reason, explained, info):
+        assert "no vector unit that fastmnist knows (riscv64): portable code, correct but slow" in text
+    for text in (reason, explained):
+        assert "backend='numpy' may be faster here" in text
+
+
+# --- code that is read ------------------------------------------------------------------------------------------------
+
+# Arguments: an architecture, a folder, ops. What this process' generator makes of each, as LLVM IR into <op>.ll and as assembly into <op>.s.
+WRITE = """
+import platform, sys
+from pathlib import Path
+architecture, folder = sys.argv[1], Path(sys.argv[2])
+platform.machine = lambda: architecture
+from fastmnist.kernels.contract import CONTRACT
+from fastmnist.kernels.cpu import compiler
+for op in sys.argv[3:]:
+    dtypes = tuple(o.dtypes[0].replace("float32", "float").replace("float", "float32") for o in CONTRACT[op].operands)
+    (folder / f"{op}.ll").write_text(str(compiler.entry_module(op, dtypes)))
+    (folder / f"{op}.s").write_text(compiler.assembly(op, dtypes))
+"""
+# Innermost loops of the register tiles: op, and how many accumulators its widest one has with 32 and with 16 registers.
+TILES = {"linear": (16, 8), "linear_dx": (16, 8), "linear_dw": (16, 8), "sparse_linear": (4, 2), "sparse_linear_dw": (4, 2)}
+
+
+def _loops(assembly):
+    """Bodies of the loops of one block: from a label to the first jump back to it."""
+    found, label, body = [], "", []
+    for line in assembly.splitlines():
+        if match := re.match(r"(\.?L\w+):", line):
+            label, body = match[1], []
+        else:
+            body.append(line)
+            if label and re.match(rf"\s+[a-z].*\s{re.escape(label)}$", line):
+                found.append(body)
+                label = ""
+    return found
+
+
+def _outside(assembly):
+    """Names that calls refer to and the text does not define."""
+    called = set(re.findall(r"\n\s+(?:bl|callq?|call\s+|tail)\s+\*?([A-Za-z_][\w.]*)", assembly))
+    called |= set(re.findall(r"movabsq\s+\$([A-Za-z_][\w.]*)", assembly))
+    return called - set(re.findall(r"\n([A-Za-z_][\w.]*):", assembly))
+
+
+@pytest.fixture(scope="module")
+def arm(tmp_path_factory):
+    """LLVM IR and assembly of every op for 64-bit ARM."""
+    llvm.initialize_all_targets()
+    llvm.initialize_all_asmprinters()
+    triple = "aarch64-unknown-linux-gnu"
+    try:
+        target = llvm.Target.from_triple(triple).create_target_machine(opt=3)
+    except RuntimeError:
+        pytest.skip("this llvmlite was built without the aarch64 target")
+    folder = tmp_path_factory.mktemp("arm")
+    _python(["-c", WRITE, "aarch64", str(folder), *CONTRACT], folder, NUMBA_CPU_NAME="generic")
+    result = {}
+    for file in sorted(folder.glob("*.ll")):
+        text = file.read_text()
+        bare = re.sub(r'target (triple|datalayout) = ".*"', "", text)
+        result[file.stem] = text, target.emit_assembly(llvm.parse_assembly(f'target triple = "{triple}"\n{bare}'))
+    return result
+
+
+def test_every_kernel_is_lowered_for_arm(arm):
+    """Vector multiply-adds stay vector multiply-adds, and nothing but the C library is called."""
+    assert set(arm) == set(CONTRACT)
+    for name, (ir, assembly) in arm.items():
+        assert _outside(assembly) <= C_LIBRARY, (name, _outside(assembly))
+        if "call <4 x float> @llvm.fma.v4f32(" in ir:
+            assert re.search(r"\bfmla\s+v\d+\.4s", assembly), name
+
+
+@pytest.mark.parametrize("op", TILES)
+def test_the_register_tiles_do_not_spill_on_arm(arm, op):
+    _assert_no_spills(arm[op][1], r"\bfmla\s+v\d+\.4s", TILES[op][0], r"\[sp\b")
+
+
+@pytest.fixture(scope="module")
+def avx2(tmp_path_factory):
+    """Assembly of the tiles and of other loops of vectors for AVX2, by op."""
+    folder = tmp_path_factory.mktemp("avx2")
+    _python(["-c", WRITE, "x86_64", str(folder), *TILES, "softmax", "adam"], folder, NUMBA_CPU_NAME="haswell")
+    return {file.stem: file.read_text() for file in folder.glob("*.s")}
+
+
+@pytest.mark.parametrize("op", TILES)
+@on_x86
+def test_the_register_tiles_do_not_spill_on_avx2(avx2, op):
+    _assert_no_spills(avx2[op], r"\bvfmadd\d+ps\s.*%ymm\d", TILES[op][1], r"\(%rsp\b")
+
+
+@on_x86
+def test_code_for_avx2_has_nothing_newer(avx2):
+    """Numba's own target would have all features of this machine, whatever the name."""
+    assert len(avx2) == len(TILES) + 2
+    for name, assembly in avx2.items():
+        assert re.search(r"vfmadd\d+ps\s.*%ymm", assembly), name
+        assert not re.search(r"%zmm|%k[0-7]\b|%[xy]mm(1[6-9]|2\d|3[01])\b", assembly), name
+        assert _outside(assembly) <= C_LIBRARY, (name, _outside(assembly))
+
+
+def _assert_no_spills(assembly, multiply_add, accumulators, stack):
+    hot = [body for body in loops(assembly) if sum(bool(re.search(multiply_add, line)) for line in body) == accumulators]
+    assert hot, f"no loop has {accumulators} multiply-adds"
+    for body in hot:
+        assert not any(re.search(stack, line) for line in body), "\n".join(body)
