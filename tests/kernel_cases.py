@@ -5,6 +5,11 @@ floats), so a kernel that reads there spoils its own result, and one that writes
 
 The rule is a budget: max |kernel - float64| <= 4 x max |NumPy float32 - float64| + 2 ulp of the largest magnitude in
 that output (8 x for long sums, see below), over several draws; NaN and inf stand in the same places; integers agree.
+
+What NaN and inf do is what the formula makes of them in IEEE 754, as in the oracle: no kernel hides one, none makes one of finite values whose
+result float32 can hold. Where the formula has no value (`determined`) anything goes. Denormal results may be flushed to zero.
+
+A new op is tested by standing in the contract. If its operands need values of their own, say indices, `_content` says so until it has them.
 """
 
 from __future__ import annotations
@@ -31,7 +36,7 @@ FACTOR = 4
 LONG_SUM, LONG_SUM_FACTOR = 64, 8
 TINY = float(np.finfo(np.float32).tiny)
 
-VALUES = ("normal", "denormal", "huge", "zero_rows", "special")
+VALUES = ("normal", "denormal", "huge", "one_huge", "zero_rows", "all_zero", "special")
 
 # Operand that may share memory with the first output.
 IN_PLACE = {
@@ -39,6 +44,9 @@ IN_PLACE = {
     **{f"{name}_backward": "dy" for name in ("relu", "leaky_relu", "elu", "sigmoid", "tanh", "gelu", "dropout")},
     "softmax": "z",
 }
+
+# Operands that an op multiplies by themselves: they can't be of order 1e30.
+_SQUARED = {"adam": {"w", "dw"}}
 
 # Backward ops whose second input is an activation's output: where its values lie.
 _OUTPUT_OF = {f"{name}_backward": name for name in ("relu", "leaky_relu", "elu", "sigmoid", "tanh")}
@@ -84,12 +92,16 @@ class Case:
 def floats(rng: np.random.Generator, shape: tuple[int, ...], values: str, *, wide: bool = False) -> np.ndarray:
     """Random float32 numbers of one of the `VALUES` modes."""
     x = rng.standard_normal(shape)
+    if values == "wide":
+        values, wide = "huge", True
     if values == "denormal":
         small = rng.choice([0.0, 1e-45, -1e-42, 3e-39, TINY, -0.0], shape)
         x = np.where(rng.random(shape) < 0.4, small, x)
     elif values == "huge":
         span = 30 if wide else 12  # products of three and their sums stay finite in float32
         x = x * 10.0 ** rng.uniform(-span, span, shape)
+    elif values == "all_zero":
+        x = x * 0.0  # of both signs
     elif values == "zero_rows":
         x = x * (rng.random((*shape[:-1], 1)) < 0.5) if len(shape) > 1 else x * (rng.random(shape) < 0.5)
     elif values == "special":
@@ -103,7 +115,7 @@ def make_case(
     rng: np.random.Generator,
     *,
     values: str = "normal",
-    strided: bool = False,
+    strided: bool | str = False,
     variant: int = 0,
 ) -> Case:
     """Random valid operands.
@@ -114,8 +126,8 @@ def make_case(
         The op's main dimensions, of B I O C R Q; the others (of the data set, the order, ...) are drawn.
     values : str
         One of `VALUES`.
-    strided : bool
-        Whether matrices have a leading dimension larger than their row.
+    strided : bool or "each"
+        Whether matrices have a leading dimension larger than their row; "each": every operand one of its own, and any alignment.
     variant : int
         Picks the dtypes of operands that have a choice.
     """
@@ -134,6 +146,10 @@ def make_case(
         contents.update(_compressed_rows(rng, dims, dtypes, values, params["scale"]))
     if "counts" in names and op != "sparse_transpose":
         contents.update(_by_feature(rng, dims, values))
+    huge = ""
+    if values == "one_huge":  # one operand up to 1e30, the others of order 1
+        read = [o.name for o in contract.operands if o in contract.ins or o.name in contract.updates]
+        huge = str(rng.choice([name for name in read if name not in _SQUARED.get(op, ())]))
     for operand in contract.operands:
         name, dtype = operand.name, dtypes[operand.name]
         shape = tuple(int(d) if d.isdecimal() else dims[d] for d in operand.shape)
@@ -144,10 +160,10 @@ def make_case(
         elif operand in contract.outs and name not in contract.updates:
             contents[name] = _signal(dtype, shape)
         else:
-            contents[name] = _content(op, name, dtype, shape, dims, values, rng)
+            contents[name] = _content(op, name, dtype, shape, dims, "wide" if name == huge else values, rng)
     buffers, arrays = {}, {}
     for name in names:
-        buffers[name], arrays[name] = _embed(contents[name], strided)
+        buffers[name], arrays[name] = _embed(contents[name], strided, rng)
     dims = {name: dims[name] for name in contract.dims}
     return Case(op, dims, arrays, params, buffers)
 
@@ -190,6 +206,8 @@ def _content(
         y = floats(rng, shape, "denormal" if values == "denormal" else "normal")
         getattr(reference, _OUTPUT_OF[op])(y, y)
         return y
+    if dtype != "float32":
+        raise LookupError(f"{op}: tests/kernel_cases.py has no values for {name} ({dtype}): add them to `_content`.")
     x = floats(rng, shape, values, wide=op in _WIDE)
     return np.abs(x) if name == "v" else x
 
@@ -242,6 +260,9 @@ def _params(op: str, rng: np.random.Generator) -> dict[str, float]:
         "beta_2": 0.999,
         "epsilon": 1e-8,
     }
+    for name in CONTRACT[op].params:
+        if name not in drawn:
+            raise LookupError(f"{op}: tests/kernel_cases.py has no value for {name}: add it to `_params`.")
     return {name: drawn[name] for name in CONTRACT[op].params}
 
 
@@ -250,16 +271,19 @@ def _signal(dtype: str | np.dtype, shape: int | tuple[int, ...]) -> np.ndarray:
     return np.full(shape, np.nan if dtype.kind == "f" else INTEGER_SIGNAL, dtype)
 
 
-def _embed(content: np.ndarray, strided: bool) -> tuple[np.ndarray, np.ndarray]:
+def _embed(content: np.ndarray, strided: bool | str, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Put an array into a larger buffer; returns the buffer and the view."""
+    start, padding = GUARD, PADDING if strided else 0
+    if strided == "each":
+        start, padding = GUARD + int(rng.integers(GUARD)), int(rng.integers(20))
     if content.ndim == 1:
-        buffer = _signal(content.dtype, len(content) + 2 * GUARD)
-        view = buffer[GUARD : GUARD + len(content)]
+        buffer = _signal(content.dtype, start + len(content) + GUARD)
+        view = buffer[start : start + len(content)]
     else:
         n_rows, n_columns = content.shape
-        ld = n_columns + (PADDING if strided else 0)
-        buffer = _signal(content.dtype, n_rows * ld + 2 * GUARD)
-        view = buffer[GUARD : GUARD + n_rows * ld].reshape(n_rows, ld)[:, :n_columns]
+        ld = n_columns + padding
+        buffer = _signal(content.dtype, start + n_rows * ld + GUARD)
+        view = buffer[start : start + n_rows * ld].reshape(n_rows, ld)[:, :n_columns]
     view[...] = content
     return buffer, view
 
@@ -355,7 +379,7 @@ def assert_within_budget(
     dims: dict[str, int],
     *,
     values: str = "normal",
-    strided: bool = False,
+    strided: bool | str = False,
     variant: int = 0,
     in_place: bool = False,
     seed: int = 0,
@@ -413,14 +437,19 @@ def _assert_nothing_else_written(case: Case, before: dict[str, np.ndarray]) -> N
             what = "outside of" if id(buffer) in writable else "into the input"
             raise AssertionError(
                 f"{case}: {len(changed)} elements written {what} {name} (shape {case.arrays[name].shape}, strides "
-                f"{case.arrays[name].strides}), at {(changed[:8] - GUARD).tolist()} from its start"
+                f"{case.arrays[name].strides}), at {(changed[:8] - _start(buffer, case.arrays[name])).tolist()} from its start"
             )
 
 
 def _view_like(buffer: np.ndarray, original: np.ndarray, view: np.ndarray) -> np.ndarray:
     """The part of `buffer` that corresponds to `view`, a view of `original`."""
-    start = (view.__array_interface__["data"][0] - original.__array_interface__["data"][0]) // original.itemsize
+    start = _start(original, view)
     return np.lib.stride_tricks.as_strided(buffer[start:], view.shape, view.strides)
+
+
+def _start(buffer: np.ndarray, view: np.ndarray) -> int:
+    """Index in `buffer` of the first element of `view`."""
+    return (view.__array_interface__["data"][0] - buffer.__array_interface__["data"][0]) // buffer.itemsize
 
 
 def _bits(a: np.ndarray) -> np.ndarray:

@@ -92,6 +92,17 @@ def test_same_bits_on_any_number_of_threads(name):
         assert all(a.losses.tobytes() == b.losses.tobytes() for a, b in zip(first_epochs, epochs, strict=True))
 
 
+@pytest.mark.parametrize("kind", ["sparse uint8", "sparse float"])
+@pytest.mark.parametrize("name", ["sgd", "adam, coupled decay", "one-vs-rest", "one layer"])
+def test_compressed_rows_give_the_bits_of_dense_ones(monkeypatch, name, kind):
+    spec = CASES[name]
+    compressed, compressed_epochs = _train(CpuExecutor(spec, n_threads=2), spec, kind, weighted=True)
+    monkeypatch.setattr("fastmnist.backends.compressed.DENSITY_LIMIT", 0.0)
+    dense, dense_epochs = _train(CpuExecutor(spec, n_threads=2), spec, kind, weighted=True)
+    assert all(a.tobytes() == b.tobytes() for a, b in zip(compressed, dense, strict=True))
+    assert all(a.losses.tobytes() == b.losses.tobytes() for a, b in zip(compressed_epochs, dense_epochs, strict=True))
+
+
 @pytest.mark.parametrize("batch", [1, 7, 32, N, 1000])
 def test_any_batch_size(batch):
     spec = _spec(layers=(Dense(30, "relu"), Dense(CLASSES)))

@@ -106,7 +106,9 @@ def test_the_error_of_each_function_over_more_of_its_range(name, step):
 
 
 def test_every_function_states_its_error():
-    public = {name for name, value in vars(mathematics).items() if hasattr(value, "py_func") and not name.startswith("_")}
+    public = {
+        name for name, value in vars(mathematics).items() if hasattr(value, "py_func") and not name.startswith("_")
+    }
     assert public == set(FUNCTIONS)
 
 

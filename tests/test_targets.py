@@ -10,17 +10,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import llvmlite.binding as llvm
 import pytest
 
 from fastmnist.kernels.contract import CONTRACT
-
-pytest.importorskip("llvmlite")
-import llvmlite.binding as llvm  # noqa: E402
-
-from fastmnist.kernels.cpu import isa, simd  # noqa: E402
+from fastmnist.kernels.cpu import isa, simd
 
 TESTS = Path(__file__).resolve().parent
-pytestmark = pytest.mark.skipif(not simd.JIT, reason="Numba is switched off")
+pytestmark = [
+    pytest.mark.skipif(not simd.JIT, reason="Numba is switched off"),
+    pytest.mark.timeout(1200),  # compiles everything, several times; seconds on an idle machine
+]
 on_x86 = pytest.mark.skipif(isa.MACHINE.architecture != "x86_64", reason="names of x86 processors")
 
 # What the C library may be asked for: memory, the logarithm of the losses, what the barrier sleeps on.
@@ -95,8 +95,14 @@ def test_other_architectures(monkeypatch, architecture, simd, registers, known):
 
 def _python(arguments, tmp_path, **variables):
     """Run Python with an empty kernel cache; returns its output."""
-    environment = {k: v for k, v in os.environ.items() if k not in ("NUMBA_CPU_FEATURES", "NUMBA_CPU_NAME")}
-    environment |= {"FASTMNIST_CACHE_DIR": str(tmp_path), "PYTHONPATH": f"{TESTS.parent}{os.pathsep}{TESTS}", **variables}
+    environment = {
+        **os.environ,
+        "FASTMNIST_CACHE_DIR": str(tmp_path),
+        "PYTHONPATH": f"{TESTS.parent}{os.pathsep}{TESTS}",
+        # Not set, Numba would add all features of this machine to the named one, in what the tests themselves compile.
+        "NUMBA_CPU_FEATURES": "",
+        **variables,
+    }
     run = subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True, timeout=900)
     assert run.returncode == 0, run.stdout[-6000:] + run.stderr[-3000:]
     return run.stdout
@@ -129,7 +135,6 @@ ALL = ["test_kernels.py", "test_kernel_errors.py", "test_simd.py", "test_machine
 
 @pytest.mark.long
 @on_x86
-@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("name", ["haswell", "x86-64", "generic"])
 def test_all_kernels_on_older_processors(name, tmp_path):
     """The same tests that this machine's code passes, the executors' included."""
@@ -190,7 +195,13 @@ for op in sys.argv[3:]:
     (folder / f"{op}.s").write_text(compiler.assembly(op, dtypes))
 """
 # Innermost loops of the register tiles: op, and how many accumulators its widest one has with 32 and with 16 registers.
-TILES = {"linear": (16, 8), "linear_dx": (16, 8), "linear_dw": (16, 8), "sparse_linear": (4, 2), "sparse_linear_dw": (4, 2)}
+TILES = {
+    "linear": (16, 8),
+    "linear_dx": (16, 8),
+    "linear_dw": (16, 8),
+    "sparse_linear": (4, 2),
+    "sparse_linear_dw": (4, 2),
+}
 
 
 def _loops(assembly):
@@ -273,7 +284,9 @@ def test_code_for_avx2_has_nothing_newer(avx2):
 
 
 def _assert_no_spills(assembly, multiply_add, accumulators, stack):
-    hot = [body for body in loops(assembly) if sum(bool(re.search(multiply_add, line)) for line in body) == accumulators]
+    hot = [
+        body for body in _loops(assembly) if sum(bool(re.search(multiply_add, line)) for line in body) == accumulators
+    ]
     assert hot, f"no loop has {accumulators} multiply-adds"
     for body in hot:
         assert not any(re.search(stack, line) for line in body), "\n".join(body)
