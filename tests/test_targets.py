@@ -214,7 +214,7 @@ def _loops(assembly):
             body.append(line)
             if label and re.match(rf"\s+[a-z].*\s{re.escape(label)}$", line):
                 found.append(body)
-                label = ""
+                label, body = "", []
     return found
 
 
