@@ -6,11 +6,12 @@ PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 DEV := $(VENV)/.ready-dev
 PEERS := .venv-peers/.ready
+EVERY_PEER := .venv-peers/.ready-every-peer
 INSTALL := -m pip install --quiet --disable-pip-version-check
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help train test test-long check format bench peers ladder docs clean-cache clean
+.PHONY: help train test test-long check format bench peers tables ladder docs clean-cache clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -36,7 +37,12 @@ format: $(DEV) ## Format the code and mend what ruff can mend
 bench: $(READY) ## The benchmarks; beside torch and JAX if `make peers` has been run
 	@$(if $(wildcard $(PEERS)),.venv-peers/bin/python,$(PY)) -m pytest bench --benchmark-only $(ARGS)
 
-peers: $(PEERS) ## An environment of its own (.venv-peers) that has torch and JAX as well: large
+peers: $(EVERY_PEER) ## fastmnist beside torch, JAX, Keras, scikit-learn and others, 20 minutes (ARGS="--jobs NAME" chooses; .venv-peers is large)
+	@code=0; .venv-peers/bin/python bench/peers/compare.py $(ARGS) || code=$$?; \
+	.venv-peers/bin/python bench/peers/readme_tables.py && exit $$code
+
+tables: $(READY) ## README's table of peers, from the records in bench/results
+	@$(PY) bench/peers/readme_tables.py $(ARGS)
 
 ladder: $(READY) ## The ladder of the matrix product, naive to shipped
 	@$(PY) bench/ladder/gemm.py
@@ -80,6 +86,14 @@ $(READY) $(PEERS): pyproject.toml
 	@rm -f $@ $@-dev
 	@echo "Installing fastmnist and what it needs into $(@D) (a minute or two, once)"
 	@$(@D)/bin/python $(INSTALL) --config-settings editable_mode=compat --editable '.[$(extras)]'
+	@touch $@
+
+# These do not exist for every machine; where one is missing the table of peers says so.
+$(EVERY_PEER): $(PEERS)
+	@for packages in "keras>=3 tensorflow-cpu>=2.18" "scikit-learn-intelex>=2025"; do \
+	  echo "Installing $$packages into $(@D)"; \
+	  $(@D)/bin/python $(INSTALL) $$packages || echo "$$packages: not for this machine, go on without"; \
+	done
 	@touch $@
 
 $(DEV): $(READY)

@@ -1,26 +1,174 @@
-"""The jobs that every provider runs: the same network, batch, number of updates, shuffling and float32."""
+"""The jobs: what is run, by whom, how often, and what must agree before a number is printed. What is timed stands in each job's module."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
+
+OURS = "fastmnist"
 
 
 @dataclass(frozen=True)
-class MLPJob:
-    """One epoch is one pass over MNIST's 60,000 training images in a new random order."""
+class Job:
+    """One thing that fastmnist and its peers can both do.
+
+    Attributes
+    ----------
+    name : str
+        As on the command line and in the records.
+    title : str
+        As in the tables.
+    runners : dict
+        Provider: "module:class", `fastmnist` among them.
+    parameters : dict
+        Given to every runner, plain values.
+    columns : dict
+        What is timed, and what tables call it: "seconds", and for whole fits "fit_seconds" too.
+    loss_rule : str
+        "close": losses within 3 %. "at most": ours at most 1 + 1e-4 times the peer's. "none": the runners compare their results themselves.
+    rounds : int
+        Samples of each side, if the command line does not say.
+    """
 
     name: str
-    hidden: tuple[int, ...]
-    solver: str  # "adam" or "sgd" (no momentum)
-    learning_rate: float
-    batch_size: int
+    title: str
+    runners: dict[str, str]
+    parameters: dict[str, Any] = field(default_factory=dict)
+    columns: dict[str, str] = field(default_factory=lambda: {"seconds": ""})
+    loss_rule: str = "close"
+    rounds: int = 7
+
+    @property
+    def peers(self) -> list[str]:
+        """Every provider but ours."""
+        return [provider for provider in self.runners if provider != OURS]
+
+
+def _runners(module: str, *providers: str) -> dict[str, str]:
+    """`CLASSES[provider]` of a module, ours first."""
+    return {provider: f"{module}:{CLASSES[provider]}" for provider in (OURS, *providers)}
+
+
+CLASSES = {
+    OURS: "FastMNIST",
+    "jax": "JAX",
+    "torch": "Torch",
+    "torch.compile": "TorchCompile",
+    "scikit-learn": "ScikitLearn",
+    "scikit-learn-intelex": "Intelex",
+    "keras": "Keras",
+    "numpy": "NumPy",
+    "numba": "Numba",
+}
+TRAINING = _runners("mlp", "jax", "torch", "torch.compile", "scikit-learn", "keras")
+EPOCH = {"seconds": "epoch", "fit_seconds": "10-epoch fit"}
+PREDICTION = _runners("prediction", "jax", "torch", "torch.compile", "scikit-learn", "keras")
+FIRST_FIT = {"seconds": "import to end of fit", "fit_seconds": "the same fit once more"}
+
+
+def _mlp(hidden: tuple[int, ...], solver: str, learning_rate: float, batch_size: int, rounds: int) -> Job:
+    widths = "-".join(map(str, hidden))
+    return Job(
+        f"mlp-{widths}-{solver}-{batch_size}",
+        f"MLP 784-{widths}-10, {solver.capitalize() if solver == 'adam' else solver.upper()}, batch {batch_size}",
+        TRAINING,
+        {
+            "hidden": hidden,
+            "solver": solver,
+            "learning_rate": learning_rate,
+            "batch_size": batch_size,
+            "epochs": 10,
+        },
+        EPOCH,
+        rounds=rounds,
+    )
 
 
 JOBS = {
     job.name: job
     for job in (
-        MLPJob("mlp-128-64-adam-32", (128, 64), "adam", 1e-3, 32),
-        MLPJob("mlp-128-64-adam-256", (128, 64), "adam", 1e-3, 256),
-        MLPJob("mlp-500-250-100-sgd-64", (500, 250, 100), "sgd", 0.01, 64),
+        _mlp((128, 64), "adam", 1e-3, 32, rounds=6),
+        _mlp((128, 64), "adam", 1e-3, 256, rounds=7),
+        _mlp((500, 250, 100), "sgd", 0.01, 64, rounds=6),
+        Job(
+            "ovr-gradient-step",
+            "one-vs-rest logistic, full-batch gradient step",
+            _runners("gradient_step", "torch", "torch.compile", "jax", "numpy"),
+            {"learning_rate": 0.5, "steps": 30},
+            {"seconds": "step"},
+            rounds=9,
+        ),
+        Job(
+            "ovr-lbfgs",
+            "one-vs-rest logistic, L-BFGS to the peer's objective",
+            _runners("lbfgs", "scikit-learn", "scikit-learn-intelex"),
+            {"model": "one-vs-rest", "max_iter": 100},
+            {"seconds": "fit"},
+            loss_rule="at most",
+            rounds=6,
+        ),
+        Job(
+            "multinomial-lbfgs",
+            "multinomial logistic, L-BFGS to the peer's objective",
+            _runners("lbfgs", "scikit-learn", "scikit-learn-intelex"),
+            {"model": "multinomial", "max_iter": 100},
+            {"seconds": "fit"},
+            loss_rule="at most",
+            rounds=6,
+        ),
+        Job(
+            "predict-1",
+            "MLP 784-128-64-10, predict one image",
+            PREDICTION,
+            {"hidden": (128, 64), "rows": 1},
+            {"seconds": "call"},
+            loss_rule="none",
+            rounds=9,
+        ),
+        Job(
+            "predict-10000",
+            "MLP 784-128-64-10, predict 10,000 images",
+            PREDICTION,
+            {"hidden": (128, 64), "rows": 10_000},
+            {"seconds": "call"},
+            loss_rule="none",
+            rounds=9,
+        ),
+        Job(
+            "import",
+            "import of the library",
+            _runners("startup", "numpy", "numba", "jax", "scikit-learn", "torch", "keras"),
+            {"what": "import"},
+            {"seconds": "import"},
+            loss_rule="none",
+            rounds=6,
+        ),
+        Job(
+            "import-estimator",
+            "import of a classifier, ready to be made",
+            _runners("startup", "scikit-learn", "torch", "keras"),
+            {"what": "import-estimator"},
+            {"seconds": "import"},
+            loss_rule="none",
+            rounds=6,
+        ),
+        Job(
+            "first-fit-warm",
+            "fresh process, warm cache, one epoch of 784-128-64-10",
+            _runners("startup", "jax", "torch", "scikit-learn", "keras"),
+            {"what": "first-fit", "warm": True},
+            FIRST_FIT,
+            loss_rule="none",
+            rounds=6,
+        ),
+        Job(
+            "first-fit-cold",
+            "fresh process, empty cache, one epoch of 784-128-64-10",
+            _runners("startup", "jax"),
+            {"what": "first-fit", "warm": False},
+            FIRST_FIT,
+            loss_rule="none",
+            rounds=6,
+        ),
     )
 }

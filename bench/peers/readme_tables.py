@@ -1,0 +1,111 @@
+"""Writes README's table of peers from `bench/results/peers.csv`, between the markers: `python bench/peers/readme_tables.py [--check]`.
+
+Of every job and peer the last run counts, on the machine of the last record. Whatever the outcome, it has a line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from jobs import JOBS, Job
+from records import RESULTS, Record, load, newest_runs
+from verdict import Outcome, judge
+
+README = Path(__file__).resolve().parents[2] / "README.md"
+BEGIN, END = "<!-- peers: begin, made by `make tables` -->", "<!-- peers: end -->"
+HEADER = [
+    "| | peer | its time | fastmnist | faster by (20 % .. 80 %) | verdict | loss, ours / peer's | accuracy, ours / peer's |",
+    "| --- | --- | --- | --- | --- | --- | --- | --- |",
+]
+UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"))
+
+
+def seconds(value: float) -> str:
+    """Three digits and a unit."""
+    size, unit = next(((s, u) for s, u in UNITS if value >= s), UNITS[-1])
+    number = value / size
+    return f"{number:.{0 if number >= 100 else 1 if number >= 10 else 2}f} {unit}"
+
+
+def factor(value: float) -> str:
+    """Two digits after the point below 10, one above."""
+    return f"{value:.2f}" if value < 10 else f"{value:.1f}"
+
+
+def lines(job: Job, outcome: Outcome) -> list[str]:
+    """A line for each column of the job, or one that says why there is none."""
+    peer = ", ".join(text for text in (outcome.peer.versions or outcome.peer.peer, outcome.peer.settings) if text)
+    losses = f"{outcome.losses[0]:.5g} / {outcome.losses[1]:.5g}" if outcome.losses else ""
+    accuracies = f"{outcome.accuracies[0]:.2%} / {outcome.accuracies[1]:.2%}" if outcome.accuracies else ""
+    if outcome.problem:
+        return [f"| {job.title} | {peer} | | | no number: {outcome.problem} | | {losses} | {accuracies} |"]
+    rows = []
+    for column, c in outcome.comparisons.items():
+        ratio = f"{factor(c.ratio)} x ({factor(c.low)} .. {factor(c.high)})"
+        cells = [f"{job.title}: {job.columns[column]}", peer, seconds(c.theirs), seconds(c.ours), ratio, c.verdict]
+        rows.append("| " + " | ".join([*cells, losses, accuracies]) + " |")
+        losses = accuracies = ""  # once is enough
+    return rows
+
+
+def table(records: Sequence[Record]) -> str:
+    """The Markdown between the markers."""
+    if not records:
+        return "No records yet."
+    runs = newest_runs(records, records[-1].machine)
+    outcomes = [
+        (job, judge(job, runs[job.name, p])) for job in JOBS.values() for p in job.peers if (job.name, p) in runs
+    ]
+    used = [record for job in JOBS.values() for p in job.peers for record in runs.get((job.name, p), [])]
+    verdicts = Counter(
+        c.verdict for _, outcome in outcomes for c in (outcome.comparisons or {"": None}).values() if c is not None
+    )
+    missing = sum(bool(outcome.problem) for _, outcome in outcomes)
+    counts = [f"{verdicts[v]} {v}" for v in ("FASTER", "SAME", "SLOWER", "UNCLEAR") if verdicts[v]]
+    days = sorted({record.run[:10] for record in used})
+    about = [
+        f"{used[-1].machine}",
+        f"Python {used[-1].python}",
+        " to ".join(dict.fromkeys((days[0], days[-1]))),
+        "commit " + ", ".join(dict.fromkeys(record.commit for record in used)),
+        ", ".join(counts) + (f", {missing} without a number" if missing else ""),
+    ]
+    body = [line for job, outcome in outcomes for line in lines(job, outcome)]
+    return "\n".join(["; ".join(about) + ".", "", *HEADER, *body])
+
+
+def updated(text: str, records: Sequence[Record]) -> str:
+    """The text with a new table between its markers.
+
+    Raises
+    ------
+    ValueError
+        It must have each marker once, in order.
+    """
+    head, begin, rest = text.partition(BEGIN)
+    _, end, tail = rest.partition(END)
+    if not (begin and end) or BEGIN in tail or END in tail:
+        raise ValueError(f"The text must have the lines {BEGIN!r} and {END!r} once each, in this order.")
+    return f"{head}{begin}\n\n{table(records)}\n\n{end}{tail}"
+
+
+def main() -> int:
+    """Write README, or with --check say whether it is up to date."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 if README is not up to date")
+    arguments = parser.parse_args()
+    old = README.read_text(encoding="utf-8")
+    new = updated(old, load(RESULTS))
+    if arguments.check:
+        print("README.md is up to date" if old == new else "README.md is not up to date: run `make tables`")
+        return int(old != new)
+    README.write_text(new, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
