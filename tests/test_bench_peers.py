@@ -293,7 +293,7 @@ def test_table_has_losses_and_slower_lines(found, monkeypatch):
     slower = [replace(r, seconds=r.seconds / 8) if r.provider == "peer" else r for r in found]
     text = readme_tables.table(slower)
     (line,) = [line for line in text.splitlines() if line.startswith("| a job: it")]
-    assert "SLOWER" in line and "0.5 / 0.5" in line and "90.00% / 90.00%" in line and "peer 1, threads=2" in line
+    assert "SLOWER" in line and "0.5 / 0.5" in line and "90.00% / 90.00%" in line and "peer (peer 1; threads=2)" in line
     assert line.count("|") == readme_tables.HEADER[0].count("|")
     assert "1 SLOWER" in text
 

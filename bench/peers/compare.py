@@ -24,6 +24,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -38,6 +39,8 @@ from verdict import Outcome, judge
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 INHERITED = ("PATH", "HOME", "TMPDIR", "LANG", "FASTMNIST_CACHE_DIR")
+
+MOST_SECONDS = 600  # for one answer, import and warm-up among them; then a process is taken for dead
 
 
 class WorkerError(Exception):
@@ -76,7 +79,10 @@ class Worker:
 
     def _read(self) -> dict[str, Any]:
         assert self.process.stdout is not None
+        timer = threading.Timer(MOST_SECONDS, self.process.kill)
+        timer.start()
         line = self.process.stdout.readline()
+        timer.cancel()
         if not line:
             raise WorkerError(f"failed: {self._last_words()}")
         self.process.send_signal(signal.SIGSTOP)
@@ -86,7 +92,7 @@ class Worker:
         code = self.process.wait()
         self._errors.seek(0)
         lines = self._errors.read().strip().splitlines()
-        return lines[-1][:300] if lines else f"its process ended with code {code}"
+        return lines[-1][:300] if lines else f"its process ended with code {code} (-9: no answer in {MOST_SECONDS} s)"
 
     def ask(self, method: str, **arguments: Any) -> Any:
         """Call a method of the runner."""

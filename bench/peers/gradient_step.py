@@ -167,10 +167,6 @@ class TorchCompile(Torch):
         """Compiled when first called."""
         return self.torch.compile(super().make_step(), dynamic=False)
 
-    def load(self) -> str:
-        """The same."""
-        return f"{super().load()}, torch.compile"
-
 
 class JAX(_Descent):
     """JAX: all steps in one jitted `fori_loop`, one thread or all."""

@@ -264,7 +264,7 @@ class TorchCompile(Torch):
             return loss
 
         self.compiled = torch.compile(step, dynamic=False)
-        return f"{version}, torch.compile"
+        return version
 
     def begin(self, seed: int) -> None:
         """New parameters and their state."""

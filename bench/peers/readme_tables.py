@@ -38,7 +38,8 @@ def factor(value: float) -> str:
 
 def lines(job: Job, outcome: Outcome) -> list[str]:
     """A line for each column of the job, or one that says why there is none."""
-    peer = ", ".join(text for text in (outcome.peer.versions or outcome.peer.peer, outcome.peer.settings) if text)
+    details = "; ".join(text for text in (outcome.peer.versions, outcome.peer.settings) if text)
+    peer = f"{outcome.peer.peer} ({details})" if details else outcome.peer.peer
     losses = f"{outcome.losses[0]:.5g} / {outcome.losses[1]:.5g}" if outcome.losses else ""
     accuracies = f"{outcome.accuracies[0]:.2%} / {outcome.accuracies[1]:.2%}" if outcome.accuracies else ""
     if outcome.problem:
