@@ -38,9 +38,8 @@ def runners_importable(monkeypatch):
 
 def a_job(peer: str, loss_rule: str = "close", **parameters) -> Job:
     runners = {OURS: "peer_runners:Ours", "peer": f"peer_runners:{peer}"}
-    return Job(
-        "a-job", "a job", runners, {"loss": 0.5, "version": "peer 1", **parameters}, {"seconds": "it"}, loss_rule
-    )
+    parameters = {"loss": 0.5, "version": "peer 1", **parameters}
+    return Job("a-job", "a job", runners, parameters, columns={"seconds": "it"}, loss_rule=loss_rule)
 
 
 def sampled(job: Job, rounds: int = 6, known=()) -> list[records.Record]:
@@ -119,7 +118,7 @@ def test_a_failure_in_the_midst_leaves_its_last_words_and_no_number():
 def test_who_is_not_asked_stands_still():
     job = a_job("Busy")
     sys.path[:0] = [str(PEERS), str(TESTS)]
-    worker = compare.Worker(sys.executable, job, "peer", {"threads": 1}, [str(TESTS)])
+    worker = compare.Worker(sys.executable, job, "peer", job.parameters, {"threads": 1}, [str(TESTS)])
     try:
         before = worker.ask("sample", seed=0)["seconds"]
         time.sleep(0.5)
@@ -138,7 +137,7 @@ def test_no_stopped_worker_outlives_a_killed_comparison():
         import compare
         from jobs import Job
         job = Job("j", "j", {{"peer": "peer_runners:Busy"}}, {{"version": "1"}})
-        worker = compare.Worker(sys.executable, job, "peer", {{"threads": 1}}, [{str(TESTS)!r}])
+        worker = compare.Worker(sys.executable, job, "peer", job.parameters, {{"threads": 1}}, [{str(TESTS)!r}])
         print(worker.process.pid, flush=True)
         input()
     """
@@ -174,6 +173,13 @@ def test_every_runner_of_a_job_exists_and_its_module_says_what_is_timed(job):
         assert "Timed" in sys.modules[kind.__module__].__doc__
         for settings in kind.settings(job.parameters):
             assert all(isinstance(v, str) for v in kind.environment(settings).values())
+
+
+def test_a_peer_s_parameters_are_given_to_both_sides_and_named_in_the_table():
+    job = replace(a_job("Peer"), changes={"peer": {"loss": 0.25}}, columns={"seconds": "loss {loss}"})
+    found = without_trials(sampled(job, 1))
+    assert [r.loss for r in found] == [0.25, 0.25]
+    assert job.label("seconds", "peer") == "loss 0.25" and job.label("seconds", "another") == "loss 0.5"
 
 
 def test_runners_import_no_library_before_they_are_made():

@@ -51,10 +51,16 @@ class Worker:
     """A runner in a process of its own, stopped while nothing is asked of it."""
 
     def __init__(
-        self, python: str, job: Job, provider: str, settings: dict[str, Any], path: Sequence[str] = ()
+        self,
+        python: str,
+        job: Job,
+        provider: str,
+        parameters: dict[str, Any],
+        settings: dict[str, Any],
+        path: Sequence[str] = (),
     ) -> None:
         command = [os.path.abspath(python), str(HERE / "worker.py"), job.runners[provider]]
-        command += [json.dumps(job.parameters), json.dumps(settings)]
+        command += [json.dumps(parameters), json.dumps(settings)]
         environment = {name: os.environ[name] for name in INHERITED if name in os.environ}
         environment |= {"PYTHONPATH": os.pathsep.join([str(ROOT), *path]), "PYTHONWARNINGS": "ignore"}
         environment |= runner_class(job, provider).environment(settings)
@@ -122,12 +128,13 @@ class Pair:
 
     def __init__(self, job: Job, peer: str, python: str, path: Sequence[str] = ()) -> None:
         self.job, self.peer, self.python, self.path = job, peer, python, path
+        self.parameters = job.parameters_for(peer)
         self.run = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         self.records: list[Record] = []
         self._versions = {OURS: "", peer: ""}
 
     def _start(self, provider: str, settings: dict[str, Any]) -> Worker:
-        worker = Worker(self.python, self.job, provider, settings, self.path)
+        worker = Worker(self.python, self.job, provider, self.parameters, settings, self.path)
         self._versions[provider] = worker.version
         return worker
 
@@ -143,7 +150,7 @@ class Pair:
 
     def _trials(self) -> dict[str, Any]:
         """Try every combination of settings; the fastest."""
-        choices = runner_class(self.job, self.peer).settings(self.job.parameters)
+        choices = runner_class(self.job, self.peer).settings(self.parameters)
         if len(choices) == 1:
             return choices[0]
         seconds = []
@@ -155,7 +162,7 @@ class Pair:
 
     def _start_peer(self, known: Sequence[Record]) -> tuple[Worker, dict[str, Any]]:
         """The peer with its fastest settings: of the trials among the known records if they cover all settings of this version, else of new ones."""
-        choices = runner_class(self.job, self.peer).settings(self.job.parameters)
+        choices = runner_class(self.job, self.peer).settings(self.parameters)
         tried: dict[str, Record] = {}
         for record in known:
             if (record.job, record.provider, record.round, record.machine) == (
@@ -229,7 +236,7 @@ def describe(job: Job, peer: str, outcome: Outcome) -> str:
     lines = []
     for column, c in outcome.comparisons.items():
         lines.append(
-            f"{job.name} against {peer}, {job.columns[column]}: {c.verdict}, {c.ratio:.2f} x ({c.low:.2f} .. {c.high:.2f}, {c.rounds} rounds); "
+            f"{job.name} against {peer}, {job.label(column, peer)}: {c.verdict}, {c.ratio:.2f} x ({c.low:.2f} .. {c.high:.2f}, {c.rounds} rounds); "
             f"{c.ours:.3g} s and {c.theirs:.3g} s [{outcome.peer.settings}]"
         )
     return "\n".join(lines)

@@ -22,8 +22,10 @@ class Job:
         Provider: "module:class", `fastmnist` among them.
     parameters : dict
         Given to every runner, plain values.
+    changes : dict
+        Peer: parameters that differ, for both sides, when it is compared with that one.
     columns : dict
-        What is timed, and what tables call it: "seconds", and for whole fits "fit_seconds" too.
+        What is timed, and what tables call it: "seconds", and for whole fits "fit_seconds" too. Parameters are named in braces.
     loss_rule : str
         "close": losses within 3 %. "at most": ours at most 1 + 1e-4 times the peer's. "none": the runners compare their results themselves.
     rounds : int
@@ -34,6 +36,7 @@ class Job:
     title: str
     runners: dict[str, str]
     parameters: dict[str, Any] = field(default_factory=dict)
+    changes: dict[str, dict[str, Any]] = field(default_factory=dict)
     columns: dict[str, str] = field(default_factory=lambda: {"seconds": ""})
     loss_rule: str = "close"
     rounds: int = 7
@@ -42,6 +45,14 @@ class Job:
     def peers(self) -> list[str]:
         """Every provider but ours."""
         return [provider for provider in self.runners if provider != OURS]
+
+    def parameters_for(self, peer: str) -> dict[str, Any]:
+        """What both sides are given."""
+        return {**self.parameters, **self.changes.get(peer, {})}
+
+    def label(self, column: str, peer: str) -> str:
+        """What tables call a column."""
+        return self.columns[column].format(**self.parameters_for(peer))
 
 
 def _runners(module: str, *providers: str) -> dict[str, str]:
@@ -61,7 +72,9 @@ CLASSES = {
     "numba": "Numba",
 }
 TRAINING = _runners("mlp", "jax", "torch", "torch.compile", "scikit-learn", "keras")
-EPOCH = {"seconds": "epoch", "fit_seconds": "10-epoch fit"}
+EPOCH = {"seconds": "epoch", "fit_seconds": "fit of {epochs} epochs"}
+# Six ten-epoch fits by each of these would take half an hour and say little more than six short ones.
+SHORT_FITS = {peer: {"epochs": 4} for peer in ("torch.compile", "scikit-learn", "keras")}
 PREDICTION = _runners("prediction", "jax", "torch", "torch.compile", "scikit-learn", "keras")
 FIRST_FIT = {"seconds": "import to end of fit", "fit_seconds": "the same fit once more"}
 
@@ -79,6 +92,7 @@ def _mlp(hidden: tuple[int, ...], solver: str, learning_rate: float, batch_size:
             "batch_size": batch_size,
             "epochs": 10,
         },
+        SHORT_FITS,
         EPOCH,
         rounds=rounds,
     )
@@ -95,7 +109,7 @@ JOBS = {
             "one-vs-rest logistic, full-batch gradient step",
             _runners("gradient_step", "torch", "torch.compile", "jax", "numpy"),
             {"learning_rate": 0.5, "steps": 30},
-            {"seconds": "step"},
+            columns={"seconds": "step"},
             rounds=9,
         ),
         Job(
@@ -103,7 +117,7 @@ JOBS = {
             "one-vs-rest logistic, L-BFGS to the peer's objective",
             _runners("lbfgs", "scikit-learn", "scikit-learn-intelex"),
             {"model": "one-vs-rest", "max_iter": 100},
-            {"seconds": "fit"},
+            columns={"seconds": "fit"},
             loss_rule="at most",
             rounds=6,
         ),
@@ -112,7 +126,7 @@ JOBS = {
             "multinomial logistic, L-BFGS to the peer's objective",
             _runners("lbfgs", "scikit-learn", "scikit-learn-intelex"),
             {"model": "multinomial", "max_iter": 100},
-            {"seconds": "fit"},
+            columns={"seconds": "fit"},
             loss_rule="at most",
             rounds=6,
         ),
@@ -121,7 +135,7 @@ JOBS = {
             "MLP 784-128-64-10, predict one image",
             PREDICTION,
             {"hidden": (128, 64), "rows": 1},
-            {"seconds": "call"},
+            columns={"seconds": "call"},
             loss_rule="none",
             rounds=9,
         ),
@@ -130,7 +144,7 @@ JOBS = {
             "MLP 784-128-64-10, predict 10,000 images",
             PREDICTION,
             {"hidden": (128, 64), "rows": 10_000},
-            {"seconds": "call"},
+            columns={"seconds": "call"},
             loss_rule="none",
             rounds=9,
         ),
@@ -139,7 +153,7 @@ JOBS = {
             "import of the library",
             _runners("startup", "numpy", "numba", "jax", "scikit-learn", "torch", "keras"),
             {"what": "import"},
-            {"seconds": "import"},
+            columns={"seconds": "import"},
             loss_rule="none",
             rounds=6,
         ),
@@ -148,7 +162,7 @@ JOBS = {
             "import of a classifier, ready to be made",
             _runners("startup", "scikit-learn", "torch", "keras"),
             {"what": "import-estimator"},
-            {"seconds": "import"},
+            columns={"seconds": "import"},
             loss_rule="none",
             rounds=6,
         ),
@@ -157,7 +171,7 @@ JOBS = {
             "fresh process, warm cache, one epoch of 784-128-64-10",
             _runners("startup", "jax", "torch", "scikit-learn", "keras"),
             {"what": "first-fit", "warm": True},
-            FIRST_FIT,
+            columns=FIRST_FIT,
             loss_rule="none",
             rounds=6,
         ),
@@ -166,7 +180,7 @@ JOBS = {
             "fresh process, empty cache, one epoch of 784-128-64-10",
             _runners("startup", "jax"),
             {"what": "first-fit", "warm": False},
-            FIRST_FIT,
+            columns=FIRST_FIT,
             loss_rule="none",
             rounds=6,
         ),

@@ -47,7 +47,14 @@ def lines(job: Job, outcome: Outcome) -> list[str]:
     rows = []
     for column, c in outcome.comparisons.items():
         ratio = f"{factor(c.ratio)} x ({factor(c.low)} .. {factor(c.high)})"
-        cells = [f"{job.title}: {job.columns[column]}", peer, seconds(c.theirs), seconds(c.ours), ratio, c.verdict]
+        cells = [
+            f"{job.title}: {job.label(column, outcome.peer.peer)}",
+            peer,
+            seconds(c.theirs),
+            seconds(c.ours),
+            ratio,
+            c.verdict,
+        ]
         rows.append("| " + " | ".join([*cells, losses, accuracies]) + " |")
         losses = accuracies = ""  # once is enough
     return rows
