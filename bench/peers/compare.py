@@ -221,12 +221,14 @@ def machine() -> str:
 
 @functools.cache
 def commit() -> str:
-    """Short hash of what is timed, `+` when the tree has changes."""
+    """Short hash of the last commit that changed what is timed, `+` when the tree has changes."""
 
     def git(*arguments: str) -> str:
         return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True).stdout.strip()
 
-    return git("rev-parse", "--short", "HEAD") + ("+" if git("status", "--porcelain", "kernels", "fastmnist") else "")
+    return git("log", "-1", "--format=%h", "--", "kernels", "fastmnist") + (
+        "+" if git("status", "--porcelain", "kernels", "fastmnist") else ""
+    )
 
 
 def describe(job: Job, peer: str, outcome: Outcome) -> str:

@@ -31,7 +31,7 @@ class Record:
     seconds, fit_seconds, loss, accuracy : float or None
         See the job.
     note, versions, python, machine, commit : str
-        `commit` is fastmnist's, with "+" when its sources had changes.
+        `commit` is the last that changed fastmnist's sources, with "+" when there were changes on top.
     """
 
     run: str
