@@ -170,11 +170,10 @@ def _check_contents(
         within("indptr", indptr, 0, dims["Z"] + 1)
         if len(indptr) == 0 or (np.diff(indptr) < 0).any():
             raise ValueError(f"{op.name}: indptr must have at least one value and never fall; got {indptr!r}.")
-        columns = operands["columns"]
-        within("columns", columns, 0, dims["I"])
-        first_of_row = np.isin(np.arange(1, len(columns)), indptr)
-        if (~(np.diff(columns.astype(np.int64)) > 0) & ~first_of_row).any():
-            raise ValueError(f"{op.name}: columns must ascend within each row, none of them twice.")
+        if op.name == "compress_rows":
+            _check_room(indptr, operands["source"], operands["values"])
+        else:
+            _check_columns(op, indptr, operands["columns"], within, dims["I"])
     if "order" in operands:
         within("order", operands["order"], 0, dims["N"] if "N" in dims else dims["P"] - 1)
     if "labels" in operands:
@@ -188,6 +187,26 @@ def _check_contents(
     for name in ("rate", "label_smoothing"):
         if name in params and not (0 <= params[name] < 1):
             raise ValueError(f"{op.name}: {name} must be in [0, 1); got {params[name]:g}.")
+
+
+def _check_columns(op: Op, indptr: np.ndarray, columns: np.ndarray, within: Callable[..., None], n: int) -> None:
+    """Of compressed rows that are read."""
+    within("columns", columns, 0, n)
+    first_of_row = np.isin(np.arange(1, len(columns)), indptr)
+    if (~(np.diff(columns.astype(np.int64)) > 0) & ~first_of_row).any():
+        raise ValueError(f"{op.name}: columns must ascend within each row, none of them twice.")
+
+
+def _check_room(indptr: np.ndarray, source: np.ndarray, values: np.ndarray) -> None:
+    """Of rows that are to be compressed."""
+    counts = (source != 0).sum(axis=1)
+    if not np.array_equal(np.diff(indptr), counts):
+        raise ValueError(
+            f"compress_rows: indptr must leave room for each row's nonzeros ({counts!r}); it leaves {np.diff(indptr)!r}. "
+            "Make it of the cumulated counts of `count_nonzeros`, after a 0."
+        )
+    if values.dtype == np.uint8 and not np.isin(source, np.arange(256)).all():
+        raise ValueError("compress_rows: to become bytes the source's values must be whole numbers from 0 to 255.")
 
 
 @dataclass(frozen=True)

@@ -208,6 +208,23 @@ _op("linear_db_add", "db[O]", "dy[B,O]", "db += column sums of dy.", updates="db
 
 # --- first layer on compressed rows: zero pixels are skipped, exactly ---------------------------------------------------------------
 # Row i of the data set is columns[indptr[i]:indptr[i+1]] with values[...] (multiplied by scale when read).
+_op(
+    "count_nonzeros",
+    "counts[B]",
+    "source[B,I]",
+    "counts[r] = number of values of source[r] that are not 0; NaN counts.",
+    types={**_PIXELS, "counts": ("int64",)},
+    nbytes=lambda d: 1.0 * d["B"] * d["I"] + 8.0 * d["B"],
+)
+_op(
+    "compress_rows",
+    "columns[Z] values[Z]",
+    "source[B,I] indptr[P]",
+    """Row r's values that are not 0 go to values[indptr[r]:indptr[r+1]], their column numbers to columns[...], ascending; indptr says where each
+    row begins and must leave room for exactly its nonzeros. Floats become bytes only where they are whole numbers from 0 to 255.""",
+    types={**_COMPRESSED, **_PIXELS},
+    nbytes=lambda d: 1.0 * d["B"] * d["I"] + 3.0 * d["Z"] + 8.0 * d["P"],
+)
 for _name, _formula in (("sparse_linear", "y = x w + b"), ("sparse_linear_relu", "y = max(x w + b, 0)")):
     _op(
         _name,

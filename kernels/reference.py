@@ -109,6 +109,19 @@ def linear_db_add(db: Array, dy: Array) -> None:
 # --- first layer on compressed rows: row i is columns[indptr[i]:indptr[i+1]] with values[...], each column at most once
 
 
+def count_nonzeros(counts: Array, source: Array) -> None:
+    """`counts[r]` = number of values of `source[r]` that are not 0."""
+    counts[...] = (source != 0).sum(axis=1)
+
+
+def compress_rows(columns: Array, values: Array, source: Array, indptr: Array) -> None:
+    """The nonzeros of `source[r]` to `values[indptr[r]:indptr[r + 1]]`, their columns, ascending, to `columns[...]`."""
+    for r, row in enumerate(source):
+        stored = slice(indptr[r], indptr[r + 1])
+        columns[stored] = np.flatnonzero(row)
+        values[stored] = row[row != 0]
+
+
 @_ieee
 def sparse_linear(
     y: Array,

@@ -142,9 +142,11 @@ def make_case(
     dims["N"] = max(n_batch, 1) + int(rng.integers(0, 4))
     dims["S"] = step + 1 + int(rng.integers(0, 2))
     names = [operand.name for operand in contract.operands]
-    if "columns" in names:
+    if op == "compress_rows":
+        contents.update(_rows_to_compress(rng, dims, dtypes, values))
+    elif "columns" in names:
         contents.update(_compressed_rows(rng, dims, dtypes, values, params["scale"]))
-    if "counts" in names and op != "sparse_transpose":
+    if "counts" in names and op not in ("sparse_transpose", "count_nonzeros"):
         contents.update(_by_feature(rng, dims, values))
     huge = ""
     if values == "one_huge":  # one operand up to 1e30, the others of order 1
@@ -232,6 +234,20 @@ def _compressed_rows(
         "columns": np.nonzero(stored)[1].astype(dtypes["columns"]),
         "values": pixels,
     }
+
+
+def _rows_to_compress(
+    rng: np.random.Generator, dims: dict[str, int], dtypes: dict[str, str], values: str
+) -> dict[str, np.ndarray]:
+    """Rows, some empty and some full, and where their nonzeros go; whole numbers where bytes are stored."""
+    shape = dims["B"], dims["I"]
+    source = rng.integers(0, 256, shape).astype(dtypes["source"])
+    if dtypes["values"] == dtypes["source"] == "float32":
+        source = floats(rng, shape, values)
+    source[rng.random(shape) >= rng.choice([0.0, 0.2, 1.0], (shape[0], 1))] = 0
+    indptr = np.concatenate([[0], np.cumsum((source != 0).sum(axis=1))]).astype(np.int64)
+    dims["Z"], dims["P"] = int(indptr[-1]), len(indptr)
+    return {"source": source, "indptr": indptr}
 
 
 def _by_feature(rng: np.random.Generator, dims: dict[str, int], values: str) -> dict[str, np.ndarray]:

@@ -168,6 +168,18 @@ def test_a_falling_indptr_is_refused():
     )
 
 
+def test_rows_are_compressed_only_into_room_that_fits():
+    source = np.array([[0, 3, 0], [1.5, 0, 2]], np.float32)
+    room = {"columns": np.zeros(3, np.uint16), "values": np.zeros(3, np.float32)}
+    columns, values = call_kernel("compress_rows", source, np.array([0, 1, 3]), **room)
+    assert columns.tolist() == [1, 0, 2]
+    assert values.tolist() == [3, 1.5, 2]
+    for indptr in ([0, 0, 3], [0, 3], [0, 2, 3]):
+        refused(ValueError, "indptr must leave room for each row", "compress_rows", source, np.array(indptr), **room)
+    room["values"] = np.zeros(3, np.uint8)
+    refused(ValueError, "whole numbers from 0 to 255", "compress_rows", source, np.array([0, 1, 3]), **room)
+
+
 def test_rows_of_features_are_checked_where_they_count():
     ins, keywords, _ = case_arguments("sparse_linear_dw")
     counts, rows, entries, dy = ins

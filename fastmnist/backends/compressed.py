@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
+import fastmnist.kernels.cpu as cpu
+from fastmnist.backends.team import Team
 from fastmnist.network.layers import Dense
 from fastmnist.network.lowering import DataFormat
 from fastmnist.network.spec import Spec
 
 # Above this share of nonzeros dense rows are multiplied: a vector product passes zeros faster than a list passes nonzeros.
 DENSITY_LIMIT = 0.35
-SLICE_ROWS = 4096  # rows compressed at a time: bounds the temporary memory
+ROWS_A_THREAD = 1024  # fewer rows are compressed sooner than another thread is started
 
 
 @dataclass(frozen=True)
@@ -22,13 +25,23 @@ class CompressedRows:
     Attributes
     ----------
     indptr : ndarray of int64, shape (n + 1,)
-    columns : ndarray of uint16 (fewer than 65,536 features) or int32, shape (nonzeros,)
+    columns : ndarray of uint16 (up to 65,536 features) or int32, shape (nonzeros,)
     values : ndarray of X's dtype, shape (nonzeros,)
+    n_features : int
     """
 
     indptr: np.ndarray
     columns: np.ndarray
     values: np.ndarray
+    n_features: int
+
+    def __len__(self) -> int:
+        return len(self.indptr) - 1
+
+    @property
+    def density(self) -> float:
+        """Share of nonzero values."""
+        return len(self.columns) / max(len(self) * self.n_features, 1)
 
     @property
     def arrays(self) -> dict[str, np.ndarray]:
@@ -36,35 +49,69 @@ class CompressedRows:
         return {"indptr": self.indptr, "columns": self.columns, "values": self.values}
 
 
-def density(X: np.ndarray) -> float:
-    """Share of nonzero values."""
-    return np.count_nonzero(X) / max(X.size, 1)
+def column_dtype(n_features: int) -> np.dtype:
+    """Of the column numbers of compressed rows."""
+    return np.dtype(np.uint16 if n_features <= 1 << 16 else np.int32)
 
 
-def compress(X: np.ndarray) -> CompressedRows:
-    """The nonzero values of X (n, features), uint8 or float32."""
-    dtype = np.dtype(np.uint16 if X.shape[1] <= 1 << 16 else np.int32)
-    counts, columns, values = [], [], []
-    for start in range(0, len(X), SLICE_ROWS):
-        block = X[start : start + SLICE_ROWS]
-        nonzero = block != 0
-        counts.append(nonzero.sum(axis=1))
-        at = np.flatnonzero(nonzero.ravel())
-        columns.append((at % X.shape[1]).astype(dtype))
-        values.append(block.ravel()[at])
+def row_pointers(X: np.ndarray, n_threads: int = 1) -> np.ndarray:
+    """Where each row of X (n, features), uint8 or float32, begins when its nonzeros are stored: int64 (n + 1,)."""
     indptr = np.zeros(len(X) + 1, np.int64)
-    np.cumsum(np.concatenate(counts), out=indptr[1:])
-    return CompressedRows(indptr, np.concatenate(columns), np.concatenate(values))
+    _by_rows(len(X), n_threads, lambda lo, hi: cpu.call("count_nonzeros", indptr[lo + 1 : hi + 1], X[lo:hi]))
+    return np.cumsum(indptr, out=indptr)
 
 
-def choose_format(X: np.ndarray, scale: float, spec: Spec) -> tuple[DataFormat, CompressedRows | None]:
+def compress(X: np.ndarray, n_threads: int = 1, *, indptr: np.ndarray | None = None) -> CompressedRows:
+    """The nonzero values of X.
+
+    Allocates the result and nothing else: rows are counted first, then written where they belong.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n, features), C-contiguous uint8 or float32
+    n_threads : int
+    indptr : ndarray, optional
+        `row_pointers(X)`, where they are known already.
+    """
+    indptr = row_pointers(X, n_threads) if indptr is None else indptr
+    columns = np.empty(indptr[-1], column_dtype(X.shape[1]))
+    values = np.empty(indptr[-1], X.dtype)
+    _by_rows(
+        len(X),
+        n_threads,
+        lambda lo, hi: cpu.call("compress_rows", columns, values, X[lo:hi], indptr[lo : hi + 1]),
+    )
+    return CompressedRows(indptr, columns, values, X.shape[1])
+
+
+def choose_format(
+    X: np.ndarray, scale: float, spec: Spec, n_threads: int = 1
+) -> tuple[DataFormat, CompressedRows | None]:
     """Dense or compressed rows, with the reason."""
     if not isinstance(spec.layers[0], Dense):
         return DataFormat(X.dtype.name, scale, reason="The first layer is not Dense, it needs every value."), None
-    share = density(X)
+    indptr = row_pointers(X, n_threads)
+    share = indptr[-1] / max(X.size, 1)
     if share > DENSITY_LIMIT:
         reason = f"{share:.0%} of the values are nonzero, above the limit of {DENSITY_LIMIT:.0%} for compressed rows."
         return DataFormat(X.dtype.name, scale, reason=reason), None
-    rows = compress(X)
+    rows = compress(X, n_threads, indptr=indptr)
     reason = f"{share:.0%} of the values are nonzero: the first layer skips the others."
     return DataFormat(X.dtype.name, scale, rows.columns.dtype.name, reason), rows
+
+
+def _by_rows(n: int, n_threads: int, work: Callable[[int, int], None]) -> None:
+    """Call `work(lo, hi)` for shares of n rows, on several threads where that pays."""
+    n_threads = max(1, min(n_threads, n // ROWS_A_THREAD))
+    if n_threads == 1:
+        work(0, n)
+        return
+    team = Team(n_threads)
+
+    def share(thread: int) -> int:
+        work(n * thread // n_threads, n * (thread + 1) // n_threads)
+        return 0
+
+    team.run(share)
+    if team.stop_requested:
+        raise KeyboardInterrupt

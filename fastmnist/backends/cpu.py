@@ -132,7 +132,7 @@ class CpuExecutor:
                 self.get_parameters()
             )  # the new data may need another program; the moments stay in the state
         self._n_rows = len(X)
-        self._format, compressed = choose_format(X, pixel_scale, self.spec)
+        self._format, compressed = choose_format(X, pixel_scale, self.spec, self.n_threads)
         arrays = compressed.arrays if compressed else {"source": X}
         weight = (
             np.ones(len(X), np.float32) if sample_weight is None else np.ascontiguousarray(sample_weight, np.float32)

@@ -3,6 +3,8 @@
 Row i of the data set is `columns[indptr[i]:indptr[i + 1]]` with `values[...]`. Bytes are scaled through a table of 256 floats made once a call.
 The forward pass reads the rows where they lie; the weight gradient wants the batch by feature, which `sparse_transpose` makes (a counting
 scatter into lists of fixed capacity), so that the gradient of a weight row is finished in registers and stored once.
+
+Compressed rows are made in two passes, `count_nonzeros` and `compress_rows`: nothing is stored twice.
 """
 
 from __future__ import annotations
@@ -70,6 +72,43 @@ if JIT:
             table[0] = np.float32(scale)
 
         return fill_scale
+
+
+WORD = 8  # values looked at together: most of them lie between zeros
+
+
+@kernel
+def count_nonzeros(counts, source, B, I, ld_source):
+    for r in range(B):
+        row, n = offset(source, r * ld_source), np.int64(0)
+        for k in range(I):
+            n += np.int64(row[k] != 0)
+        counts[r] = n
+
+
+@kernel
+def compress_rows(columns, values, source, indptr, Z, B, I, P, ld_source):
+    for r in range(B):
+        row, at = offset(source, r * ld_source), np.int64(indptr[r])
+        whole = I - I % WORD
+        for first in range(0, whole, WORD):
+            anything = False
+            for k in range(first, first + WORD):
+                anything |= row[k] != 0
+            if anything:
+                at = _compress_part(columns, values, row, at, first, first + WORD)
+        _compress_part(columns, values, row, at, whole, I)
+
+
+@inline
+def _compress_part(columns, values, row, at, first, last):
+    """Store the nonzeros of `row[first:last]` from place `at` on; returns the next free place."""
+    for k in range(first, last):
+        if row[k] != 0:
+            columns[at] = k
+            values[at] = row[k]
+            at += 1
+    return at
 
 
 @inline
