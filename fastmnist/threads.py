@@ -89,7 +89,7 @@ def cgroup_quota(root: Path = Path("/")) -> float | None:
         None where there is no quota, or no control groups.
     """
     quotas = []
-    for mount, group in _cgroup_folders(root):
+    for mount, group in cgroup_folders(root, "cpu"):
         # Inside a container the path may be the host's and not exist here; its last parent "/" is the container's
         # group.
         for folder in (PurePosixPath(group), *PurePosixPath(group).parents):
@@ -99,8 +99,8 @@ def cgroup_quota(root: Path = Path("/")) -> float | None:
     return min(quotas, default=None)
 
 
-def _cgroup_folders(root: Path) -> Iterator[tuple[Path, str]]:
-    """Mount point and group path of every hierarchy that can limit CPUs.
+def cgroup_folders(root: Path, controller: str) -> Iterator[tuple[Path, str]]:
+    """Mount point and group path of every hierarchy that can limit a resource: "cpu" or "memory".
 
     `/proc/self/cgroup` has lines `number:controllers:path` (cgroups(7)); version 2 has the number 0 and no controllers.
     """
@@ -116,9 +116,9 @@ def _cgroup_folders(root: Path) -> Iterator[tuple[Path, str]]:
         if not controllers:
             yield root / "sys/fs/cgroup", group
             yield root / "sys/fs/cgroup/unified", group  # beside version 1 ("hybrid")
-        elif "cpu" in controllers.split(","):
+        elif controller in controllers.split(","):
             yield root / "sys/fs/cgroup" / controllers, group
-            yield root / "sys/fs/cgroup/cpu", group
+            yield root / "sys/fs/cgroup" / controller, group
 
 
 def _folder_quota(folder: Path) -> float | None:

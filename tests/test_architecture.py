@@ -33,6 +33,7 @@ LEAVES = {
     "datasets": {"data"},
     "images": {"datasets"},
     "threads": set(),
+    "memory": {"threads"},
     "version": set(),
     "data": set(),
 }

@@ -13,7 +13,6 @@ import joblib
 import numpy as np
 import pandas as pd
 import pytest
-import scipy.sparse
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV
@@ -218,11 +217,6 @@ def test_all_weights_zero(model):
 def test_negative_class_weight(model):
     with pytest.raises(ValueError, match=r"class_weight must be >= 0 for every class; got \{0: -1\.0\}"):
         model.set_params(class_weight={0: -1.0}).fit(GOOD_X, GOOD_Y)
-
-
-def test_sparse_is_refused(model):
-    with pytest.raises(TypeError, match="Sparse data was passed for X, but dense data is required"):
-        model.fit(scipy.sparse.csr_array(GOOD_X), GOOD_Y)
 
 
 def test_too_large_for_float32(model):

@@ -8,6 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
+from fastmnist.backends.rows import CompressedRows
 from fastmnist.network.spec import Spec
 
 Parameters = Sequence[np.ndarray]
@@ -39,8 +40,28 @@ class Epoch:
     seconds: float
 
 
-class Executor(Protocol):
-    """Runs a Spec's programs on one backend."""
+@dataclass(frozen=True)
+class ReadingOrder:
+    """How an epoch should visit rows that lie in a file: near each other in time what is near each other in the file.
+
+    Attributes
+    ----------
+    block_rows : int
+        Consecutive rows that are read together; the blocks are visited in random order.
+    window_rows : int
+        Rows that are in memory at the same time, of some tens of blocks: they are shuffled together.
+    """
+
+    block_rows: int
+    window_rows: int
+
+    def window(self, batch_size: int) -> int:
+        """Rows of a window, in whole batches and at least one."""
+        return max(self.window_rows // batch_size, 1) * batch_size
+
+
+class BoundExecutor(Protocol):
+    """Runs a Spec's programs on one backend, on data that are attached: what trainer and solvers see."""
 
     backend: str  # "numpy" | "numba" | "cupy"
     spec: Spec
@@ -48,23 +69,12 @@ class Executor(Protocol):
     n_threads: int
 
     @property
+    def reading_order(self) -> ReadingOrder | None:
+        """Which orders of the rows are cheap; None: all."""
+
+    @property
     def compile_seconds(self) -> float:
         """Seconds spent compiling so far; 0 when everything came from the cache."""
-
-    def bind(
-        self, X: np.ndarray, y: np.ndarray, sample_weight: np.ndarray | None = None, *, pixel_scale: float = 1.0
-    ) -> None:
-        """Attach the training data.
-
-        Parameters
-        ----------
-        X : ndarray of shape (n, n_features), C-contiguous, uint8 or float32 (the numpy executor: or float64)
-        y : ndarray of shape (n,), int32
-            Labels (see DESIGN.md, Vocabulary).
-        sample_weight : ndarray of shape (n,), float32, or None for ones
-        pixel_scale : float
-            Every value of X is multiplied by it when it is read.
-        """
 
     def set_parameters(self, parameters: Parameters) -> None:
         """Upload `[W0, b0, W1, b1, ...]`; the optimizer's state is left alone."""
@@ -104,6 +114,37 @@ class Executor(Protocol):
 
     def outputs(self, parameters: Parameters, X: np.ndarray, *, pixel_scale: float = 1.0) -> np.ndarray:
         """Network outputs (n, n_outputs) after the loss's link: softmax probabilities, or one sigmoid each for one-vs-rest."""
+
+
+class Executor(BoundExecutor, Protocol):
+    """A `BoundExecutor` to which any data can be attached."""
+
+    @property
+    def takes_compressed(self) -> bool:
+        """Whether `bind` takes `CompressedRows`."""
+
+    def bind(
+        self,
+        X: np.ndarray | CompressedRows,
+        y: np.ndarray,
+        sample_weight: np.ndarray | None = None,
+        *,
+        pixel_scale: float = 1.0,
+        max_memory: int | None = None,
+    ) -> None:
+        """Attach the training data.
+
+        Parameters
+        ----------
+        X : ndarray of shape (n, n_features), C-contiguous, uint8 or float32 (the numpy executor: or float64), or compressed rows
+        y : ndarray of shape (n,), int32
+            Labels (see DESIGN.md, Vocabulary).
+        sample_weight : ndarray of shape (n,), float32, or None for ones
+        pixel_scale : float
+            Every value of X is multiplied by it when it is read.
+        max_memory : int, optional
+            Bytes that may be taken for a copy of X in another form.
+        """
 
 
 def weighted_sum(losses: np.ndarray, sample_weight: np.ndarray) -> np.ndarray:

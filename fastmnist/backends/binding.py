@@ -56,6 +56,10 @@ class Binding:
             self._bound[name] = array
         self.rewind()
 
+    def release(self) -> None:
+        """Let go of the bound arrays; the next `bind` brings others."""
+        self._bound.clear()
+
     def rewind(self, position: int = 0, step: int = 0) -> None:
         """Set every thread's cursor."""
         for cursor in self._cursors:

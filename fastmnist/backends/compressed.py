@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 
 import numpy as np
 
 import fastmnist.kernels.cpu as cpu
+from fastmnist.backends.rows import CompressedRows, column_dtype
 from fastmnist.backends.team import Team
 from fastmnist.network.layers import Dense
 from fastmnist.network.lowering import DataFormat
@@ -16,42 +17,6 @@ from fastmnist.network.spec import Spec
 # Above this share of nonzeros dense rows are multiplied: a vector product passes zeros faster than a list passes nonzeros.
 DENSITY_LIMIT = 0.35
 ROWS_A_THREAD = 1024  # fewer rows are compressed sooner than another thread is started
-
-
-@dataclass(frozen=True)
-class CompressedRows:
-    """Row i is `columns[indptr[i]:indptr[i + 1]]` with `values[...]`, columns ascending.
-
-    Attributes
-    ----------
-    indptr : ndarray of int64, shape (n + 1,)
-    columns : ndarray of uint16 (up to 65,536 features) or int32, shape (nonzeros,)
-    values : ndarray of X's dtype, shape (nonzeros,)
-    n_features : int
-    """
-
-    indptr: np.ndarray
-    columns: np.ndarray
-    values: np.ndarray
-    n_features: int
-
-    def __len__(self) -> int:
-        return len(self.indptr) - 1
-
-    @property
-    def density(self) -> float:
-        """Share of nonzero values."""
-        return len(self.columns) / max(len(self) * self.n_features, 1)
-
-    @property
-    def arrays(self) -> dict[str, np.ndarray]:
-        """By the names of the program's bound tensors."""
-        return {"indptr": self.indptr, "columns": self.columns, "values": self.values}
-
-
-def column_dtype(n_features: int) -> np.dtype:
-    """Of the column numbers of compressed rows."""
-    return np.dtype(np.uint16 if n_features <= 1 << 16 else np.int32)
 
 
 def row_pointers(X: np.ndarray, n_threads: int = 1) -> np.ndarray:
@@ -85,19 +50,33 @@ def compress(X: np.ndarray, n_threads: int = 1, *, indptr: np.ndarray | None = N
 
 
 def choose_format(
-    X: np.ndarray, scale: float, spec: Spec, n_threads: int = 1
+    X: np.ndarray | CompressedRows, scale: float, spec: Spec, n_threads: int = 1, *, max_memory: int | None = None
 ) -> tuple[DataFormat, CompressedRows | None]:
-    """Dense or compressed rows, with the reason."""
+    """Dense or compressed rows, with the reason.
+
+    Rows are compressed where the first layer can skip zeros, at most `DENSITY_LIMIT` of the values are not 0, and the compressed rows
+    take no more memory than X and than `max_memory` bytes. Rows that are compressed already stay so.
+    """
+    if isinstance(X, CompressedRows):
+        reason = f"X is sparse, {X.density:.0%} of the values are nonzero: the first layer skips the others."
+        return DataFormat(X.values.dtype.name, scale, X.columns.dtype.name, reason), X
+    dense = DataFormat(X.dtype.name, scale)
     if not isinstance(spec.layers[0], Dense):
-        return DataFormat(X.dtype.name, scale, reason="The first layer is not Dense, it needs every value."), None
+        return replace(dense, reason="The first layer is not Dense, it needs every value."), None
     indptr = row_pointers(X, n_threads)
     share = indptr[-1] / max(X.size, 1)
     if share > DENSITY_LIMIT:
         reason = f"{share:.0%} of the values are nonzero, above the limit of {DENSITY_LIMIT:.0%} for compressed rows."
-        return DataFormat(X.dtype.name, scale, reason=reason), None
+        return replace(dense, reason=reason), None
+    itemsize = column_dtype(X.shape[1]).itemsize + X.dtype.itemsize
+    nbytes = int(indptr[-1]) * itemsize + indptr.nbytes
+    for limit, owner in ((X.nbytes, "X itself takes"), (max_memory, "max_memory allows")):
+        if limit is not None and nbytes > limit:
+            reason = f"Compressed rows would take {nbytes:,} bytes, {owner} {limit:,}."
+            return replace(dense, reason=reason), None
     rows = compress(X, n_threads, indptr=indptr)
     reason = f"{share:.0%} of the values are nonzero: the first layer skips the others."
-    return DataFormat(X.dtype.name, scale, rows.columns.dtype.name, reason), rows
+    return replace(dense, column_dtype=rows.columns.dtype.name, reason=reason), rows
 
 
 def _by_rows(n: int, n_threads: int, work: Callable[[int, int], None]) -> None:

@@ -17,9 +17,11 @@ import fastmnist.kernels.cpu as cpu
 from fastmnist.backends.base import Epoch, Parameters, weighted_sum
 from fastmnist.backends.binding import Binding, constant_scale, epoch_inputs, logical_parameters, place_parameters
 from fastmnist.backends.compressed import choose_format
+from fastmnist.backends.rows import CompressedRows
 from fastmnist.backends.team import Team
 from fastmnist.kernels.cpu.isa import LANES
 from fastmnist.kernels.cpu.layout import ROWS, TABLE
+from fastmnist.network.layers import Dense
 from fastmnist.network.lowering import DataFormat, Target, gradient_program, inference_program, training_program
 from fastmnist.network.program import BARRIER, Program, Table, View
 from fastmnist.network.spec import Spec
@@ -98,6 +100,7 @@ class CpuExecutor:
 
     backend = "numba"
     dtype = np.dtype(np.float32)
+    reading_order = None
 
     def __init__(self, spec: Spec, *, n_threads: int | None = None) -> None:
         if n_threads is None:
@@ -111,9 +114,11 @@ class CpuExecutor:
         self._initial: list[np.ndarray] | None = None
         self._training: tuple[tuple[int, ...], _Runner] | None = None
         self._gradient: tuple[tuple[int, ...], list[_Runner]] | None = None
+        self._gradient_data: dict[str, np.ndarray] = {}  # what its runners are bound to
+        self._fixed: dict[str, np.ndarray] = {}
         self._inference: dict[Any, _Runner] = {}
         self._step = 0
-        self._n_rows = 0
+        self._format, self._n_rows = DataFormat(""), 0  # nothing is bound
         self._positions = np.arange(BLOCK_ROWS)
         self._predicting = threading.Lock()
         _executors.add(self)
@@ -123,22 +128,44 @@ class CpuExecutor:
         """Seconds spent compiling since this executor was made."""
         return cpu.compile_seconds() - self._compiled_before
 
+    @property
+    def takes_compressed(self) -> bool:
+        """See `Executor.takes_compressed`."""
+        return isinstance(self.spec.layers[0], Dense)
+
     def bind(
-        self, X: np.ndarray, y: np.ndarray, sample_weight: np.ndarray | None = None, *, pixel_scale: float = 1.0
+        self,
+        X: np.ndarray | CompressedRows,
+        y: np.ndarray,
+        sample_weight: np.ndarray | None = None,
+        *,
+        pixel_scale: float = 1.0,
+        max_memory: int | None = None,
     ) -> None:
         """See `Executor.bind`."""
-        if self._training is not None and self._initial is None:
-            self._initial = (
-                self.get_parameters()
-            )  # the new data may need another program; the moments stay in the state
-        self._n_rows = len(X)
-        self._format, compressed = choose_format(X, pixel_scale, self.spec, self.n_threads)
-        arrays = compressed.arrays if compressed else {"source": X}
+        data, compressed = choose_format(X, pixel_scale, self.spec, self.n_threads, max_memory=max_memory)
+        if not data.same_program(self._format):
+            if self._training is not None and self._initial is None:
+                self._initial = self.get_parameters()  # the moments stay in the state
+            self._training = self._gradient = None
+        if len(X) != self._n_rows:
+            self._gradient, self._fixed = None, {}
+        self._release_data()
+        self._format, self._n_rows = data, len(X)
+        arrays: dict[str, Any] = {"source": X} if compressed is None else compressed.arrays
         weight = (
             np.ones(len(X), np.float32) if sample_weight is None else np.ascontiguousarray(sample_weight, np.float32)
         )
         self._data = {**arrays, "labels": np.ascontiguousarray(y, np.int32), "sample_weight": weight}
-        self._training = self._gradient = None
+
+    def _release_data(self) -> None:
+        """Runners are kept for data of the same format; the arrays they are bound to are not."""
+        self._gradient_data = {}
+        for runner in [
+            *([self._training[1]] if self._training else []),
+            *(self._gradient[1] if self._gradient else []),
+        ]:
+            runner.binding.release()
 
     def program(self, batch_sizes: tuple[int, ...]) -> Program:
         """The training program for batches of these sizes, on the bound data."""
@@ -216,17 +243,18 @@ class CpuExecutor:
         weight = self._data["sample_weight"]
         if self._gradient is None or self._gradient[0] != sizes:
             program = gradient_program(self.spec, self._format, sizes)
-            runners = [_Runner(program) for _ in range(min(self.n_threads, chunks))]
-            self._fixed: dict[str, np.ndarray] = {
+            self._gradient = sizes, [_Runner(program) for _ in range(min(self.n_threads, chunks))]
+            self._fixed = {
                 "order": np.arange(n),
-                "scale": constant_scale(weight, n),
                 "losses": np.empty((n, *program.bound["losses"].shape[1:]), np.float32),
                 "hits": np.empty(n, np.uint8),
             }
+        runners = self._gradient[1]
+        if self._gradient_data is not self._data:
+            self._fixed["scale"] = constant_scale(weight, n)
             for runner in runners:
                 runner.bind(**self._data, **self._fixed)
-            self._gradient = (sizes, runners)
-        runners = self._gradient[1]
+            self._gradient_data = self._data
         losses = np.empty((chunks, *self._fixed["losses"].shape[1:]), np.float64)
         partial = [np.empty((chunks, *shape), np.float32) for shape in self.spec.parameter_shapes]
 

@@ -9,6 +9,7 @@ import numpy as np
 import fastmnist.kernels.reference as reference
 from fastmnist.backends.base import Epoch, Parameters, mean_losses
 from fastmnist.backends.binding import Binding, constant_scale, epoch_inputs, logical_parameters, place_parameters
+from fastmnist.backends.rows import CompressedRows
 from fastmnist.network.lowering import DataFormat, Target, gradient_program, inference_program, training_program
 from fastmnist.network.program import BARRIER, Instruction, Program
 from fastmnist.network.spec import Spec
@@ -33,6 +34,8 @@ class ReferenceExecutor:
     """
 
     backend = "numpy"
+    takes_compressed = False
+    reading_order = None
 
     def __init__(
         self, spec: Spec, *, dtype: np.dtype | type = np.float32, n_threads: int = 1, target: Target | None = None
@@ -44,11 +47,26 @@ class ReferenceExecutor:
         self._step = 0
         self._initial: list[np.ndarray] | None = None
         self._training: tuple[tuple[int, ...], Program, Binding] | None = None
+        self._format = DataFormat("")  # nothing is bound
 
     def bind(
-        self, X: np.ndarray, y: np.ndarray, sample_weight: np.ndarray | None = None, *, pixel_scale: float = 1.0
+        self,
+        X: np.ndarray | CompressedRows,
+        y: np.ndarray,
+        sample_weight: np.ndarray | None = None,
+        *,
+        pixel_scale: float = 1.0,
+        max_memory: int | None = None,
     ) -> None:
-        """See `Executor.bind`."""
+        """See `Executor.bind`; takes dense rows only."""
+        if isinstance(X, CompressedRows):
+            raise TypeError("NumPy's executor multiplies dense rows: bind an array.")
+        data = DataFormat(X.dtype.name, pixel_scale, reason="NumPy multiplies dense rows.")
+        if self._training is not None and not data.same_program(self._format):
+            self._initial, self._training = self.get_parameters(), None
+        elif self._training is not None:
+            self._training[2].release()
+        self._format = data
         self._data = {
             "source": X,
             "labels": np.ascontiguousarray(y, np.int32),
@@ -56,8 +74,6 @@ class ReferenceExecutor:
             if sample_weight is None
             else np.asarray(sample_weight, np.float32),
         }
-        self._format = DataFormat(X.dtype.name, pixel_scale, reason="NumPy multiplies dense rows.")
-        self._training = None
 
     def program(self, batch_sizes: tuple[int, ...]) -> Program:
         """The training program for batches of these sizes, on the bound data."""

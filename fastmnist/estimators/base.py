@@ -13,23 +13,28 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.utils import compute_class_weight
+from sklearn.utils import Tags, compute_class_weight
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from fastmnist import backends
+from fastmnist.backends.rows import Matrix, StoredRows, largest_magnitude
+from fastmnist.backends.windows import WindowedExecutor, bind_rows, outputs_of
 from fastmnist.estimators.inputs import (
+    PREDICT_COPY_BYTES,
     arithmetic_dtype,
     as_executor_input,
+    checked_numbers,
     fit_pixel_scale,
     predict_pixel_scale,
 )
+from fastmnist.memory import default_memory
 from fastmnist.network.spec import Spec
 from fastmnist.training.validation import Validation
 
 if TYPE_CHECKING:
-    from fastmnist.backends.base import Executor
+    from fastmnist.backends.base import BoundExecutor, Executor
     from fastmnist.training.history import EpochRecord, OnEpoch
 
 # What lives only as long as the process: compiled state, locks, listeners. Not copied, pickled or saved.
@@ -42,8 +47,8 @@ LEAST_MEAN_WEIGHT, LARGEST_MEAN_WEIGHT = 1e-30, 1e30
 class NetworkClassifier(ClassifierMixin, BaseEstimator):
     """A classifier whose model is a `Spec` and its parameters.
 
-    Subclasses have the parameters `backend`, `n_threads`, `pixel_scale`, `class_weight` and `verbose`, and implement `_spec` and
-    `_parameters`.
+    Subclasses have the parameters `backend`, `n_threads`, `pixel_scale`, `max_memory`, `class_weight` and `verbose`, and implement `_spec`
+    and `_parameters`.
     """
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
@@ -57,11 +62,13 @@ class NetworkClassifier(ClassifierMixin, BaseEstimator):
         "backend": [str],
         "n_threads": [None, Interval(Integral, 1, MAX_THREADS, closed="both")],
         "pixel_scale": [StrOptions({"auto"}), Interval(Real, 0, None, closed="neither")],
+        "max_memory": [None, Interval(Integral, 1, None, closed="left")],
     }
 
     backend: str
     n_threads: int | None
     pixel_scale: str | float
+    max_memory: int | None
     class_weight: dict | str | None
     verbose: int
     batch_size: str | int
@@ -75,6 +82,11 @@ class NetworkClassifier(ClassifierMixin, BaseEstimator):
     def _parameters(self) -> list[np.ndarray]:
         """The fitted parameters `[W0, b0, ...]`."""
         raise NotImplementedError
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        return tags
 
     # --- listeners, saving, copying ---------------------------------------------------------------------------------------------
 
@@ -121,14 +133,14 @@ class NetworkClassifier(ClassifierMixin, BaseEstimator):
 
     def _validate_training_data(
         self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None, *, reset: bool
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-        """Arrays X (numbers of any dtype), y (one label a row) and float64 weights or None."""
-        numbers, labels = validate_data(self, X, y, dtype="numeric", reset=reset)
+    ) -> tuple[Matrix, np.ndarray, np.ndarray | None]:
+        """X (numbers of any dtype, dense or sparse rows), y (one label a row) and float64 weights or None."""
+        numbers, labels = validate_data(self, X, y, accept_sparse="csr", dtype="numeric", reset=reset)
         check_classification_targets(labels)
         weights = None
         if sample_weight is not None:
             weights = _check_sample_weight(sample_weight, numbers, dtype=np.float64, ensure_non_negative=True)
-        return _plain_numbers(numbers), labels, weights
+        return checked_numbers(numbers), labels, weights
 
     def _learn_classes(self, y: np.ndarray) -> np.ndarray:
         """Set `classes_`; returns the index of each label in it."""
@@ -198,16 +210,22 @@ class NetworkClassifier(ClassifierMixin, BaseEstimator):
             )
         return np.where(weights < np.finfo(np.float32).tiny, 0.0, weights)  # compiled code takes denormals for 0
 
-    def _set_pixel_scale(self, X: np.ndarray) -> float:
+    def _set_pixel_scale(self, X: Matrix) -> float:
         """Set `pixel_scale_` and `input_max_` from the training data."""
         self.pixel_scale_ = fit_pixel_scale(self.pixel_scale, X)
         self.input_max_ = float(X.max()) * self.pixel_scale_
         return self.pixel_scale_
 
-    def _pixel_scale_for(self, X: np.ndarray) -> float:
+    def _pixel_scale_for(self, X: Matrix) -> float:
         return predict_pixel_scale(self.pixel_scale, self.pixel_scale_, self.input_max_, X)
 
-    def _validation(self, validation_data: tuple[ArrayLike, ArrayLike] | None, dtype: np.dtype) -> Validation | None:
+    def _memory_limit(self) -> int:
+        """`max_memory` as a number of bytes."""
+        return default_memory() if self.max_memory is None else int(self.max_memory)
+
+    def _validation(
+        self, validation_data: tuple[ArrayLike, ArrayLike] | None, dtype: np.dtype, max_memory: int
+    ) -> Validation | None:
         """The held-out data that `fit` was given.
 
         Raises
@@ -219,10 +237,10 @@ class NetworkClassifier(ClassifierMixin, BaseEstimator):
             return None
         if not isinstance(validation_data, (tuple, list)) or len(validation_data) != 2:
             raise ValueError(f"validation_data must be a pair (X, y); got {type(validation_data).__name__}.")
-        X, y = validate_data(self, *validation_data, dtype="numeric", reset=False)
-        X = _plain_numbers(X)
+        X, y = validate_data(self, *validation_data, accept_sparse="csr", dtype="numeric", reset=False)
+        X = checked_numbers(X)
         labels = self._labels(self._class_indices(y, "validation_data[1]"))
-        return Validation(as_executor_input(X, dtype), labels, None, self._pixel_scale_for(X))
+        return Validation(as_executor_input(X, dtype, max_memory), labels, None, self._pixel_scale_for(X))
 
     def _effective_batch_size(self, n_samples: int) -> int:
         """`batch_size` as a number that is not larger than the data."""
@@ -238,7 +256,7 @@ class NetworkClassifier(ClassifierMixin, BaseEstimator):
 
     # --- backend ----------------------------------------------------------------------------------------------------------------
 
-    def _open_executor(self, spec: Spec, X: np.ndarray, *, flops: float, steps: int) -> Executor:
+    def _open_executor(self, spec: Spec, X: Matrix, *, flops: float, steps: int) -> Executor:
         """Choose the backend and build its executor; sets `backend_` and `backend_reason_`."""
         # float32 is what every backend can do; NumPy, once it is chosen, does what X asks for.
         choice = backends.select(
@@ -250,6 +268,27 @@ class NetworkClassifier(ClassifierMixin, BaseEstimator):
         self.backend_, self.backend_reason_ = choice.backend, choice.reason
         self._keep_executor(executor)
         return executor
+
+    def _bind(
+        self,
+        executor: Executor,
+        X: Matrix,
+        labels: np.ndarray,
+        weights: np.ndarray | None,
+        scale: float,
+        max_memory: int,
+    ) -> tuple[BoundExecutor, np.ndarray | StoredRows]:
+        """Attach the training data; returns what to train with, and X as it was bound.
+
+        Where rows have to be read bit by bit, `backend_reason_` says so.
+        """
+        data = as_executor_input(X, executor.dtype, max_memory)
+        taken = 0 if isinstance(data, StoredRows) or np.may_share_memory(data, X) else data.nbytes
+        bound_weights = None if weights is None else weights.astype(np.float32)
+        bound = bind_rows(executor, data, labels, bound_weights, pixel_scale=scale, max_memory=max_memory - taken)
+        if isinstance(bound, WindowedExecutor):
+            self.backend_reason_ = f"{self.backend_reason_} {bound.reason}"
+        return bound, data
 
     def _keep_executor(self, executor: Executor) -> None:
         self._lock = threading.Lock()  # first: another thread may look for an executor right now
@@ -268,9 +307,10 @@ class NetworkClassifier(ClassifierMixin, BaseEstimator):
                     delattr(self, name)
                 raise
 
-    def _release_data(self, executor: Executor, X: np.ndarray, labels: np.ndarray) -> None:
+    def _release_data(self, executor: Executor, X: np.ndarray | StoredRows, labels: np.ndarray) -> None:
         """Let go of the training data: an estimator must not keep them alive."""
-        executor.bind(X[:1].copy(), labels[:1].copy(), None, pixel_scale=self.pixel_scale_)
+        row = X[:1].dense() if isinstance(X, StoredRows) else X[:1].copy()
+        executor.bind(row, labels[:1].copy(), None, pixel_scale=self.pixel_scale_)
 
     def _current_executor(self) -> Executor:
         """The executor of the last fit; after unpickling, or a change of `backend` or of the network, a new one."""
@@ -295,11 +335,11 @@ class NetworkClassifier(ClassifierMixin, BaseEstimator):
 
     # --- inference --------------------------------------------------------------------------------------------------------------
 
-    def _validate_new_data(self, X: ArrayLike) -> tuple[np.ndarray, float]:
+    def _validate_new_data(self, X: ArrayLike) -> tuple[Matrix, float]:
         """X for a fitted model, and what to multiply it by."""
         check_is_fitted(self)
         if not (isinstance(X, np.ndarray) and self._is_plain(X)):
-            X = _plain_numbers(validate_data(self, X, dtype="numeric", reset=False))
+            X = checked_numbers(validate_data(self, X, accept_sparse="csr", dtype="numeric", reset=False))
         return X, self._pixel_scale_for(X)
 
     def _is_plain(self, X: np.ndarray) -> bool:
@@ -317,7 +357,7 @@ class NetworkClassifier(ClassifierMixin, BaseEstimator):
         with np.errstate(over="ignore", invalid="ignore"):  # a sum that overflows only takes the long way
             return X.dtype in (np.float32, np.float64) and bool(np.isfinite(X.sum()))
 
-    def _outputs(self, X: np.ndarray, scale: float) -> np.ndarray:
+    def _outputs(self, X: Matrix, scale: float) -> np.ndarray:
         """Outputs of the network after the loss's link, (n, n_outputs)."""
         executor = self._current_executor()
         parameters = self._parameters()
@@ -328,10 +368,11 @@ class NetworkClassifier(ClassifierMixin, BaseEstimator):
                 f"{executor.spec.parameter_shapes[::2]}. Call fit again, or set the parameters back with set_params."
             )
         with self._lock:  # an executor has one workspace
-            outputs = executor.outputs(parameters, as_executor_input(X, executor.dtype), pixel_scale=scale)
+            data = as_executor_input(X, executor.dtype, PREDICT_COPY_BYTES)
+            outputs = outputs_of(executor, parameters, data, pixel_scale=scale)
         if not np.isfinite(outputs).all():
             raise ValueError(
-                f"The outputs of the network are no finite numbers: input X has values up to {float(np.abs(X).max()):g}, for which "
+                f"The outputs of the network are no finite numbers: input X has values up to {largest_magnitude(X):g}, for which "
                 f"{executor.dtype} is too small. Scale X as the training data were (sklearn.preprocessing.StandardScaler)."
             )
         return outputs
@@ -341,7 +382,7 @@ class NetworkClassifier(ClassifierMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
+        X : array-like or sparse matrix of shape (n_samples, n_features)
 
         Returns
         -------
@@ -384,22 +425,3 @@ class NetworkClassifier(ClassifierMixin, BaseEstimator):
 def _same_network(one: Spec, other: Spec) -> bool:
     """Whether both predict alike: how they are trained does not matter."""
     return (one.n_features, one.layers, one.loss) == (other.n_features, other.layers, other.loss)
-
-
-def _plain_numbers(X: np.ndarray) -> np.ndarray:
-    """uint8, float32 or float64: other integers, booleans and half floats become float32, long doubles float64.
-
-    64-bit integers beyond 2 ** 24 are rounded, as any float32 is.
-
-    Raises
-    ------
-    ValueError
-        Dates and durations: what is a number in them is up to the user.
-    """
-    if X.dtype.kind not in "buif":
-        raise ValueError(
-            f"Input X must be numbers; got dtype {X.dtype}. Convert it first, as with X.astype('float64')."
-        )
-    if X.dtype in (np.uint8, np.float32, np.float64):
-        return X
-    return X.astype(np.float64 if X.dtype == np.longdouble else np.float32)

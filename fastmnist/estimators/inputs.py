@@ -2,48 +2,96 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 
 import numpy as np
+import scipy.sparse
+
+from fastmnist.backends.rows import Matrix, StoredRows, convert, is_mapped
 
 PIXEL_SCALE = 1 / 255
 LARGEST_SCALED_VALUE = 16  # no sensible scaling of pixels exceeds it; a float X that does was probably not scaled
 
 
-def arithmetic_dtype(backend: str, X: np.ndarray) -> np.dtype:
-    """Of parameters and arithmetic: float64 where X has it and the backend can, else float32."""
-    return np.dtype(np.float64 if backend == "numpy" and X.dtype == np.float64 else np.float32)
+# Copies up to this size are made at once to predict; larger ones block by block.
+PREDICT_COPY_BYTES = 8 << 20
 
 
-def as_executor_input(X: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """X as an executor takes it: C-contiguous; uint8 as it is, everything else as `dtype`.
+def checked_numbers(X: Matrix) -> Matrix:
+    """What `validate_data` returned, fit for compiled code: numbers, and sparse X as `canonical_rows`.
 
     Raises
     ------
     ValueError
-        A value is too large for float32.
+        Dates and durations: what is a number in them is up to the user. Or a sparse matrix whose indices point outside of it.
     """
-    if X.dtype == np.uint8:
-        return np.ascontiguousarray(X)
-    with np.errstate(over="ignore"):
-        converted = np.ascontiguousarray(X, dtype)
-    if converted.dtype.itemsize < X.dtype.itemsize and not np.isfinite(converted).all():
-        largest = float(np.abs(X).max())
+    if X.dtype.kind not in "buif":
         raise ValueError(
-            f"Input X contains a value too large for dtype('float32'), in which this model computes: {largest:g}. "
-            "Scale X (sklearn.preprocessing.StandardScaler), or fit float64 data with backend='numpy'."
+            f"Input X must be numbers; got dtype {X.dtype}. Convert it first, as with X.astype('float64')."
         )
-    return converted
+    return canonical_rows(X) if scipy.sparse.issparse(X) else X
 
 
-def fit_pixel_scale(pixel_scale: str | float, X: np.ndarray) -> float:
+def canonical_rows(X: scipy.sparse.csr_array | scipy.sparse.csr_matrix) -> scipy.sparse.csr_array:
+    """X with ascending columns in each row, none of them twice, and no stored zeros; X itself is left as it is.
+
+    Flags in which SciPy remembers the form of X are not believed: they are wrong after its arrays were changed by hand.
+
+    Raises
+    ------
+    ValueError
+        Indices point outside of X, or row pointers fall.
+    """
+    try:
+        rows = scipy.sparse.csr_array((X.data, X.indices, X.indptr), shape=X.shape)
+        rows.check_format(full_check=True)
+    except ValueError as problem:
+        raise ValueError(
+            f"Input X is a damaged sparse matrix: {problem}. Make it anew with scipy.sparse.csr_array(X.tocoo())."
+        ) from problem
+    if not rows.has_canonical_format:
+        rows = rows.copy()
+        rows.sum_duplicates()
+    if np.count_nonzero(rows.data) < rows.nnz:
+        rows = rows.copy()
+        rows.eliminate_zeros()
+    return rows
+
+
+def arithmetic_dtype(backend: str, X: Matrix) -> np.dtype:
+    """Of parameters and arithmetic: float64 where X has it and the backend can, else float32."""
+    return np.dtype(np.float64 if backend == "numpy" and X.dtype in (np.float64, np.longdouble) else np.float32)
+
+
+def as_executor_input(X: Matrix, dtype: np.dtype, max_memory: int) -> np.ndarray | StoredRows:
+    """X as an executor takes it: uint8 as it is, everything else as `dtype`, C-contiguous.
+
+    Sparse X, X of which a copy would be needed that takes more than `max_memory` bytes, and X in a file that is larger than that come back
+    as `StoredRows`, which are converted where they are read.
+
+    Raises
+    ------
+    ValueError
+        A value is too large for float32. (Of stored rows: when they are read.)
+    """
+    target = np.dtype(np.uint8) if X.dtype == np.uint8 else np.dtype(dtype)
+    if scipy.sparse.issparse(X):
+        return StoredRows(X, target)
+    needs_copy = X.dtype != target or not X.flags.c_contiguous
+    if math.prod(X.shape) * target.itemsize > max_memory and (needs_copy or is_mapped(X)):
+        return StoredRows(X, target)
+    return convert(X, target)
+
+
+def fit_pixel_scale(pixel_scale: str | float, X: Matrix) -> float:
     """What the training data are multiplied by."""
     if X.dtype != np.uint8:
         return 1.0
     return PIXEL_SCALE if pixel_scale == "auto" else float(pixel_scale)
 
 
-def predict_pixel_scale(pixel_scale: str | float, fitted_scale: float, fitted_max: float, X: np.ndarray) -> float:
+def predict_pixel_scale(pixel_scale: str | float, fitted_scale: float, fitted_max: float, X: Matrix) -> float:
     """What new data are multiplied by, so that they mean what the training data meant.
 
     uint8 is multiplied as in `fit`. A model that was fitted on other numbers under "auto" takes uint8 for pixels when it knew
@@ -56,7 +104,7 @@ def predict_pixel_scale(pixel_scale: str | float, fitted_scale: float, fitted_ma
         The estimator's parameter.
     fitted_scale, fitted_max : float
         `pixel_scale_` and `input_max_`.
-    X : ndarray
+    X : ndarray or csr_array
     """
     if X.dtype != np.uint8:
         if fitted_scale != 1 and X.max() > LARGEST_SCALED_VALUE:

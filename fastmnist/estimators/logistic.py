@@ -16,8 +16,8 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state, gen_batches
 from sklearn.utils._param_validation import Interval, StrOptions
 
+from fastmnist.backends.rows import Matrix, convert
 from fastmnist.estimators.base import NetworkClassifier
-from fastmnist.estimators.inputs import as_executor_input
 from fastmnist.network.layers import Dense
 from fastmnist.network.losses import BinaryCrossEntropy, SoftmaxCrossEntropy
 from fastmnist.network.optimizers import SGD
@@ -29,13 +29,13 @@ from fastmnist.training.trainer import Plan, Progress, train
 from fastmnist.training.validation import Validation
 
 if TYPE_CHECKING:
-    from fastmnist.backends.base import Executor
+    from fastmnist.backends.base import BoundExecutor
 
 SGD_N_ITER_NO_CHANGE = 5  # scikit-learn's SGDClassifier
 # scikit-learn's settings of L-BFGS: more trials in a line search, and stop at rounding level only.
 LBFGS_OPTIONS = {"maxls": 50, "ftol": 64 * np.finfo(np.float64).eps}
 ROUNDING_UNITS = 64  # a float32 gradient is accurate to some tens of units of rounding, times the size of the features
-CHUNK_ROWS = 4096  # uint8 rows converted at a time in decision_function
+CHUNK_ROWS = 1024  # converted at a time in decision_function
 
 
 class _LogisticBase(NetworkClassifier):
@@ -72,6 +72,7 @@ class _LogisticBase(NetworkClassifier):
         backend: str = "auto",
         n_threads: int | None = None,
         pixel_scale: float | str = "auto",
+        max_memory: int | None = None,
     ) -> None:
         self.C = C
         self.l1_ratio = l1_ratio
@@ -90,6 +91,7 @@ class _LogisticBase(NetworkClassifier):
         self.backend = backend
         self.n_threads = n_threads
         self.pixel_scale = pixel_scale
+        self.max_memory = max_memory
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "coef_")
@@ -106,7 +108,7 @@ class _LogisticBase(NetworkClassifier):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
+        X : array-like or sparse matrix of shape (n_samples, n_features)
             Numbers; uint8 pixels are scaled as `pixel_scale` says.
         y : array-like of shape (n_samples,)
             Class labels of any type.
@@ -143,23 +145,23 @@ class _LogisticBase(NetworkClassifier):
         weights = self._weights(indices, sample_weight)
         scale = self._set_pixel_scale(X)
         labels = self._labels(indices)
-        total = float(len(X)) if weights is None else float(weights.sum())
+        n_samples = X.shape[0]
+        total = float(n_samples) if weights is None else float(weights.sum())
 
-        batch_size = self._effective_batch_size(len(X)) if self.solver == "sgd" else len(X)
+        batch_size = self._effective_batch_size(n_samples) if self.solver == "sgd" else n_samples
         # A step of mini-batches adds l2 / (its weights) * W to the gradient; on average that is W / (C total).
-        spec = self._spec(l2=batch_size / (self.C * len(X)) if self.solver == "sgd" else 0.0)
-        steps = self.max_iter * math.ceil(len(X) / batch_size)
-        executor = self._open_executor(spec, X, flops=self.max_iter * len(X) * spec.flops_per_sample, steps=steps)
-        data = as_executor_input(X, executor.dtype)
-        bound_weights = None if weights is None else weights.astype(np.float32)
-        executor.bind(data, labels, bound_weights, pixel_scale=scale)
-        validation = self._validation(validation_data, executor.dtype)
+        spec = self._spec(l2=batch_size / (self.C * n_samples) if self.solver == "sgd" else 0.0)
+        steps = self.max_iter * math.ceil(n_samples / batch_size)
+        executor = self._open_executor(spec, X, flops=self.max_iter * n_samples * spec.flops_per_sample, steps=steps)
+        max_memory = self._memory_limit()
+        bound, data = self._bind(executor, X, labels, weights, scale, max_memory)
+        validation = self._validation(validation_data, executor.dtype, max_memory)
 
         initial = self._initial_parameters(spec)
         if self.solver == "sgd":
-            parameters, diverged = self._fit_sgd(executor, initial, len(X), weights, batch_size, validation)
+            parameters, diverged = self._fit_sgd(bound, initial, n_samples, weights, batch_size, validation)
         else:
-            objective = Objective(executor, 1 / (self.C * total), fit_intercept=self.fit_intercept)
+            objective = Objective(bound, 1 / (self.C * total), fit_intercept=self.fit_intercept)
             parameters, diverged = self._fit_full_batch(objective, initial, validation, X)
         advice = "" if self.solver == "lbfgs" else f"; or learning_rate_init={self.learning_rate_init:g} is too large"
         self._require_finite(parameters, diverged, advice)
@@ -213,7 +215,7 @@ class _LogisticBase(NetworkClassifier):
         return [np.zeros(shape) for shape in spec.parameter_shapes]
 
     def _fit_full_batch(
-        self, objective: Objective, initial: list[np.ndarray], validation: Validation | None, X: np.ndarray
+        self, objective: Objective, initial: list[np.ndarray], validation: Validation | None, X: Matrix
     ) -> tuple[list[np.ndarray], bool]:
         on_epoch: OnEpoch = self._listen
         solution: Solution
@@ -250,9 +252,10 @@ class _LogisticBase(NetworkClassifier):
             self._warn_not_converged(solution.n_iter, solution.message)
         return solution.parameters, diverged
 
-    def _feature_size(self, X: np.ndarray) -> float:
+    def _feature_size(self, X: Matrix) -> float:
         """Largest mean absolute value of a feature (at least 1: the intercept's): what rounding errors of gradients scale with."""
-        return max(1.0, float(np.abs(X).mean(axis=0, dtype=np.float64).max()) * self.pixel_scale_)
+        total = sum(abs(X[rows]).sum(axis=0, dtype=np.float64) for rows in gen_batches(X.shape[0], CHUNK_ROWS))
+        return max(1.0, float(np.max(total)) / X.shape[0] * self.pixel_scale_)
 
     def _warn_not_converged(self, n_iter: int, message: str) -> None:
         advice = f" Increase max_iter ({self.max_iter})" if n_iter >= self.max_iter else " Increase tol"
@@ -267,7 +270,7 @@ class _LogisticBase(NetworkClassifier):
 
     def _fit_sgd(
         self,
-        executor: Executor,
+        executor: BoundExecutor,
         initial: list[np.ndarray],
         n_samples: int,
         weights: np.ndarray | None,
@@ -312,7 +315,7 @@ class _LogisticBase(NetworkClassifier):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
+        X : array-like or sparse matrix of shape (n_samples, n_features)
 
         Returns
         -------
@@ -322,13 +325,12 @@ class _LogisticBase(NetworkClassifier):
         X, scale = self._validate_new_data(X)
         return self._logits(X, scale)
 
-    def _logits(self, X: np.ndarray, scale: float) -> np.ndarray:
+    def _logits(self, X: Matrix, scale: float) -> np.ndarray:
         dtype = self.coef_.dtype
-        X = as_executor_input(X, dtype)
         weights = np.ascontiguousarray(self.coef_.T) * dtype.type(scale)
-        logits = np.empty((len(X), len(self.intercept_)), dtype)
-        for rows in gen_batches(len(X), CHUNK_ROWS):
-            np.matmul(X[rows].astype(dtype, copy=False), weights, out=logits[rows])
+        logits = np.empty((X.shape[0], len(self.intercept_)), dtype)
+        for rows in gen_batches(X.shape[0], CHUNK_ROWS):
+            np.matmul(convert(X[rows], dtype), weights, out=logits[rows])
         logits += self.intercept_
         return logits.ravel() if logits.shape[1] == 1 else logits
 
@@ -337,7 +339,7 @@ class _LogisticBase(NetworkClassifier):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
+        X : array-like or sparse matrix of shape (n_samples, n_features)
 
         Returns
         -------
@@ -391,6 +393,9 @@ class LogisticRegression(_LogisticBase):
         Threads of compiled code; None: as many as this process may use.
     pixel_scale : "auto" or float, default="auto"
         What uint8 X is multiplied by in `fit` and `predict`; "auto" is 1/255. Other dtypes are taken as they are. 1 switches it off.
+    max_memory : int, default=None
+        Bytes that `fit` may take for copies of X: compressed rows, another dtype, rows of a file. What would not fit is read and converted
+        in windows, rows in a file (`np.memmap`) being shuffled window by window. None: half of the memory that is available.
 
     Attributes
     ----------
@@ -439,7 +444,7 @@ class LogisticRegression(_LogisticBase):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
+        X : array-like or sparse matrix of shape (n_samples, n_features)
 
         Returns
         -------
@@ -489,7 +494,7 @@ class OneVsRestLogisticRegression(_LogisticBase):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
+        X : array-like or sparse matrix of shape (n_samples, n_features)
 
         Returns
         -------

@@ -93,6 +93,9 @@ class MLPClassifier(MLPFitting):
         Threads of compiled code; None: as many as this process may use.
     pixel_scale : "auto" or float, default="auto"
         What uint8 X is multiplied by in `fit` and `predict`; "auto" is 1/255. Other dtypes are taken as they are. 1 switches it off.
+    max_memory : int, default=None
+        Bytes that `fit` may take for copies of X: compressed rows, another dtype, rows of a file. What would not fit is read and converted
+        in windows, rows in a file (`np.memmap`) being shuffled window by window. None: half of the memory that is available.
 
     Attributes
     ----------
@@ -204,6 +207,7 @@ class MLPClassifier(MLPFitting):
         backend: str = "auto",
         n_threads: int | None = None,
         pixel_scale: float | str = "auto",
+        max_memory: int | None = None,
     ) -> None:
         self.hidden_layer_sizes = hidden_layer_sizes
         self.activation = activation
@@ -237,6 +241,7 @@ class MLPClassifier(MLPFitting):
         self.backend = backend
         self.n_threads = n_threads
         self.pixel_scale = pixel_scale
+        self.max_memory = max_memory
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "coefs_")
@@ -255,7 +260,7 @@ class MLPClassifier(MLPFitting):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
+        X : array-like or sparse matrix of shape (n_samples, n_features)
             Numbers; uint8 pixels are scaled as `pixel_scale` says.
         y : array-like of shape (n_samples,)
             Class labels of any type.
@@ -293,7 +298,7 @@ class MLPClassifier(MLPFitting):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
+        X : array-like or sparse matrix of shape (n_samples, n_features)
         y : array-like of shape (n_samples,)
         sample_weight : array-like of shape (n_samples,), default=None
         classes : array-like of shape (n_classes,), default=None
@@ -321,7 +326,7 @@ class MLPClassifier(MLPFitting):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
+        X : array-like or sparse matrix of shape (n_samples, n_features)
 
         Returns
         -------
@@ -337,7 +342,7 @@ class MLPClassifier(MLPFitting):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
+        X : array-like or sparse matrix of shape (n_samples, n_features)
 
         Returns
         -------

@@ -16,8 +16,8 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state
 
+from fastmnist.backends.rows import Matrix, StoredRows
 from fastmnist.estimators.base import NetworkClassifier
-from fastmnist.estimators.inputs import as_executor_input
 from fastmnist.network.initializers import initial_parameters
 from fastmnist.network.layers import Dense, Dropout, Layer
 from fastmnist.network.losses import BinaryCrossEntropy, SoftmaxCrossEntropy
@@ -29,7 +29,7 @@ from fastmnist.training.trainer import Plan, Progress, train
 from fastmnist.training.validation import Validation
 
 if TYPE_CHECKING:
-    from fastmnist.backends.base import Executor
+    from fastmnist.backends.base import BoundExecutor, Executor
 
 MAX_UNITS = 2**24  # of a hidden layer: no array of weights of more could be allocated
 STOCHASTIC_SOLVERS = ("adam", "adamw", "sgd")
@@ -37,9 +37,9 @@ STOCHASTIC_SOLVERS = ("adam", "adamw", "sgd")
 
 @dataclass(frozen=True)
 class _Data:
-    """Training data, encoded: X as the executor takes it, the classes' indices and labels, the user's weights and all weights."""
+    """Training data, encoded: X as it was bound, the classes' indices and labels, the user's weights and all weights."""
 
-    X: np.ndarray
+    X: np.ndarray | StoredRows
     indices: np.ndarray
     labels: np.ndarray
     sample_weight: np.ndarray | None
@@ -150,18 +150,17 @@ class MLPFitting(NetworkClassifier):
             compiled_before = executor.compile_seconds
             scale = self._pixel_scale_for(X)
             initial = self._parameters()
-        X = as_executor_input(X, executor.dtype)
-        data = _Data(X, indices, self._labels(indices), sample_weight, weights, scale)
-        validation = self._validation(validation_data, executor.dtype)
-        bound_weights = None if weights is None else weights.astype(np.float32)
-        executor.bind(data.X, data.labels, bound_weights, pixel_scale=scale)
+        labels, max_memory = self._labels(indices), self._memory_limit()
+        validation = self._validation(validation_data, executor.dtype, max_memory)
+        bound, rows = self._bind(executor, X, labels, weights, scale, max_memory)
+        data = _Data(rows, indices, labels, sample_weight, weights, scale)
         if self.solver == "lbfgs":
-            parameters, diverged = self._fit_lbfgs(executor, initial, data, validation)
+            parameters, diverged = self._fit_lbfgs(bound, initial, data, validation)
         else:
             progress = Progress() if first_pass else self._last_progress()
             continued = incremental and not first_pass
             parameters, diverged = self._fit_stochastic(
-                executor, initial, data, validation, rng, progress, incremental=incremental, continued=continued
+                bound, initial, data, validation, rng, progress, incremental=incremental, continued=continued
             )
         try:
             self._require_finite(
@@ -182,7 +181,7 @@ class MLPFitting(NetworkClassifier):
 
     def _fit_stochastic(
         self,
-        executor: Executor,
+        executor: BoundExecutor,
         initial: list[np.ndarray],
         data: _Data,
         validation: Validation | None,
@@ -254,14 +253,15 @@ class MLPFitting(NetworkClassifier):
             )
         return indices
 
-    def _first_executor(self, spec: Spec, X: np.ndarray, epochs: int) -> Executor:
+    def _first_executor(self, spec: Spec, X: Matrix, epochs: int) -> Executor:
         """For a model that starts anew: the backend is chosen."""
+        n_samples = X.shape[0]
         if self.solver == "lbfgs":
             steps = self.max_iter
         else:
-            batch_size = min(200, len(X)) if self.batch_size == "auto" else min(int(self.batch_size), len(X))
-            steps = epochs * math.ceil(len(X) / batch_size)
-        return self._open_executor(spec, X, flops=float(spec.flops_per_sample) * len(X) * epochs, steps=steps)
+            batch_size = min(200 if self.batch_size == "auto" else int(self.batch_size), n_samples)
+            steps = epochs * math.ceil(n_samples / batch_size)
+        return self._open_executor(spec, X, flops=float(spec.flops_per_sample) * n_samples * epochs, steps=steps)
 
     def _next_executor(self, spec: Spec) -> Executor:
         """For a model that goes on: the executor with the optimizer's moments, unless the parameters of this estimator were changed."""
@@ -348,7 +348,7 @@ class MLPFitting(NetworkClassifier):
             )
 
     def _fit_lbfgs(
-        self, executor: Executor, initial: list[np.ndarray], data: _Data, validation: Validation | None
+        self, executor: BoundExecutor, initial: list[np.ndarray], data: _Data, validation: Validation | None
     ) -> tuple[list[np.ndarray], bool]:
         """L-BFGS; returns the parameters to keep and whether the loss blew up."""
         total = len(data.X) if data.weights is None else float(data.weights.sum())

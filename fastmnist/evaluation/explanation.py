@@ -62,7 +62,7 @@ def explain(
     ----------
     estimator : LogisticRegression, OneVsRestLogisticRegression or MLPClassifier
         Stays as it is.
-    X : array-like of shape (n_samples, n_features)
+    X : array-like or sparse matrix of shape (n_samples, n_features)
     y : array-like of shape (n_samples,)
 
     Returns
@@ -76,20 +76,19 @@ def explain(
     fastmnist.BackendUnavailable
         The backend that was asked for cannot run here.
     """
-    from fastmnist.estimators.inputs import as_executor_input
-
     model = type(estimator)(**estimator.get_params(deep=False))
     data, labels, _ = model._validate_training_data(X, y, None, reset=True)
     labels = model._labels(model._learn_classes(labels))
     spec = model._spec()
     full_batch = model.solver in ("lbfgs", "gd")
-    batch_size = len(data) if full_batch else model._effective_batch_size(len(data))
-    steps = model.max_iter * math.ceil(len(data) / batch_size)
-    flops = float(spec.flops_per_sample) * len(data) * model.max_iter
+    n_samples = data.shape[0]
+    batch_size = n_samples if full_batch else model._effective_batch_size(n_samples)
+    steps = model.max_iter * math.ceil(n_samples / batch_size)
+    flops = float(spec.flops_per_sample) * n_samples * model.max_iter
     # `Any`: estimators need no programs, so their view of an executor does not have them.
     executor: Any = model._open_executor(spec, data, flops=flops, steps=steps)
     scale = model._set_pixel_scale(data)
-    executor.bind(as_executor_input(data, executor.dtype), labels, None, pixel_scale=scale)
+    model._bind(executor, data, labels, None, scale, model._memory_limit())
     program = _gradient_program(executor, scale) if full_batch else executor.program((batch_size,))
     return Explanation(
         model=" ".join(repr(estimator).split()),

@@ -16,7 +16,7 @@ gradient (dense, compressed) goes with any optimizer, and the gradient never tra
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from fastmnist.network.layers import Activation, Dense
 from fastmnist.network.losses import BinaryCrossEntropy, SoftmaxCrossEntropy
@@ -74,6 +74,10 @@ class DataFormat:
     def compressed(self) -> bool:
         """Whether only nonzero values are stored."""
         return bool(self.column_dtype)
+
+    def same_program(self, other: DataFormat) -> bool:
+        """Whether programs for one serve the other: all but the reason agrees."""
+        return replace(self, reason="") == replace(other, reason="")
 
 
 @dataclass

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import scipy.optimize
 
-from fastmnist.backends.base import Executor, Parameters
+from fastmnist.backends.base import BoundExecutor, Parameters
 from fastmnist.training.history import EpochRecord, History, OnEpoch, append, empty_history
 from fastmnist.training.validation import Validation
 
@@ -24,14 +24,13 @@ class Objective:
 
     Parameters
     ----------
-    executor : Executor
-        With data bound.
+    executor : BoundExecutor
     l2 : float
     fit_intercept : bool, default=True
         With False the biases stay 0 and are no part of the vector.
     """
 
-    def __init__(self, executor: Executor, l2: float, *, fit_intercept: bool = True) -> None:
+    def __init__(self, executor: BoundExecutor, l2: float, *, fit_intercept: bool = True) -> None:
         self.executor = executor
         self.l2 = l2
         self.fit_intercept = fit_intercept

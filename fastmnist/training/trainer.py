@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from fastmnist.backends.base import Epoch, Executor, Parameters
+from fastmnist.backends.base import BoundExecutor, Epoch, Parameters, ReadingOrder
 from fastmnist.network.layers import Dropout
 from fastmnist.network.schedules import Schedule
 from fastmnist.training.history import EpochRecord, History, OnEpoch, append, empty_history
@@ -113,7 +113,7 @@ class Progress:
 
 
 def train(
-    executor: Executor,
+    executor: BoundExecutor,
     rows: np.ndarray,
     plan: Plan,
     progress: Progress,
@@ -129,8 +129,8 @@ def train(
 
     Parameters
     ----------
-    executor : Executor
-        With data bound and parameters set.
+    executor : BoundExecutor
+        With parameters set.
     rows : ndarray of shape (n,), int64
         The bound rows to train on.
     plan : Plan
@@ -160,7 +160,7 @@ def train(
         for _ in range(plan.max_epochs if n_epochs is None else n_epochs):
             start, compiled = time.perf_counter(), executor.compile_seconds
             if plan.shuffle:
-                order = order[_permutation(len(order), rng)]
+                order = _shuffle(order, executor.reading_order, batch_size, rng)
             rates = _learning_rates(plan, progress, n_steps)
             epoch = executor.run_epoch(order, rates, batch_size, seed=seed + progress.steps)
             progress.steps += epoch.steps
@@ -203,11 +203,26 @@ def train(
         progress.interrupted = True
 
 
-def _permutation(n: int, rng: np.random.RandomState) -> np.ndarray:
-    """A random order of `range(n)`, with the draws of `sklearn.utils.shuffle`."""
-    indices = np.arange(n)
-    rng.shuffle(indices)
-    return indices
+def _shuffle(
+    order: np.ndarray, reading: ReadingOrder | None, batch_size: int, rng: np.random.RandomState
+) -> np.ndarray:
+    """A new random order of the rows.
+
+    Of rows in memory with the draws of `sklearn.utils.shuffle`. Of rows in a file blocks of neighbours are put in random order, and then
+    the rows of each window, which is many blocks, are shuffled.
+    """
+    if reading is None:
+        indices = np.arange(len(order))
+        rng.shuffle(indices)
+        return order[indices]
+    rows = np.sort(order)
+    starts = np.arange(0, len(rows), reading.block_rows)
+    rng.shuffle(starts)
+    rows = np.concatenate([rows[start : start + reading.block_rows] for start in starts])
+    window = reading.window(batch_size)
+    for start in range(0, len(rows), window):
+        rng.shuffle(rows[start : start + window])
+    return rows
 
 
 def _learning_rates(plan: Plan, progress: Progress, n_steps: int) -> np.ndarray:

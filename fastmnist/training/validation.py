@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fastmnist.backends.base import Executor, Parameters
+from fastmnist.backends.base import BoundExecutor, Parameters
+from fastmnist.backends.rows import StoredRows
+from fastmnist.backends.windows import outputs_of
 from fastmnist.network.losses import SoftmaxCrossEntropy
 
 
@@ -16,7 +18,7 @@ class Validation:
 
     Attributes
     ----------
-    X : ndarray of shape (n, n_features), uint8 or the executor's dtype
+    X : ndarray of shape (n, n_features), uint8 or the executor's dtype, or StoredRows
     labels : ndarray of shape (n,), int32
         See DESIGN.md, Vocabulary.
     sample_weight : ndarray of shape (n,) or None
@@ -25,14 +27,14 @@ class Validation:
         Every value of X is multiplied by it.
     """
 
-    X: np.ndarray
+    X: np.ndarray | StoredRows
     labels: np.ndarray
     sample_weight: np.ndarray | None = None
     pixel_scale: float = 1.0
 
-    def evaluate(self, executor: Executor, parameters: Parameters) -> tuple[float, float]:
+    def evaluate(self, executor: BoundExecutor, parameters: Parameters) -> tuple[float, float]:
         """Weighted mean cross-entropy (without L2, without label smoothing) and weighted accuracy."""
-        outputs = executor.outputs(parameters, self.X, pixel_scale=self.pixel_scale)
+        outputs = outputs_of(executor, parameters, self.X, pixel_scale=self.pixel_scale)
         if isinstance(executor.spec.loss, SoftmaxCrossEntropy):
             losses = -_log(outputs[np.arange(len(outputs)), self.labels])
         else:
