@@ -1,6 +1,6 @@
 """Up to which share of nonzeros compressed rows beat dense ones: an epoch of mini-batches, and a full-batch gradient, both ways.
 
-    python bench/bench_crossover.py [--rounds 5] [--rows 8000]
+    python bench/bench_crossover.py [--rounds 5] [--rows 4000]
 
 Random rows of 784 values, a given share of them not zero. Both ways take turns; prints medians and where they cross, and appends them to
 `bench/results/crossover.csv`. `DENSITY_LIMIT` in `fastmnist/backends/compressed.py` is set from it.
@@ -86,7 +86,7 @@ def main() -> None:
     """Measure, print, append."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--rows", type=int, default=8_000)
+    parser.add_argument("--rows", type=int, default=4_000)
     arguments = parser.parse_args()
     new = not RESULTS.exists()
     with RESULTS.open("a", newline="") as file:

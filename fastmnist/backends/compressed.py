@@ -14,8 +14,10 @@ from fastmnist.network.layers import Dense
 from fastmnist.network.lowering import DataFormat
 from fastmnist.network.spec import Spec
 
-# Above this share of nonzeros dense rows are multiplied: a vector product passes zeros faster than a list passes nonzeros.
-DENSITY_LIMIT = 0.35
+# Above this share of nonzeros dense rows are multiplied: a vector product passes zeros faster than a list passes nonzeros. On two cores the ways
+# cross at 26 % (epoch, 128-64, batch 32), 33 to 37 % (larger batches, wider layers) and 35 to 43 % (full-batch gradient of softmax), for
+# bytes and floats alike: bench/bench_crossover.py, records in bench/results/crossover.csv. At 30 % no job loses more than a tenth.
+DENSITY_LIMIT = 0.3
 ROWS_A_THREAD = 1024  # fewer rows are compressed sooner than another thread is started
 
 
