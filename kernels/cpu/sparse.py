@@ -21,6 +21,7 @@ from .tile import STRIP, TILE_VECTORS, list_tile, sparse_tile
 
 # Elements to a cache line, of the narrowest types; wider ones are asked for in part, the hardware fetches on.
 COLUMNS_PER_LINE, VALUES_PER_LINE = 32, 64
+WORD = 8  # values looked at together where rows are compressed: most of them lie between zeros
 byte_table = stack_array(256)
 tile_strip = sparse_tile(TILE_VECTORS, masked=False)
 tile_part = [sparse_tile(vectors, masked=True) for vectors in range(1, TILE_VECTORS + 1)]
@@ -74,9 +75,6 @@ if JIT:
         return fill_scale
 
 
-WORD = 8  # values looked at together: most of them lie between zeros
-
-
 @kernel
 def count_nonzeros(counts, source, B, I, ld_source):
     for r in range(B):
@@ -84,6 +82,17 @@ def count_nonzeros(counts, source, B, I, ld_source):
         for k in range(I):
             n += np.int64(row[k] != 0)
         counts[r] = n
+
+
+@inline
+def _compress_part(columns, values, row, at, first, last):
+    """Store the nonzeros of `row[first:last]` from place `at` on; returns the next free place."""
+    for k in range(first, last):
+        if row[k] != 0:
+            columns[at] = k
+            values[at] = row[k]
+            at += 1
+    return at
 
 
 @kernel
@@ -98,17 +107,6 @@ def compress_rows(columns, values, source, indptr, Z, B, I, P, ld_source):
             if anything:
                 at = _compress_part(columns, values, row, at, first, first + WORD)
         _compress_part(columns, values, row, at, whole, I)
-
-
-@inline
-def _compress_part(columns, values, row, at, first, last):
-    """Store the nonzeros of `row[first:last]` from place `at` on; returns the next free place."""
-    for k in range(first, last):
-        if row[k] != 0:
-            columns[at] = k
-            values[at] = row[k]
-            at += 1
-    return at
 
 
 @inline
