@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import mmap
+import operator
 import os
 import sys
 import threading
@@ -28,6 +28,8 @@ from fastmnist.network.spec import Spec
 
 # Rows of a block of the full-batch gradient and of prediction: two layers' activations of so many rows stay in L2.
 BLOCK_ROWS = 120
+# So few rows are predicted with everything settled beforehand: one such prediction is kept for each number of rows.
+SMALL_ROWS = 16
 # Blocks that make it worth starting another thread to predict.
 BLOCKS_A_THREAD = 4
 # The full-batch gradient is summed in at most so many chunks of rows, each from its first row to its last, then chunk by chunk in float64:
@@ -69,22 +71,10 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_free_locks)
 
 
-HUGE_PAGE = 1 << 21
-
-
 def aligned_bytes(size: int) -> np.ndarray:
-    """`size` zero bytes that start on a page, on huge pages where the system grants them.
-
-    A weight panel spans more 4-KB pages than the first-level TLB holds, and the prefetchers stop at each page's end.
-    """
-    if size < HUGE_PAGE // 4 or not hasattr(mmap, "MADV_HUGEPAGE"):
-        memory, boundary = np.zeros(size + 4096, np.uint8), 4096
-    else:
-        # Private: a forked child must not share it with its parent.
-        pages = mmap.mmap(-1, size + HUGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        pages.madvise(mmap.MADV_HUGEPAGE)
-        memory, boundary = np.frombuffer(pages, np.uint8), HUGE_PAGE
-    start = -memory.ctypes.data % boundary
+    """`size` zero bytes that start on a page."""
+    memory = np.zeros(size + 4096, np.uint8)
+    start = -memory.ctypes.data % 4096
     return memory[start : start + size]
 
 
@@ -117,6 +107,7 @@ class CpuExecutor:
         self._gradient_data: dict[str, np.ndarray] = {}  # what its runners are bound to
         self._fixed: dict[str, np.ndarray] = {}
         self._inference: dict[Any, _Runner] = {}
+        self._block_predictions: dict[Any, _BlockPrediction] = {}
         self._step = 0
         self._format, self._n_rows = DataFormat(""), 0  # nothing is bound
         self._positions = np.arange(BLOCK_ROWS)
@@ -285,11 +276,16 @@ class CpuExecutor:
 
     def outputs(self, parameters: Parameters, X: np.ndarray, *, pixel_scale: float = 1.0) -> np.ndarray:
         """See `Executor.outputs`; may be called from several threads, which take turns."""
-        result = np.empty((len(X), self.spec.n_outputs), np.float32)
-        if len(X):
-            with self._predicting:
+        with self._predicting:
+            if 0 < len(X) <= SMALL_ROWS:
+                key = (len(X), X.dtype, pixel_scale)
+                if key not in self._block_predictions:
+                    self._block_predictions[key] = _BlockPrediction(self.spec, *key)
+                return self._block_predictions[key](parameters, X)
+            result = np.empty((len(X), self.spec.n_outputs), np.float32)
+            if len(X):
                 self._predict(parameters, X, pixel_scale, result)
-        return result
+            return result
 
     def _predict(self, parameters: Parameters, X: np.ndarray, pixel_scale: float, result: np.ndarray) -> None:
         n = len(X)
@@ -329,6 +325,46 @@ class CpuExecutor:
         return self._inference[key]
 
 
+class _BlockPrediction:
+    """Prediction of a few rows with everything settled beforehand: a call copies the rows in, walks, and copies the outputs out.
+
+    Parameters
+    ----------
+    spec : Spec
+    rows : int
+    dtype : dtype
+        Of the rows.
+    pixel_scale : float
+    """
+
+    def __init__(self, spec: Spec, rows: int, dtype: np.dtype, pixel_scale: float) -> None:
+        self._runner = _Runner(inference_program(spec, DataFormat(dtype.name, pixel_scale), (rows,)))
+        self._passes = [(rows, 1)]
+        self._team = Team(1)
+        self._source = np.empty((rows, spec.n_features), dtype)
+        self._outputs = np.empty((rows, spec.n_outputs), np.float32)
+        self._order = np.arange(rows)
+        self._bound: list[np.ndarray] = []
+
+    def __call__(self, parameters: Parameters, X: np.ndarray) -> np.ndarray:
+        if len(self._bound) != len(parameters) or not all(map(operator.is_, parameters, self._bound)):
+            self._bind(parameters)
+        self._source[...] = X
+        self._runner.walk(0, self._passes, self._team)
+        return self._outputs.copy()
+
+    def _bind(self, parameters: Parameters) -> None:
+        arrays = [np.ascontiguousarray(p, np.float32) for p in parameters]
+        self._runner.bind(
+            source=self._source,
+            order=self._order,
+            outputs=self._outputs,
+            **{f"parameter_{i}": array for i, array in enumerate(arrays)},
+        )
+        # A converted copy would not follow what its owner writes into the original: it is made anew for each call.
+        self._bound = list(parameters) if all(map(operator.is_, arrays, parameters)) else []
+
+
 def _compile(program: Program) -> None:
     """Compile, or load, every op of a program."""
     for table in program.tables.values():
@@ -344,9 +380,10 @@ class _Runner:
         self.program = program
         state = aligned_bytes(program.state.size) if state is None else state
         self.binding = Binding(program, state, aligned_bytes(program.workspace.size))
+        self._cursors = [self.binding[f"cursor_{t}"] for t in range(len(next(iter(program.tables.values())).threads))]
         self._walk = cpu.walk()
         self._tables: dict[int, list[np.ndarray]] = {}
-        self._lanes: dict[int, np.ndarray] = {}
+        self._lanes: dict[int, tuple[np.ndarray, int]] = {}  # and their addresses
         self._shapes: dict[str, tuple[int, ...]] = {}
         # Where the addresses of a bound tensor stand: rows of a table, word, distance from the start of the array.
         self._places: dict[str, list[tuple[np.ndarray, int, int]]] = {}
@@ -363,7 +400,8 @@ class _Runner:
             return
         self._shapes, self._places = shapes, {}
         self._tables = {rows: self._encode(table) for rows, table in self.program.tables.items()}
-        self._lanes = {rows: _lanes(tables) for rows, tables in self._tables.items()}
+        lanes = {rows: _lanes(tables) for rows, tables in self._tables.items()}
+        self._lanes = {rows: (array, array.ctypes.data) for rows, array in lanes.items()}
 
     def _encode(self, table: Table) -> list[np.ndarray]:
         addresses: dict[str, int] = {}
@@ -393,12 +431,11 @@ class _Runner:
 
     def walk(self, thread: int, passes: list[tuple[int, int]], team: Team, position: int = 0) -> int:
         """Walk `steps` times the table for `rows` rows, for each (rows, steps) of `passes`; returns the steps done."""
-        self.binding[f"cursor_{thread}"][:] = position, 0
+        self._cursors[thread][:] = position, 0
         done = 0
         for rows, steps in passes:
-            lanes = self._lanes[rows]
-            control = team.control.ctypes.data
-            completed = self._walk(lanes.ctypes.data, len(lanes), thread, steps, control, 0, 0)
+            lanes, address = self._lanes[rows]
+            completed = self._walk(address, len(lanes), thread, steps, team.control_address, 0, 0)
             done += completed
             if completed < steps:
                 break

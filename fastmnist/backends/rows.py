@@ -76,6 +76,8 @@ def convert(X: Matrix, dtype: np.dtype, out: np.ndarray | None = None) -> np.nda
     ValueError
         A value is too large for float32.
     """
+    if out is None and isinstance(X, np.ndarray) and X.dtype == dtype and X.flags.c_contiguous:
+        return X
     dense = X if isinstance(X, np.ndarray) else X.toarray()
     with np.errstate(over="ignore"):
         if out is None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import operator
 import threading
 import warnings
 from collections.abc import Iterator
@@ -38,7 +40,7 @@ if TYPE_CHECKING:
     from fastmnist.training.history import EpochRecord, OnEpoch
 
 # What lives only as long as the process: compiled state, locks, listeners. Not copied, pickled or saved.
-_TRANSIENT = ("_executor", "_lock", "_fit_lock", "_on_epoch")
+_TRANSIENT = ("_executor", "_executor_checked", "_lock", "_fit_lock", "_on_epoch")
 MAX_THREADS = 1024  # more would spend their time waiting for each other
 # Mean weights beyond these leave float32 when a batch's weights are summed, or 1 is divided by the sum.
 LEAST_MEAN_WEIGHT, LARGEST_MEAN_WEIGHT = 1e-30, 1e30
@@ -314,11 +316,21 @@ class NetworkClassifier(ClassifierMixin, BaseEstimator):
 
     def _current_executor(self) -> Executor:
         """The executor of the last fit; after unpickling, or a change of `backend` or of the network, a new one."""
-        executor = getattr(self, "_executor", None)
+        executor: Executor | None = getattr(self, "_executor", None)
+        # Predicting one row takes some microseconds: what the network follows from is compared by identity first.
+        names, checked, values = getattr(self, "_executor_checked", ((), None, []))
+        unchanged = checked is executor and all(map(operator.is_, self._values(names), values))
+        if executor is not None and unchanged:
+            return executor
         backend = self.backend_ if self.backend == "auto" else self.backend
         if executor is None or executor.backend != backend or not _same_network(executor.spec, self._spec()):
             self._keep_executor(executor := self._rebuild_executor(backend))
+        names = (*self._get_param_names(), "n_features_in_")
+        self._executor_checked = names, executor, self._values(names)
         return executor
+
+    def _values(self, names: tuple[str, ...]) -> list[Any]:
+        return [getattr(self, name) for name in names]
 
     def _rebuild_executor(self, backend: str) -> Executor:
         """An executor for fitted parameters; where the backend of the fit is missing (a loaded model), whatever this machine has."""
@@ -337,7 +349,8 @@ class NetworkClassifier(ClassifierMixin, BaseEstimator):
 
     def _validate_new_data(self, X: ArrayLike) -> tuple[Matrix, float]:
         """X for a fitted model, and what to multiply it by."""
-        check_is_fitted(self)
+        if not hasattr(self, "classes_"):  # asking scikit-learn takes as long as predicting one row
+            check_is_fitted(self)
         if not (isinstance(X, np.ndarray) and self._is_plain(X)):
             X = checked_numbers(validate_data(self, X, accept_sparse="csr", dtype="numeric", reset=False))
         return X, self._pixel_scale_for(X)
@@ -370,7 +383,7 @@ class NetworkClassifier(ClassifierMixin, BaseEstimator):
         with self._lock:  # an executor has one workspace
             data = as_executor_input(X, executor.dtype, PREDICT_COPY_BYTES)
             outputs = outputs_of(executor, parameters, data, pixel_scale=scale)
-        if not np.isfinite(outputs).all():
+        if not math.isfinite(outputs.sum()):  # probabilities: their sum does not overflow
             raise ValueError(
                 f"The outputs of the network are no finite numbers: input X has values up to {largest_magnitude(X):g}, for which "
                 f"{executor.dtype} is too small. Scale X as the training data were (sklearn.preprocessing.StandardScaler)."
