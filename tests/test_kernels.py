@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from kernel_cases import IN_PLACE, UGLY_MATRICES, VALUES, assert_within_budget, n_variants, sizes
+from kernel_cases import (
+    IN_PLACE,
+    UGLY_MATRICES,
+    VALUES,
+    assert_within_budget,
+    make_case,
+    n_variants,
+    run_reference,
+    sizes,
+)
 
 from fastmnist.kernels import cpu, reference
 from fastmnist.kernels.contract import CONTRACT
@@ -50,8 +59,8 @@ def _bits(a):
 
 @pytest.mark.parametrize("dtype", ["uint8", "float32"])
 @pytest.mark.parametrize("units", [3, 10, 70, 128])
-def test_compressed_rows_give_the_bits_of_dense_ones(dtype, units):
-    """Both sum over ascending columns or rows with one accumulator an element, and adding 0 w to it changes nothing."""
+def test_gradients_of_compressed_rows_have_the_bits_of_dense_ones(dtype, units):
+    """Both sum over ascending rows with one accumulator an element, and adding 0 dy to it changes nothing."""
     rng, rows, inputs, scale = np.random.default_rng(0), 37, 101, np.float32(1 / 255)
     source = (rng.integers(1, 256, (50, inputs)) * (rng.random((50, inputs)) < 0.2)).astype(dtype)
     order, cursor = rng.permutation(50), np.zeros(2, np.int64)
@@ -60,15 +69,7 @@ def test_compressed_rows_give_the_bits_of_dense_ones(dtype, units):
     at = np.nonzero(source)
     indptr = np.concatenate([[0], np.cumsum((source != 0).sum(axis=1))])
     compressed = (indptr, at[1].astype(np.uint16), source[at])
-    w, b, dy, old = (
-        rng.standard_normal(shape).astype(np.float32)
-        for shape in ((inputs, units), units, (rows, units), (inputs, units))
-    )
-    for op in ("linear", "linear_relu"):
-        dense, sparse = np.empty((2, rows, units), np.float32)
-        cpu.call(op, dense, x, w, b)
-        cpu.call(f"sparse_{op}", sparse, *compressed, w, b, order, cursor, scale=scale)
-        np.testing.assert_array_equal(_bits(dense), _bits(sparse), op)
+    dy, old = (rng.standard_normal(shape).astype(np.float32) for shape in ((rows, units), (inputs, units)))
     dense, sparse = np.empty((2, inputs, units), np.float32)
     by_feature = np.empty(inputs, np.int32), np.empty((inputs, rows), np.int32), np.empty((inputs, rows), np.float32)
     cpu.call("linear_dw", dense, x, dy)
@@ -106,6 +107,18 @@ def test_compiled_argmax_takes_the_first_of_equals():
             losses = np.empty_like(z) if op.endswith("by_class") else np.empty(n_classes, np.float32)
             cpu.call(op, dz, losses, hits, z, labels, weight, order, scale, cursor, **params)
             assert hits.all(), op
+
+
+@pytest.mark.parametrize("label", [-(2**31), -1, 10, 16, 2**31 - 1])
+@pytest.mark.parametrize("op", CROSS_ENTROPIES)
+def test_a_label_that_names_no_output_is_never_hit_and_reads_nothing_outside_of_its_row(op, label):
+    for seed in range(4):  # with label smoothing and without
+        case = make_case(op, {"B": 9, "C": 10}, np.random.default_rng(seed), strided=True)
+        case.arrays["labels"][::2] = label
+        exact = run_reference(case, np.float64)
+        cpu.call(op, *case.arrays.values(), **case.params)
+        for name in case.out_names:
+            np.testing.assert_allclose(case.arrays[name], exact[name], rtol=2e-6, atol=2e-6)
 
 
 # --- the judge --------------------------------------------------------------------------------------------------------

@@ -23,8 +23,9 @@ pytestmark = [
 ]
 on_x86 = pytest.mark.skipif(isa.MACHINE.architecture != "x86_64", reason="names of x86 processors")
 
-# What the C library may be asked for: memory, the logarithm of the losses, what the barrier sleeps on.
-C_LIBRARY = {"memset", "memcpy", "memmove", "log", "syscall", "sched_yield"}
+# What the C library may be asked for: by kernels memory and the logarithm of the losses, by the walker the time and to sleep, on a futex or a while.
+C_LIBRARY = {"memset", "memcpy", "memmove", "log"}
+WAITING = {"clock_gettime", "syscall", "usleep"}
 
 
 # --- which vectors ----------------------------------------------------------------------------------------------------
@@ -181,7 +182,7 @@ def test_a_machine_without_vectors_that_we_know_trains_and_says_so(tmp_path):
 
 # --- code that is read ------------------------------------------------------------------------------------------------
 
-# Arguments: an architecture, a folder, ops. What this process' generator makes of each, as LLVM IR into <op>.ll and as assembly into <op>.s.
+# Arguments: an architecture, a folder, ops or "walk". What this process' generator makes of each: of an op for x86 the assembly, else LLVM IR.
 WRITE = """
 import platform, sys
 from pathlib import Path
@@ -189,18 +190,22 @@ architecture, folder = sys.argv[1], Path(sys.argv[2])
 platform.machine = lambda: architecture
 from fastmnist.kernels.contract import CONTRACT
 from fastmnist.kernels.cpu import compiler
-for op in sys.argv[3:]:
-    dtypes = tuple(o.dtypes[0].replace("float32", "float").replace("float", "float32") for o in CONTRACT[op].operands)
-    (folder / f"{op}.ll").write_text(str(compiler.entry_module(op, dtypes)))
-    (folder / f"{op}.s").write_text(compiler.assembly(op, dtypes))
+make = compiler.assembly if architecture == "x86_64" else compiler.entry_module
+for name in sys.argv[3:]:
+    if name == "walk":
+        text = compiler.walker_module()
+    else:
+        operands = CONTRACT[name].operands
+        text = make(name, tuple("float32" if o.dtypes[0] == "float" else o.dtypes[0] for o in operands))
+    (folder / name).write_text(str(text))
 """
 # Innermost loops of the register tiles: op, and how many accumulators its widest one has with 32 and with 16 registers.
 TILES = {
     "linear": (16, 8),
     "linear_dx": (16, 8),
     "linear_dw": (16, 8),
-    "sparse_linear": (4, 2),
-    "sparse_linear_dw": (4, 2),
+    "sparse_linear": (4, 4),  # one bank of four vectors, two of two
+    "sparse_linear_dw": (8, 4),  # two features
 }
 
 
@@ -227,7 +232,7 @@ def _outside(assembly):
 
 @pytest.fixture(scope="module")
 def arm(tmp_path_factory):
-    """LLVM IR and assembly of every op for 64-bit ARM."""
+    """LLVM IR and assembly of every op and of the walker for 64-bit ARM."""
     llvm.initialize_all_targets()
     llvm.initialize_all_asmprinters()
     triple = "aarch64-unknown-linux-gnu"
@@ -236,20 +241,20 @@ def arm(tmp_path_factory):
     except RuntimeError:
         pytest.skip("this llvmlite was built without the aarch64 target")
     folder = tmp_path_factory.mktemp("arm")
-    _python(["-c", WRITE, "aarch64", str(folder), *CONTRACT], folder, NUMBA_CPU_NAME="generic")
+    names = [*CONTRACT, "walk"]
+    _python(["-c", WRITE, "aarch64", str(folder), *names], folder, NUMBA_CPU_NAME="generic")
     result = {}
-    for file in sorted(folder.glob("*.ll")):
-        text = file.read_text()
+    for name in names:
+        text = (folder / name).read_text()
         bare = re.sub(r'target (triple|datalayout) = ".*"', "", text)
-        result[file.stem] = text, target.emit_assembly(llvm.parse_assembly(f'target triple = "{triple}"\n{bare}'))
+        result[name] = text, target.emit_assembly(llvm.parse_assembly(f'target triple = "{triple}"\n{bare}'))
     return result
 
 
 def test_every_kernel_is_lowered_for_arm(arm):
     """Vector multiply-adds stay vector multiply-adds, and nothing but the C library is called."""
-    assert set(arm) == set(CONTRACT)
     for name, (ir, assembly) in arm.items():
-        assert _outside(assembly) <= C_LIBRARY, (name, _outside(assembly))
+        assert _outside(assembly) <= (WAITING if name == "walk" else C_LIBRARY), (name, _outside(assembly))
         if "call <4 x float> @llvm.fma.v4f32(" in ir:
             assert re.search(r"\bfmla\s+v\d+\.4s", assembly), name
 
@@ -263,8 +268,9 @@ def test_the_register_tiles_do_not_spill_on_arm(arm, op):
 def avx2(tmp_path_factory):
     """Assembly of the tiles and of other loops of vectors for AVX2, by op."""
     folder = tmp_path_factory.mktemp("avx2")
-    _python(["-c", WRITE, "x86_64", str(folder), *TILES, "softmax", "adam"], folder, NUMBA_CPU_NAME="haswell")
-    return {file.stem: file.read_text() for file in folder.glob("*.s")}
+    names = [*TILES, "softmax", "adam"]
+    _python(["-c", WRITE, "x86_64", str(folder), *names], folder, NUMBA_CPU_NAME="haswell")
+    return {name: (folder / name).read_text() for name in names}
 
 
 @pytest.mark.parametrize("op", TILES)
@@ -276,7 +282,6 @@ def test_the_register_tiles_do_not_spill_on_avx2(avx2, op):
 @on_x86
 def test_code_for_avx2_has_nothing_newer(avx2):
     """Numba's own target would have all features of this machine, whatever the name."""
-    assert len(avx2) == len(TILES) + 2
     for name, assembly in avx2.items():
         assert re.search(r"vfmadd\d+ps\s.*%ymm", assembly), name
         assert not re.search(r"%zmm|%k[0-7]\b|%[xy]mm(1[6-9]|2\d|3[01])\b", assembly), name
@@ -284,8 +289,9 @@ def test_code_for_avx2_has_nothing_newer(avx2):
 
 
 def _assert_no_spills(assembly, multiply_add, accumulators, stack):
+    """Of loops with so many multiply-adds, or more where they are unrolled."""
     hot = [
-        body for body in _loops(assembly) if sum(bool(re.search(multiply_add, line)) for line in body) == accumulators
+        body for body in _loops(assembly) if sum(bool(re.search(multiply_add, line)) for line in body) >= accumulators
     ]
     assert hot, f"no loop has {accumulators} multiply-adds"
     for body in hot:

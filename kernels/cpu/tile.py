@@ -288,6 +288,8 @@ def list_tile(features: int, vectors: int, masked: bool) -> Any:
             entry_lists = [b.gep(entries, [b.mul(ld_entries, i64(f))]) for f in range(features)]
             ends = [emit_splat(b, b.trunc(count, i32), lanes_ir) for count in n]
 
+            # Without mask registers (AVX2) a shorter list that adds -0 times zeros instead is up to 40 % faster (10 units), but 2 % at 256;
+            # with them (AVX-512) it is up to 40 % slower.
             def add(t: ir.Value, totals: list) -> list:
                 new = []
                 for f in range(features):
