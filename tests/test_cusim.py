@@ -71,7 +71,7 @@ def test_a_barrier_that_some_threads_miss(plain):
 
 
 def test_a_warp_operation_that_lanes_miss(plain):
-    with pytest.raises(SimulatorError, match="deadlock.*16 thread.* wait at a warp operation"):
+    with pytest.raises(SimulatorError, match=r"deadlock.*16 thread.* wait at a warp operation"):
         plain.launch("half_a_warp_shuffles", (1,), (32,), (np.zeros(32, np.float32),))
 
 

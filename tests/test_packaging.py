@@ -82,6 +82,8 @@ def test_editable_install(tmp_path):
 def test_wheel_has_the_code_and_the_data(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     assert expected_modules() <= names, sorted(expected_modules() - names)
+    cuda = {f"fastmnist/{path.relative_to(ROOT).as_posix()}" for path in (ROOT / "kernels" / "gpu").glob("*.cu*")}
+    assert cuda and cuda <= names, sorted(cuda - names)
     data = {f"fastmnist/data/{path.name}" for path in (ROOT / "fastmnist" / "data").iterdir() if path.is_file()}
     assert {name for name in data if name.endswith(".gz")} <= names
     assert len([name for name in data if name.endswith(".gz")]) == 4

@@ -18,10 +18,11 @@ import numpy as np
 HERE = Path(__file__).parent
 COMPILER = os.environ.get("CXX", "g++")
 
-_COMMON = (
-    "-std=c++20 -fPIC -fvisibility=hidden -fno-gnu-unique -fno-exceptions -fno-rtti -fno-threadsafe-statics "
-    "-ffp-contract=fast -fno-math-errno -march=native -Wall -Wextra -Wno-unknown-pragmas"
-).split()
+_COMMON = [
+    *("-std=c++20", "-fPIC", "-fvisibility=hidden", "-fno-gnu-unique", "-fno-exceptions", "-fno-rtti"),
+    *("-fno-threadsafe-statics", "-ffp-contract=fast", "-fno-math-errno", "-march=native"),
+    *("-Wall", "-Wextra", "-Wno-unknown-pragmas"),
+]
 # How a source is compiled. Each mode sees other mistakes; README.md says which.
 _MODES = {
     "plain": ["-O2"],

@@ -1,0 +1,132 @@
+// Activations, their derivatives, and dropout: B rows of O columns. y may be x, and dx may be dy: each element is read
+// before it is written, by the same thread.
+//
+// Comparisons are written so that NaN stays NaN (fmaxf would lose it).
+
+template <class F>
+__device__ __forceinline__ void map(float* y, const float* x, int rows, int columns, int ld_y, int ld_x, F f) {
+  const bool whole = aligned(y, ld_y) && aligned(x, ld_x);
+  for_each_quad(rows, columns, [&](int r, int c, int n) {
+    Quad q = load(x + (i64)r * ld_x + c, n, whole && n == QUAD);
+#pragma unroll
+    for (int k = 0; k < QUAD; ++k) q.at[k] = f(q.at[k]);
+    store(y + (i64)r * ld_y + c, q, n, whole && n == QUAD);
+  });
+}
+
+// dx = f(dy, kept), kept being what the forward pass left for the derivative.
+template <class F>
+__device__ __forceinline__ void map_backward(float* dx, const float* dy, const float* kept, int rows, int columns,
+                                             int ld_dx, int ld_dy, int ld_kept, F f) {
+  const bool whole = aligned(dx, ld_dx) && aligned(dy, ld_dy) && aligned(kept, ld_kept);
+  for_each_quad(rows, columns, [&](int r, int c, int n) {
+    Quad q = load(dy + (i64)r * ld_dy + c, n, whole && n == QUAD);
+    const Quad k = load(kept + (i64)r * ld_kept + c, n, whole && n == QUAD);
+#pragma unroll
+    for (int j = 0; j < QUAD; ++j) q.at[j] = f(q.at[j], k.at[j]);
+    store(dx + (i64)r * ld_dx + c, q, n, whole && n == QUAD);
+  });
+}
+
+extern "C" __global__ void relu_kernel(float* y, const float* x, int B, int O, int ld_y, int ld_x) {
+  map(y, x, B, O, ld_y, ld_x, [](float v) { return v < 0.0f ? 0.0f : v; });
+}
+extern "C" __global__ void relu_backward_kernel(float* dx, const float* dy, const float* y, int B, int O, int ld_dx,
+                                                int ld_dy, int ld_y) {
+  map_backward(dx, dy, y, B, O, ld_dx, ld_dy, ld_y, [](float d, float v) { return v > 0.0f ? d : 0.0f; });
+}
+
+extern "C" __global__ void leaky_relu_kernel(float* y, const float* x, int B, int O, int ld_y, int ld_x) {
+  map(y, x, B, O, ld_y, ld_x, [](float v) { return v > 0.0f ? v : 0.01f * v; });
+}
+extern "C" __global__ void leaky_relu_backward_kernel(float* dx, const float* dy, const float* y, int B, int O,
+                                                      int ld_dx, int ld_dy, int ld_y) {
+  map_backward(dx, dy, y, B, O, ld_dx, ld_dy, ld_y, [](float d, float v) { return v > 0.0f ? d : 0.01f * d; });
+}
+
+extern "C" __global__ void elu_kernel(float* y, const float* x, int B, int O, int ld_y, int ld_x) {
+  map(y, x, B, O, ld_y, ld_x, [](float v) { return v > 0.0f ? v : expm1f(v); });
+}
+extern "C" __global__ void elu_backward_kernel(float* dx, const float* dy, const float* y, int B, int O, int ld_dx,
+                                               int ld_dy, int ld_y) {
+  map_backward(dx, dy, y, B, O, ld_dx, ld_dy, ld_y, [](float d, float v) { return v > 0.0f ? d : d * (v + 1.0f); });
+}
+
+__device__ __forceinline__ float sigmoid_of(float v) {
+  const float small = expf(-fabsf(v));  // never above 1: expf(-v) itself overflows for v < -88
+  return v >= 0.0f ? 1.0f / (1.0f + small) : small / (1.0f + small);
+}
+extern "C" __global__ void sigmoid_kernel(float* y, const float* x, int B, int O, int ld_y, int ld_x) {
+  map(y, x, B, O, ld_y, ld_x, [](float v) { return sigmoid_of(v); });
+}
+extern "C" __global__ void sigmoid_backward_kernel(float* dx, const float* dy, const float* y, int B, int O, int ld_dx,
+                                                   int ld_dy, int ld_y) {
+  map_backward(dx, dy, y, B, O, ld_dx, ld_dy, ld_y, [](float d, float v) { return d * v * (1.0f - v); });
+}
+
+extern "C" __global__ void tanh_kernel(float* y, const float* x, int B, int O, int ld_y, int ld_x) {
+  map(y, x, B, O, ld_y, ld_x, [](float v) { return tanhf(v); });
+}
+extern "C" __global__ void tanh_backward_kernel(float* dx, const float* dy, const float* y, int B, int O, int ld_dx,
+                                                int ld_dy, int ld_y) {
+  map_backward(dx, dy, y, B, O, ld_dx, ld_dy, ld_y, [](float d, float v) { return d * (1.0f - v * v); });
+}
+
+// Phi(v) = erfc(-v / sqrt 2) / 2, which does not cancel for v << 0 as (1 + erf(v / sqrt 2)) / 2 would.
+__device__ __forceinline__ float normal_distribution(float v) { return erfcf(-v / 1.41421356f) * 0.5f; }
+extern "C" __global__ void gelu_kernel(float* y, const float* x, int B, int O, int ld_y, int ld_x) {
+  map(y, x, B, O, ld_y, ld_x, [](float v) { return v * normal_distribution(v); });
+}
+extern "C" __global__ void gelu_backward_kernel(float* dx, const float* dy, const float* x, int B, int O, int ld_dx,
+                                                int ld_dy, int ld_x) {
+  map_backward(dx, dy, x, B, O, ld_dx, ld_dy, ld_x, [](float d, float v) {
+    const float density = expf(-0.5f * v * v) * 0.398942280f;  // 1 / sqrt(2 pi)
+    return d * (normal_distribution(v) + v * density);
+  });
+}
+
+// Philox4x32-10 (Salmon et al. 2011): four uniform words for each counter.
+__device__ __forceinline__ void philox(u32 c0, u32 c1, u32 c2, u32 k0, u32 k1, u32 words[4]) {
+  u32 c3 = 0;
+#pragma unroll
+  for (int round = 0; round < 10; ++round) {
+    const u32 high0 = __umulhi(0xD2511F53u, c0), low0 = 0xD2511F53u * c0;
+    const u32 high1 = __umulhi(0xCD9E8D57u, c2), low1 = 0xCD9E8D57u * c2;
+    c0 = high1 ^ c1 ^ k0;
+    c1 = low1;
+    c2 = high0 ^ c3 ^ k1;
+    c3 = low0;
+    k0 += 0x9E3779B9u;
+    k1 += 0xBB67AE85u;
+  }
+  words[0] = c0;
+  words[1] = c1;
+  words[2] = c2;
+  words[3] = c3;
+}
+
+// A thread makes the four columns of the epoch that share a counter: of these, some may lie outside of the block.
+// `threshold` = ceil(rate 2^32): a word below it drops its element; keep = 1 / (1 - rate).
+extern "C" __global__ void dropout_kernel(float* y, float* mask, const float* x, const u32* key, const i64* cursor,
+                                          u64 threshold, float keep, int layer, int row_offset, int column_offset,
+                                          int B, int O, int ld_y, int ld_mask, int ld_x) {
+  const int first = column_offset / QUAD, groups = (column_offset + O - 1) / QUAD - first + 1;
+  const u32 n = B * groups, stride = gridDim.x * blockDim.x;
+  for (u32 i = blockIdx.x * blockDim.x + threadIdx.x; i < n; i += stride) {
+    const int r = i / groups, group = first + i % groups;
+    u32 words[QUAD];
+    philox(group, (u32)cursor[0] + row_offset + r, layer, key[0], key[1], words);
+#pragma unroll
+    for (int k = 0; k < QUAD; ++k) {
+      const int c = group * QUAD + k - column_offset;
+      if (c < 0 || c >= O) continue;
+      const float m = words[k] < threshold ? 0.0f : keep;
+      mask[(i64)r * ld_mask + c] = m;
+      y[(i64)r * ld_y + c] = x[(i64)r * ld_x + c] * m;
+    }
+  }
+}
+extern "C" __global__ void dropout_backward_kernel(float* dx, const float* dy, const float* mask, int B, int O,
+                                                   int ld_dx, int ld_dy, int ld_mask) {
+  map_backward(dx, dy, mask, B, O, ld_dx, ld_dy, ld_mask, [](float d, float m) { return d * m; });
+}

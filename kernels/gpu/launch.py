@@ -1,0 +1,146 @@
+"""From an op of the contract to kernel launches: the types, and the registry that the files beside the `.cu` files fill.
+
+A launch is a value: it names a kernel, its grid and its arguments, and refers to nothing else. So a list of launches can be run as it is,
+captured in a CUDA graph, or compared in a test.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..contract import CONTRACT
+
+THREADS = 256  # of a block of the streaming kernels: eight warps, enough blocks fit on a multiprocessor to hide the memory's latency
+BLOCKS_PER_MULTIPROCESSOR = 32  # four times what is resident at once: more would only add overhead
+QUAD = 4  # as in common.cuh
+
+# Ops that the GPU does not offer, with the reason. A new op of the contract must get a launcher or a line here.
+NOT_ON_GPU = {
+    **dict.fromkeys(
+        (
+            "sparse_linear",
+            "sparse_linear_relu",
+            "sparse_transpose",
+            "sparse_linear_dw",
+            "sparse_linear_dw_add",
+        ),
+        "the data set stays on the device as dense bytes: 47 MB for MNIST, less than its level-2 cache",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Array:
+    """A block of device memory as an op sees it.
+
+    Attributes
+    ----------
+    address : int
+    shape : tuple of int
+    ld : int
+        Distance of two rows, in elements.
+    dtype : str
+    """
+
+    address: int
+    shape: tuple[int, ...]
+    ld: int
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What launchers must know of a device."""
+
+    multiprocessors: int
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One kernel launch.
+
+    Attributes
+    ----------
+    kernel : str
+    grid, block : tuple of int
+    arguments : tuple
+        `Array` for a pointer, None for a null pointer, else a NumPy scalar of exactly the parameter's type.
+    shared : int
+        Bytes of dynamic shared memory.
+    """
+
+    kernel: str
+    grid: tuple[int, ...]
+    block: tuple[int, ...]
+    arguments: tuple[Array | np.generic | None, ...]
+    shared: int = 0
+
+
+LAUNCHERS: dict[str, Callable[..., list[Launch]]] = {}
+
+
+def launcher(function: Callable[..., list[Launch]]) -> Callable[..., list[Launch]]:
+    """Register `function(facts, *operands, *params)` as the op of its name.
+
+    Raises
+    ------
+    TypeError
+        The signature is not the contract's.
+    """
+    op = CONTRACT[function.__name__]
+    expected = ["facts", *(operand.name for operand in op.operands), *op.params]
+    actual = list(inspect.signature(function).parameters)
+    if actual != expected:
+        raise TypeError(f"{op.name}: the contract wants the parameters {expected}; got {actual}.")
+    LAUNCHERS[op.name] = function
+    return function
+
+
+def launches(op: str, facts: Facts, arrays: Sequence[Array], params: Sequence[float]) -> list[Launch]:
+    """The launches that compute an op, in order; none where there is nothing to write.
+
+    Parameters
+    ----------
+    op : str
+        An op of the contract that is not in `NOT_ON_GPU`.
+    facts : Facts
+    arrays, params
+        In the contract's order.
+    """
+    return LAUNCHERS[op](facts, *arrays, *params)
+
+
+def stream(facts: Facts, kernel: str, shape: tuple[int, ...], *arguments: Array | np.generic | None) -> list[Launch]:
+    """One launch of a kernel that walks a matrix quad by quad (`for_each_quad`)."""
+    rows, columns = shape
+    return spread(facts, kernel, rows * -(-columns // QUAD), *arguments)
+
+
+def spread(facts: Facts, kernel: str, items: int, *arguments: Array | np.generic | None) -> list[Launch]:
+    """One launch of a kernel whose threads share `items` among them.
+
+    Raises
+    ------
+    OverflowError
+        The kernels count in 32 bits.
+    """
+    if not items:
+        return []
+    if items >= 1 << 31:
+        raise OverflowError(f"{kernel}: {items} items; a launch may have 2^31 - 1. Use smaller blocks of rows.")
+    blocks = min(-(-items // THREADS), facts.multiprocessors * BLOCKS_PER_MULTIPROCESSOR)
+    return [Launch(kernel, (blocks,), (THREADS,), arguments)]
+
+
+def integers(*values: float) -> tuple[np.int32, ...]:
+    """Arguments of C type int."""
+    return tuple(np.int32(int(value)) for value in values)
+
+
+def leading(*matrices: Array) -> tuple[np.int32, ...]:
+    """The leading dimensions, as arguments."""
+    return tuple(np.int32(matrix.ld) for matrix in matrices)

@@ -1,0 +1,35 @@
+"""The CUDA sources, each as one text: CuPy's cache of compiled kernels is keyed by the text alone, so it must hold all that it depends on."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from pathlib import Path
+
+_FOLDER = Path(__file__).parent
+_KERNEL = re.compile(r'extern\s+"C"\s+__global__\s+void\s+(?:__launch_bounds__\([^)]*\)\s+)?(\w+)\s*\(')
+
+FILES = tuple(sorted(path.stem for path in _FOLDER.glob("*.cu")))
+
+
+@cache
+def source(file: str) -> str:
+    """The text to compile for one of `FILES`."""
+    common = (_FOLDER / "common.cuh").read_text(encoding="utf-8")
+    return f'{common}\n#line 1 "{file}.cu"\n{(_FOLDER / f"{file}.cu").read_text(encoding="utf-8")}'
+
+
+@cache
+def kernels(file: str) -> tuple[str, ...]:
+    """Names of the kernels of one of `FILES`."""
+    return tuple(_KERNEL.findall(source(file)))
+
+
+@cache
+def _homes() -> dict[str, str]:
+    return {kernel: file for file in FILES for kernel in kernels(file)}
+
+
+def file_of(kernel: str) -> str:
+    """Which of `FILES` a kernel is in."""
+    return _homes()[kernel]

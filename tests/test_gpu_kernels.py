@@ -1,0 +1,179 @@
+"""The CUDA kernels against the oracle, in the simulator: no GPU is needed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cusim import compiler_missing, device
+from cusim.simulator import sanitizer_environment
+from kernel_cases import IN_PLACE, UGLY_MATRICES, VALUES, assert_within_budget, n_variants, sizes
+
+from fastmnist.kernels import reference
+from fastmnist.kernels.contract import CONTRACT
+from fastmnist.kernels.gpu import FILES, LAUNCHERS, NOT_ON_GPU, Array, Facts, launches, matmul, source
+from fastmnist.kernels.gpu.source import kernels
+
+if compiler_missing():
+    pytest.skip(compiler_missing(), allow_module_level=True)
+
+TESTS = Path(__file__).parent
+call, call_reversed = device.call, partial(device.call, reverse=True)
+
+
+def test_every_op_of_the_contract_is_on_the_gpu_or_says_why_not():
+    assert set(LAUNCHERS) | set(NOT_ON_GPU) == set(CONTRACT), "see launch.py, NOT_ON_GPU"
+    assert not set(LAUNCHERS) & set(NOT_ON_GPU)
+
+
+@pytest.mark.parametrize("op", LAUNCHERS)
+def test_kernel_at_ugly_sizes(op):
+    for k, dims in enumerate(sizes(op)):
+        for variant in range(n_variants(op)):
+            run = call_reversed if k % 3 == 1 else call
+            assert_within_budget(run, op, dims, strided=bool(k % 2), variant=variant)
+
+
+@pytest.mark.parametrize("values", [v for v in VALUES if v != "normal"])
+@pytest.mark.parametrize("op", LAUNCHERS)
+def test_kernel_on_unusual_values(op, values):
+    for k, dims in enumerate(list(sizes(op))[::-3]):
+        assert_within_budget(call, op, dims, values=values, strided=bool(k % 2), variant=k % n_variants(op))
+
+
+@pytest.mark.parametrize("op", [op for op in IN_PLACE if op in LAUNCHERS])
+def test_kernel_in_place(op):
+    for rows, columns in UGLY_MATRICES[::2]:
+        dims = dict(zip(CONTRACT[op].dims, (rows, columns), strict=True))
+        assert_within_budget(call, op, dims, in_place=True, strided=columns % 2 == 0)
+
+
+@pytest.mark.parametrize("op", LAUNCHERS)
+def test_kernel_without_races(op):
+    for k, dims in enumerate(list(sizes(op))[1::4]):
+        assert_within_budget(partial(call, mode="race"), op, dims, strided=bool(k % 2), variant=k % n_variants(op))
+
+
+ADDRESSES = """
+import sys
+from functools import partial
+from cusim import device
+from fastmnist.kernels.gpu import LAUNCHERS
+from kernel_cases import assert_within_budget, n_variants, sizes
+for op in LAUNCHERS:
+    for k, dims in enumerate(list(sizes(op))[::3]):
+        variant = k % n_variants(op)
+        assert_within_budget(partial(device.call, mode="address"), op, dims, strided=bool(k % 2), variant=variant)
+print(len(LAUNCHERS), "ops")
+"""
+
+
+def test_kernels_stay_within_bounds_and_aligned():
+    path = os.pathsep.join(map(str, (TESTS.parent, TESTS)))
+    environment = {**os.environ, **sanitizer_environment(), "PYTHONPATH": path}
+    command = [sys.executable, "-c", ADDRESSES]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280, check=False)
+    assert result.stdout == f"{len(LAUNCHERS)} ops\n", result.stderr[-4000:]
+
+
+# --- products: every tile, every layout, every epilogue -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("tile", matmul.TILES, ids=lambda tile: tile.name)
+@pytest.mark.parametrize("op", ["linear", "linear_dx", "linear_dw", "linear_dw_add"])
+def test_product_with_every_tile(tile, op, monkeypatch):
+    monkeypatch.setattr(matmul, "choose_tile", lambda *_: tile)
+    rows, columns = tile.rows, tile.columns
+    for b, i, o in ((rows, 33, columns), (rows + 1, 8, columns + 4), (rows - 1, 130, 3), (5, columns + 1, 70)):
+        run = call_reversed if b == rows else call
+        assert_within_budget(run, op, {"B": b, "I": i, "O": o}, strided=b == 5)
+
+
+@pytest.mark.parametrize("tile", matmul.TILES, ids=lambda tile: tile.name)
+@pytest.mark.parametrize("layout", ["nn", "nt", "tn"])
+@pytest.mark.parametrize("mode", ["plain", "race"])
+def test_epilogue_of_a_product(tile, layout, mode):
+    rng = np.random.default_rng(0)
+    m, n, k = tile.rows + 3, tile.columns + 5, 2 * 64 + 9
+    a, b, c, kept = (rng.standard_normal(shape).astype(np.float32) for shape in ((m, k), (k, n), (m, n), (m, n)))
+    bias = rng.standard_normal(n).astype(np.float32)
+    expected = np.where(kept > 0, np.maximum(a.astype(float) @ b + c + bias, 0), 0)
+    stored = [np.ascontiguousarray(x) for x in (a.T if layout == "tn" else a, b.T if layout == "nt" else b)]
+    arrays = [device.array(x) for x in (c, *stored)]
+    extras = {"bias": device.array(bias), "kept": device.array(kept)}
+    (launch,) = matmul.product(device.FACTS, layout, *arrays, k, flags=matmul.ADD | matmul.RELU, tile=tile, **extras)
+    device.run(launch, mode=mode)
+    np.testing.assert_allclose(c, expected, atol=1e-4)
+    assert (c == 0).any() and (c > 0).any()
+
+
+def test_tiles_are_chosen_by_the_number_of_blocks():
+    assert [tile.name for tile in matmul.TILES] == ["large", "medium", "small"]
+    h200 = Facts(multiprocessors=132)
+    chosen = {
+        shape: matmul.choose_tile(h200, *shape).name for shape in ((4096, 4096), (1024, 784), (32, 128), (784, 128))
+    }
+    assert chosen == {(4096, 4096): "large", (1024, 784): "medium", (32, 128): "small", (784, 128): "small"}
+
+
+def test_bits_of_a_product_do_not_depend_on_the_order_of_blocks():
+    rng = np.random.default_rng(0)
+    x, w = rng.standard_normal((40, 784)).astype(np.float32), rng.standard_normal((784, 130)).astype(np.float32)
+    forward, backward = np.empty((40, 130), np.float32), np.empty((40, 130), np.float32)
+    call("linear", forward, x, w, np.zeros(130, np.float32))
+    call_reversed("linear", backward, x, w, np.zeros(130, np.float32))
+    assert forward.tobytes() == backward.tobytes()
+
+
+# --- single points ----------------------------------------------------------------------------------------------------------------------
+
+
+def test_dropout_at_the_threshold():
+    """`word < rate 2^32` for a threshold that is no integer: rounding it down would keep what must be dropped."""
+    x, key, cursor = np.ones((1, 4), np.float32), np.array([1, 2], np.uint32), np.zeros(2, np.int64)
+    word = sorted(reference.philox4x32(np.zeros(4, np.uint32), key))[1]  # two of four words are <= it
+    for rate, n_dropped in (((word - 0.5) / 2**32, 1), (word / 2**32, 1), ((word + 0.5) / 2**32, 2)):
+        y, mask = np.empty((1, 4), np.float32), np.empty((1, 4), np.float32)
+        call("dropout", y, mask, x, key, cursor, rate=rate, layer=0, row_offset=0, column_offset=0)
+        assert (mask == 0).sum() == n_dropped
+
+
+@pytest.mark.parametrize("n_classes", [2, 10, 17, 70])
+def test_argmax_takes_the_first_of_equals(n_classes):
+    labels = np.arange(n_classes, dtype=np.int32)
+    z = np.full((n_classes, n_classes), 2.5, np.float32)  # row r: classes r, r + 1, ... are equal, those before smaller
+    z[np.tril_indices(n_classes, -1)] = -1
+    weight, scale, order, cursor = np.ones(n_classes, "f"), np.ones(1, "f"), np.arange(n_classes), np.zeros(2, int)
+    for op, params in (("softmax_cross_entropy", {"label_smoothing": 0.0}), ("binary_cross_entropy", {})):
+        dz, losses, hits = np.empty_like(z), np.empty(n_classes, "f"), np.zeros(n_classes, np.uint8)
+        call(op, dz, losses, hits, z, labels, weight, order, scale, cursor, **params)
+        assert hits.all(), op
+
+
+def test_a_launch_that_counts_beyond_32_bits_is_refused():
+    big = Array(0, (1 << 20, 1 << 13), 1 << 13, "float32")
+    with pytest.raises(OverflowError, match=r"2\^31 - 1. Use smaller blocks"):
+        launches("relu", device.FACTS, [big, big], [])
+
+
+# --- the sources ------------------------------------------------------------------------------------------------------------------------
+
+
+def test_every_kernel_is_launched_by_some_op_and_takes_what_it_is_given():
+    """Types are checked by the simulator at each launch above; here: none is forgotten, none unused."""
+    sources = "".join(path.read_text(encoding="utf-8") for path in (TESTS.parent / "kernels" / "gpu").glob("*.py"))
+    for file in FILES:
+        for kernel in kernels(file):
+            op = kernel.removesuffix("_kernel")
+            generic = op.startswith(("gemm_", "gather_rows_")) or op.removesuffix("_backward") in LAUNCHERS
+            assert generic or kernel in sources, f"{file}.cu: nothing launches {kernel}"
+
+
+def test_sources_include_nothing():
+    for file in FILES:
+        assert "#include" not in source(file), "headers cost seconds of compiling, and CuPy's cache does not see them"
