@@ -224,7 +224,7 @@ def info(as_json: bool) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from fastmnist.backends.gpu import probe
+    from fastmnist.backends.gpu_probe import probe
     from fastmnist.system_info import system_info
 
     facts = system_info()

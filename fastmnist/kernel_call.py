@@ -30,8 +30,8 @@ def call_kernel(
     *inputs : array-like
         The op's inputs in the contract's order, C-contiguous or not. Types are not converted: floats are float32 (with
         backend "numpy" float64 as well), indices and labels as the contract says.
-    backend : {"numba", "numpy"}, default="numba"
-        "numpy" is the oracle.
+    backend : {"numba", "numpy", "cupy"}, default="numba"
+        "numpy" is the oracle. With "cupy" the operands are copied to the GPU and back.
     **keywords
         The op's parameters by name; and by the name of an output its old content, for outputs that the op updates and
         for those whose shape does not follow from the inputs. They are copied, never written to.
@@ -74,6 +74,10 @@ def call_kernel(
         from fastmnist.kernels import cpu
 
         cpu.call(name, *operands.values(), **params)
+    elif backend == "cupy":
+        from fastmnist.backends.gpu import call
+
+        call(name, *operands.values(), **params)
     else:
         from fastmnist.kernels import reference
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from fastmnist.backends import available_backends
-from fastmnist.backends.gpu import probe
+from fastmnist.backends.gpu_probe import probe
 from fastmnist.threads import thread_limits
 from fastmnist.version import __version__
 

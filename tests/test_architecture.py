@@ -53,7 +53,7 @@ def allowed(unit: str) -> set[str]:
 # Third parties that only some files may import. Folders end in "/".
 HOMES = {
     "sklearn": ("fastmnist/estimators/", "fastmnist/recipes.py"),
-    "cupy": ("fastmnist/backends/gpu.py", "kernels/gpu/"),
+    "cupy": ("fastmnist/backends/gpu_device.py", "fastmnist/backends/__init__.py"),
     "pooch": ("fastmnist/datasets.py",),
     "torch": (),
     "jax": (),

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from fastmnist import backends
-from fastmnist.backends import BackendUnavailable, Choice, available_backends, build, require, select
+from fastmnist.backends import BackendUnavailable, Choice, available_backends, build, gpu_probe, require, select
 from fastmnist.backends.reference import ReferenceExecutor
 from fastmnist.network.layers import Dense
 from fastmnist.network.spec import Spec
@@ -136,17 +136,30 @@ def test_numba_refuses_float64():
     require("numpy", dtype=np.float64)
 
 
-def test_cupy_says_plainly_that_it_is_not_there_with_the_gpus_facts(monkeypatch):
+def test_cupy_says_why_the_gpu_cannot_run_and_what_mends_it(monkeypatch):
     monkeypatch.setenv("FASTMNIST_LIBCUDA", "/nowhere/libcuda.so")
     with pytest.raises(BackendUnavailable) as error:
         select("cupy", **LARGE)
     message = str(error.value)
-    assert message.startswith(
-        "backend 'cupy': its kernels are not part of this version. (GPU: the NVIDIA driver library"
-    )
-    assert "/nowhere/libcuda.so" in message
-    assert message.endswith("Use backend='numba', or backend='auto'.")
-    assert error.value.code == "not-implemented"
+    assert message.startswith("backend 'cupy': GPU: the NVIDIA driver library /nowhere/libcuda.so cannot be loaded")
+    assert message.endswith("Install the NVIDIA driver; start a container with --gpus all. Or use backend='numba'.")
+    assert error.value.code == "no-driver"
+
+
+def test_cupy_refuses_float64():
+    with pytest.raises(
+        BackendUnavailable, match="backend 'cupy': its kernels compute in float32; float64 was asked for"
+    ):
+        require("cupy", dtype=np.float64)
+
+
+def test_a_cupy_that_does_not_import(monkeypatch):
+    usable = gpu_probe.GpuStatus("ok", True, name="Fake GPU", cupy="cupy-cuda13x 14.2.0")
+    monkeypatch.setattr(gpu_probe, "probe", lambda: usable)
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    with pytest.raises(BackendUnavailable, match=r"CuPy cannot be loaded .*--force-reinstall cupy-cuda13x") as error:
+        require("cupy")
+    assert error.value.code == "broken-install"
 
 
 def test_the_error_survives_pickling():
@@ -172,6 +185,7 @@ def test_the_environment_is_named_when_it_is_wrong(monkeypatch):
     with pytest.raises(ValueError, match=r"environment variable FASTMNIST_BACKEND must be one of 'auto'.*got 'gpu'"):
         select("auto", **SMALL)
     monkeypatch.setenv("FASTMNIST_BACKEND", "cupy")
+    monkeypatch.setenv("FASTMNIST_LIBCUDA", "/nowhere/libcuda.so")
     with pytest.raises(BackendUnavailable, match="It was asked for by environment variable FASTMNIST_BACKEND"):
         select("auto", **SMALL)
 
@@ -204,13 +218,14 @@ def test_build_gives_compiled_code_its_threads(monkeypatch):
 
 
 def test_available_backends(monkeypatch):
+    monkeypatch.setenv("FASTMNIST_LIBCUDA", "/nowhere/libcuda.so")
     found = available_backends()
     assert list(found) == ["numpy", "numba", "cupy"]
     assert found["numpy"] == (True, f"NumPy {np.__version__}")
     assert found["numba"][0] is True
     assert found["numba"][1].startswith("Numba 0.")
     assert found["cupy"][0] is False
-    assert "not part of this version" in found["cupy"][1]
+    assert found["cupy"][1].startswith("GPU: the NVIDIA driver library /nowhere/libcuda.so cannot be loaded")
 
 
 def test_available_backends_without_numba(no_numba):

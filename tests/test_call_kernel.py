@@ -86,10 +86,11 @@ def test_unknown_names():
     )
 
 
-def test_an_unavailable_backend():
+def test_an_unavailable_backend(monkeypatch):
+    monkeypatch.setenv("FASTMNIST_LIBCUDA", "/nowhere/libcuda.so")
     refused(
         BackendUnavailable,
-        "backend 'cupy': its kernels are not part of this version",
+        "backend 'cupy': GPU: the NVIDIA driver library",
         "linear",
         X,
         W,

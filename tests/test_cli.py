@@ -169,7 +169,7 @@ def test_a_solver_that_did_not_converge_gives_one_line(data):
     [
         (["forest"], "'forest' is not one of 'softmax', 'ovr', 'mlp'. Try 'fastmnist train --help'."),
         (["--backend", "cuda"], "'cuda' is not one of 'auto', 'numpy', 'numba', 'cupy'."),
-        (["--backend", "cupy"], "backend 'cupy': its kernels are not part of this version."),
+        (["--backend", "cupy"], "backend 'cupy': GPU: the NVIDIA driver library"),
         (["softmax", "--hidden", "8"], "--hidden is for mlp; softmax has no hidden layers."),
         (["--hidden", "8,x"], "must be integers >= 1 with commas between them, as in 128,64; got '8,x'."),
         (["--hidden", "0"], "must be integers >= 1"),
@@ -185,7 +185,8 @@ def test_a_solver_that_did_not_converge_gives_one_line(data):
         (["--nonsense"], "No such option"),
     ],
 )
-def test_bad_input_ends_with_one_line(data, options, message):
+def test_bad_input_ends_with_one_line(data, options, message, monkeypatch):
+    monkeypatch.setenv("FASTMNIST_LIBCUDA", "/nowhere/libcuda.so")
     assert message in error_of("train", "--data", data, *options)
 
 
@@ -347,7 +348,7 @@ def test_info_tells_what_decides_how_a_fit_runs(monkeypatch):
     assert facts["version"] == fastmnist.__version__
     assert facts["threads"]["default"] == 1
     assert facts["backends"]["numpy"]["available"] is True
-    assert "not part of this version" in facts["backends"]["cupy"]["reason"]
+    assert facts["backends"]["cupy"]["reason"].startswith("GPU: ")
     assert facts["gpu"]["code"]
     assert facts["cpu"]["float32_lanes"] in (4, 8, 16)
     assert facts["environment"]["FASTMNIST_NUM_THREADS"]["value"] == "1"

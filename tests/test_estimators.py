@@ -264,7 +264,8 @@ def test_bad_shared_parameters(model, parameters, message):
         model.set_params(**parameters).fit(GOOD_X, GOOD_Y)
 
 
-def test_backend_that_cannot_run(model):
+def test_backend_that_cannot_run(model, monkeypatch):
+    monkeypatch.setenv("FASTMNIST_LIBCUDA", "/nowhere/libcuda.so")
     with pytest.raises(BackendUnavailable, match=r"cupy.*backend='numba'"):
         model.set_params(backend="cupy").fit(GOOD_X, GOOD_Y)
 

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from fastmnist.backends.gpu import GpuStatus, probe
+from fastmnist.backends.gpu_probe import GpuStatus, probe
 
 FAKE_DRIVER = r"""
 #include <stdlib.h>

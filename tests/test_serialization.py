@@ -140,7 +140,8 @@ def test_a_model_of_a_missing_backend_predicts_on_another(tmp_path, monkeypatch)
     np.testing.assert_allclose(load_model(tmp_path / "m").predict_proba(X), estimator.predict_proba(X), atol=1e-6)
 
 
-def test_a_loaded_model_does_not_fall_back_from_what_the_user_asks_for(saved):
+def test_a_loaded_model_does_not_fall_back_from_what_the_user_asks_for(saved, monkeypatch):
+    monkeypatch.setenv("FASTMNIST_LIBCUDA", "/nowhere/libcuda.so")
     with pytest.raises(BackendUnavailable, match="backend 'cupy'"):
         load_model(saved).set_params(backend="cupy").predict(X)
 

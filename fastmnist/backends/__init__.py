@@ -61,7 +61,8 @@ class BackendUnavailable(RuntimeError):
     backend : str
         Its name.
     code : str
-        The kind of obstacle in one word, for programs: "not-installed", "broken-install", "dtype", "not-implemented".
+        The kind of obstacle in one word, for programs: "not-installed", "broken-install", "dtype", "memory"; of the GPU those of
+        `fastmnist.backends.gpu_probe`.
     reason : str
         What is wrong, a sentence.
     remedy : str
@@ -184,11 +185,11 @@ def require(backend: str, *, dtype: DTypeLike = np.float32) -> None:
     if backend not in BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(map(repr, BACKENDS))}; got {backend!r}.")
     problem = None
-    if backend == "cupy":
-        problem = _cupy_missing()
-    elif backend == "numba" and np.dtype(dtype) != np.float32:
+    if backend != "numpy" and np.dtype(dtype) != np.float32:
         reason = f"its kernels compute in float32; {np.dtype(dtype).name} was asked for."
-        problem = BackendUnavailable("numba", "dtype", reason, "Use float32, or backend='numpy'.")
+        problem = BackendUnavailable(backend, "dtype", reason, "Use float32, or backend='numpy'.")
+    elif backend == "cupy":
+        problem = _cupy_problem()
     elif backend == "numba":
         problem = _numba_problem()
     if problem is not None:
@@ -226,6 +227,10 @@ def build(backend: str, spec: Spec, *, n_threads: int | None = None, dtype: DTyp
         from fastmnist.backends.reference import ReferenceExecutor
 
         return ReferenceExecutor(spec, dtype=np.dtype(dtype), n_threads=1)
+    if backend == "cupy":
+        from fastmnist.backends.gpu import CupyExecutor
+
+        return CupyExecutor(spec)
     from fastmnist.backends.cpu import CpuExecutor
 
     return CpuExecutor(spec, n_threads=default_threads() if n_threads is None else n_threads)
@@ -245,8 +250,10 @@ def available_backends() -> dict[str, tuple[bool, str]]:
         found["numba"] = (False, f"{problem.reason} {problem.remedy}")
     else:
         found["numba"] = (True, f"Numba {_version('numba')}, {default_threads()} thread(s)")
-    gpu = _cupy_missing()
-    found["cupy"] = (False, f"{gpu.reason} {gpu.remedy}")
+    from fastmnist.backends.gpu_probe import probe
+
+    gpu = probe()
+    found["cupy"] = (gpu.usable, gpu.summary if gpu.usable else f"{gpu.summary} {gpu.remedy}")
     return found
 
 
@@ -333,12 +340,21 @@ def _vectors_missing() -> str:
     return f" The kernels found {MACHINE.simd}; backend='numpy' may be faster here."
 
 
-def _cupy_missing() -> BackendUnavailable:
-    from fastmnist.backends.gpu import probe
+def _cupy_problem() -> BackendUnavailable | None:
+    """Why the GPU cannot run, or None. CuPy is imported only when the driver has said that a GPU is there."""
+    from fastmnist.backends.gpu_probe import probe
 
-    return BackendUnavailable(
-        "cupy",
-        "not-implemented",
-        f"its kernels are not part of this version. ({probe().summary})",
-        "Use backend='numba', or backend='auto'.",
-    )
+    status = probe()
+    if not status.usable:
+        alternative = "" if "backend='numba'" in status.remedy else " Or use backend='numba'."
+        return BackendUnavailable("cupy", status.code, status.summary, status.remedy + alternative)
+    try:
+        importlib.import_module("cupy")
+    except Exception as error:  # what a CuPy that does not fit the driver raises is its own affair
+        return BackendUnavailable(
+            "cupy",
+            "broken-install",
+            f"CuPy cannot be loaded ({error}).",
+            "Run: pip install --upgrade --force-reinstall " + status.cupy.partition(" ")[0],
+        )
+    return None

@@ -1,269 +1,415 @@
-"""Is there a GPU that CUDA code could use? Answered from the driver alone: no context is created, cupy is not imported.
+"""The cupy executor: the Program's table as kernel launches on a GPU, recorded once as a graph and replayed for every step.
 
-Every way in which a GPU can be unusable has a code for programs, a reason for people, and the remedy. The probe calls a
-handful of functions of the CUDA driver library through ctypes; constants and error numbers are those of `cuda.h` (CUDA
-Driver API reference).
+The data set is uploaded once and stays; an epoch uploads its order and step sizes, replays the graph of a step for each batch, and downloads
+losses and hits. Nothing is read back in between. All of it goes through `gpu_device.Device`.
 """
 
 from __future__ import annotations
 
-import ctypes
-import importlib.util
-import os
-import sys
-from dataclasses import dataclass
-from importlib import metadata
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from functools import cache
 
-LIBRARY_VARIABLE = "FASTMNIST_LIBCUDA"
+import numpy as np
 
-MIN_COMPUTE_CAPABILITY = (7, 0)  # Volta: the oldest that CUDA 12's compiler still serves
-MIN_DRIVER_CUDA = (12, 0)  # the oldest CUDA for which current CuPy is built
-MIN_MEMORY = 256 << 20  # bytes: a context, the whole MNIST data set and any model of this package
+from fastmnist.backends import BackendUnavailable
+from fastmnist.backends.base import Epoch, Parameters, mean_losses
+from fastmnist.backends.binding import Binding, constant_scale, epoch_inputs, logical_parameters, place_parameters
+from fastmnist.backends.gpu_device import Buffer, Device, Graph
+from fastmnist.kernels.contract import CONTRACT
+from fastmnist.kernels.gpu import NOT_ON_GPU, Array, Launch, launches
+from fastmnist.network.lowering import DataFormat, Target, gradient_program, inference_program, training_program
+from fastmnist.network.program import BARRIER, Program, Tensor, View
+from fastmnist.network.spec import Spec
 
-_CUPY_DISTRIBUTIONS = {
-    "cupy-cuda13x": (13, 0),
-    "cupy-cuda12x": (12, 0),
-    "cupy": None,
-}  # with the CUDA version its driver must support
-_CUDA13_MIN_COMPUTE_CAPABILITY = (7, 5)  # CUDA 13 dropped Volta
-
-_ATTRIBUTE_CC_MAJOR, _ATTRIBUTE_CC_MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, _MINOR
-_SMI = "Run nvidia-smi: its message names the trouble; then reinstall or restart the NVIDIA driver."
-
-# CUresult -> (code, meaning, remedy)
-_DRIVER_ERRORS = {
-    2: ("no-memory", "out of memory", "Free GPU memory (nvidia-smi lists who holds it), then try again."),
-    3: ("forked", "not initialised", "Start worker processes with 'spawn': CUDA does not survive a fork."),
-    34: (
-        "stub-library",
-        "a stub library was loaded, not the driver",
-        "Remove the CUDA toolkit's 'stubs' folder from LD_LIBRARY_PATH.",
-    ),
-    35: ("old-driver", "the driver is older than this library", "Update the NVIDIA driver."),
-    46: (
-        "busy",
-        "the device is busy or unavailable",
-        "Wait for the process that holds the GPU exclusively; nvidia-smi lists it.",
-    ),
-    100: (
-        "no-device",
-        "no CUDA device was found",
-        "Check that CUDA_VISIBLE_DEVICES does not hide it; a container needs --gpus all.",
-    ),
-    304: (
-        "no-permission",
-        "an operating system call failed",
-        "Check the access rights of /dev/nvidia*; a container needs --gpus all.",
-    ),
-    800: ("no-permission", "the operation is not permitted", "Check the access rights of /dev/nvidia*."),
-    802: ("not-ready", "the system is not ready", "Run: systemctl start nvidia-fabricmanager"),
-    803: (
-        "driver-mismatch",
-        "driver library and kernel module have different versions",
-        "Reboot, so that the updated kernel module is loaded.",
-    ),
-    804: (
-        "compat-unsupported",
-        "this GPU does not support the forward-compatible driver",
-        "Remove the cuda-compat folder from LD_LIBRARY_PATH.",
-    ),
-}
+# Rows of a block of the full-batch gradient and of prediction: enough tiles for every multiprocessor, and its
+# activations (a few MB a layer) still stay in the level-2 cache.
+BLOCK_ROWS = 4096
+# Steps in one recorded graph: launching one costs the host some microseconds, as much as a small network's whole step.
+STEPS_PER_GRAPH = 16
+# Kept free for the context's own needs and for other programs.
+RESERVED_BYTES = 64 << 20
 
 
-@dataclass(frozen=True)
-class GpuStatus:
-    """What the probe found.
+@cache
+def open_device() -> Device:
+    """The first GPU that CuPy sees; its compiled kernels serve all executors of the process."""
+    from fastmnist.backends.gpu_device import CupyDevice
 
-    Attributes
-    ----------
-    code : str
-        "ok", or the kind of obstacle in one word.
-    usable : bool
-        Whether CUDA code could run, now.
-    reason, remedy : str
-        What is wrong and what mends it, a sentence each; empty when nothing is.
-    name : str
-        The device's; empty when the probe did not get that far, as the following.
-    compute_capability : tuple of int or None
-    memory : int or None
-        Total memory in bytes.
-    driver_cuda : tuple of int or None
-        The newest CUDA version that the driver supports.
-    device_count : int or None
-    cupy : str
-        The installed CuPy distribution with its version; empty when there is none.
-    """
-
-    code: str
-    usable: bool
-    reason: str = ""
-    remedy: str = ""
-    name: str = ""
-    compute_capability: tuple[int, int] | None = None
-    memory: int | None = None
-    driver_cuda: tuple[int, int] | None = None
-    device_count: int | None = None
-    cupy: str = ""
-
-    @property
-    def summary(self) -> str:
-        """One line for people: the facts when usable, else the reason."""
-        if not self.usable:
-            return f"GPU: {self.reason}"
-        assert self.compute_capability and self.memory and self.driver_cuda
-        gibibytes = f"{self.memory / 2**30:.1f} GiB"
-        compute_capability, cuda = _dotted(self.compute_capability), _dotted(self.driver_cuda)
-        facts = f"compute capability {compute_capability}, {gibibytes}, driver for CUDA {cuda}, {self.cupy}"
-        return f"GPU: {self.name}, {facts}."
+    return CupyDevice()
 
 
-def probe(index: int = 0, *, library: str | None = None) -> GpuStatus:
-    """Ask the driver for a device and judge whether CUDA code could run on it.
-
-    Takes a few milliseconds and never raises. It initialises the driver, but creates no context.
+class CupyExecutor:
+    """Runs programs on a GPU.
 
     Parameters
     ----------
-    index : int, default=0
-        Which device, counted after `CUDA_VISIBLE_DEVICES`.
-    library : str, optional
-        The driver library; default: `FASTMNIST_LIBCUDA`, else the system's libcuda.so.1 (Windows: nvcuda.dll).
-
-    Returns
-    -------
-    GpuStatus
+    spec : Spec
+    device : Device, optional
+        Default: the first one that CuPy sees.
     """
-    facts: dict = {"cupy": _cupy_distribution()}
-    try:
-        _ask_driver(index, library or os.environ.get(LIBRARY_VARIABLE) or _system_library(), facts)
-        _judge(facts)
-    except _Unusable as obstacle:
-        code, reason, remedy = obstacle.args
-        return GpuStatus(code, False, reason, remedy, **facts)
-    return GpuStatus("ok", True, **facts)
+
+    backend = "cupy"
+    dtype = np.dtype(np.float32)
+    n_threads = 1
+
+    def __init__(self, spec: Spec, *, device: Device | None = None) -> None:
+        device = device or open_device()
+        self.spec, self.device = spec, device
+        self._compiled_before = device.compile_seconds
+        self._state: Buffer | None = None
+        self._initial: list[np.ndarray] | None = None
+        self._training: tuple[tuple[int, ...], _Runner] | None = None
+        self._gradient: tuple[tuple[int, ...], _Runner] | None = None
+        self._inference: dict[object, _Runner] = {}
+        self._step = 0
+        self._predicting = threading.Lock()
+
+    @property
+    def compile_seconds(self) -> float:
+        """Seconds spent compiling since this executor was made."""
+        return self.device.compile_seconds - self._compiled_before
+
+    def bind(
+        self, X: np.ndarray, y: np.ndarray, sample_weight: np.ndarray | None = None, *, pixel_scale: float = 1.0
+    ) -> None:
+        """See `Executor.bind`.
+
+        Raises
+        ------
+        BackendUnavailable
+            The data set does not fit into the device's memory.
+        """
+        if self._training is not None and self._initial is None:
+            self._initial = self.get_parameters()  # the new data may need another program; the moments stay
+        self._training = self._gradient = None
+        weight = np.ones(len(X), np.float32) if sample_weight is None else np.asarray(sample_weight, np.float32)
+        self._weight = weight
+        self._format = DataFormat(X.dtype.name, pixel_scale, reason="The GPU keeps dense rows.")
+        self._data = _Bound(self.device)
+        self._data.put(source=X, labels=np.asarray(y, np.int32), sample_weight=weight)
+
+    def program(self, batch_sizes: tuple[int, ...]) -> Program:
+        """The training program for batches of these sizes, on the bound data."""
+        return training_program(self.spec, Target(), self._format, batch_sizes)
+
+    # --- training -----------------------------------------------------------------------------------------------------------------
+
+    def _prepare(self, batch_sizes: tuple[int, ...]) -> _Runner:
+        if self._training is None or self._training[0] != batch_sizes:
+            program = self.program(batch_sizes)
+            parameters = self._initial
+            if self._state is None:
+                self._state = _reserve(self.device, {"parameters and moments": program.state.size})
+                self.device.clear(self._state.address, self._state.nbytes)
+            self._training = (batch_sizes, _Runner(self.device, program, self._data, self._state))
+            self._initial = parameters
+        runner = self._training[1]
+        if self._initial is not None:
+            runner.place_parameters(self._initial)
+            self._initial = None
+        return runner
+
+    def set_parameters(self, parameters: Parameters) -> None:
+        """See `Executor.set_parameters`."""
+        self._initial = [np.array(p, np.float32) for p in parameters]
+
+    def get_parameters(self) -> list[np.ndarray]:
+        """See `Executor.get_parameters`."""
+        if self._initial is not None:
+            return [p.copy() for p in self._initial]
+        if self._training is None:
+            raise RuntimeError("set_parameters was not called.")
+        return self._training[1].parameters(self.spec)
+
+    def reset_optimizer(self) -> None:
+        """See `Executor.reset_optimizer`."""
+        self._step = 0
+        if self._state is not None:
+            self._initial = self.get_parameters()
+            self.device.clear(self._state.address, self._state.nbytes)
+
+    def run_epoch(self, order: np.ndarray, learning_rates: np.ndarray, batch_size: int, *, seed: int = 0) -> Epoch:
+        """See `Executor.run_epoch`."""
+        full, tail = divmod(len(order), batch_size)
+        sizes = ((batch_size,) if full else ()) + ((tail,) if tail else ())
+        runner = self._prepare(sizes)
+        inputs = epoch_inputs(self.spec, order, learning_rates, batch_size, self._weight, self._step, self.dtype, seed)
+        losses, hits = inputs["losses"], inputs["hits"]
+        start = time.perf_counter()
+        compiled = self.device.compile_seconds
+        runner.own.put(**inputs)
+        interrupted = runner.walk([(batch_size, full)] * (full > 0) + [(tail, 1)] * (tail > 0))
+        runner.own.get("losses", losses)
+        runner.own.get("hits", hits)
+        steps = runner.steps_done()
+        seconds = time.perf_counter() - start - (self.device.compile_seconds - compiled)
+        self._step += steps
+        done = min(steps * batch_size, len(order))
+        return Epoch(losses[:done], hits[:done].astype(bool), steps, interrupted, seconds)
+
+    # --- full-batch gradient ------------------------------------------------------------------------------------------------------
+
+    def loss_and_gradient(self, parameters: Parameters) -> tuple[float, list[np.ndarray]]:
+        """See `Executor.loss_and_gradient`."""
+        losses, gradient = self.losses_and_gradient(parameters)
+        return float(losses.sum()), gradient
+
+    def losses_and_gradient(self, parameters: Parameters) -> tuple[np.ndarray, list[np.ndarray]]:
+        """See `Executor.losses_and_gradient`."""
+        n = len(self._weight)
+        full, tail = divmod(n, BLOCK_ROWS)
+        sizes = ((BLOCK_ROWS,) if full else ()) + ((tail,) if tail else ())
+        if self._gradient is None or self._gradient[0] != sizes:
+            program = gradient_program(self.spec, self._format, sizes)
+            runner = _Runner(self.device, program, self._data)
+            shape = (n, *program.bound["losses"].shape[1:])
+            runner.own.put(
+                order=np.arange(n),
+                scale=constant_scale(self._weight, full + (tail > 0)),
+                losses=np.zeros(shape, np.float32),
+                hits=np.zeros(n, np.uint8),
+            )
+            self._gradient = (sizes, runner)
+        runner = self._gradient[1]
+        runner.own.put(**_named(parameters))
+        gradient = [np.empty(shape, np.float32) for shape in self.spec.parameter_shapes]
+        for i in range(len(gradient)):
+            runner.clear(f"gradient_{i}")
+        if runner.walk([(BLOCK_ROWS, full)] * (full > 0) + [(tail, 1)] * (tail > 0)):
+            raise KeyboardInterrupt
+        losses = np.empty(runner.own.arrays["losses"].shape, np.float32)
+        runner.own.get("losses", losses)
+        for i, part in enumerate(gradient):
+            part[...] = runner.tensor(f"gradient_{i}")
+        return mean_losses(losses, self._weight), [part.astype(np.float64) for part in gradient]
+
+    # --- inference ----------------------------------------------------------------------------------------------------------------
+
+    def outputs(self, parameters: Parameters, X: np.ndarray, *, pixel_scale: float = 1.0) -> np.ndarray:
+        """See `Executor.outputs`; may be called from several threads, which take turns."""
+        result = np.empty((len(X), self.spec.n_outputs), np.float32)
+        with self._predicting:
+            for start in range(0, len(X), BLOCK_ROWS):
+                self._predict(
+                    parameters, X[start : start + BLOCK_ROWS], pixel_scale, result[start : start + BLOCK_ROWS]
+                )
+        return result
+
+    def _predict(self, parameters: Parameters, X: np.ndarray, pixel_scale: float, result: np.ndarray) -> None:
+        key = (len(X), X.dtype.name, pixel_scale)
+        if key not in self._inference:
+            program = inference_program(self.spec, DataFormat(X.dtype.name, pixel_scale), (len(X),))
+            runner = _Runner(self.device, program, _Bound(self.device))
+            runner.own.put(order=np.arange(len(X)), outputs=result)
+            self._inference = {key: runner, **dict(list(self._inference.items())[:1])}  # of a long X the last two
+        runner = self._inference[key]
+        runner.own.put(source=np.ascontiguousarray(X), **_named(parameters))
+        if runner.walk([(len(X), 1)]):
+            raise KeyboardInterrupt
+        runner.own.get("outputs", result)
 
 
-class _Unusable(Exception):
-    """Carries code, reason and remedy out of the probe."""
+def call(op: str, *arrays: np.ndarray, device: Device | None = None, **params: float) -> None:
+    """Run one op on C-contiguous NumPy arrays: upload, compute, download the outputs.
+
+    Raises
+    ------
+    BackendUnavailable
+        The op is not on the GPU.
+    """
+    if op in NOT_ON_GPU:
+        raise BackendUnavailable("cupy", "no-kernel", f"it has no {op}: {NOT_ON_GPU[op]}.", "Use backend='numba'.")
+    device = device or open_device()
+    operands = _Bound(device)
+    named = {f"{i}": array for i, array in enumerate(arrays)}
+    operands.put(**named)
+    device.run(launches(op, device.facts, list(operands.arrays.values()), list(params.values())))
+    for name, array in list(named.items())[: len(CONTRACT[op].outs)]:
+        operands.get(name, array)
 
 
-def _system_library() -> str:
-    return "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+def _named(parameters: Parameters) -> dict[str, np.ndarray]:
+    return {f"parameter_{i}": np.ascontiguousarray(p, np.float32) for i, p in enumerate(parameters)}
 
 
-def _ask_driver(index: int, library: str, facts: dict) -> None:
-    """Fill in what the driver knows, as far as it answers."""
-    try:
-        driver = ctypes.CDLL(library)
-    except OSError as error:
-        raise _Unusable(
-            "no-driver",
-            f"the NVIDIA driver library {library} cannot be loaded ({error}).",
-            "Install the NVIDIA driver; start a container with --gpus all.",
-        ) from error
+def _reserve(device: Device, wanted: Mapping[str, int]) -> Buffer:
+    """Allocate the sum of what is wanted, or say why it can't be had.
 
-    def call(function: str, *arguments: object) -> None:
+    Raises
+    ------
+    BackendUnavailable
+    """
+    nbytes, free = sum(wanted.values()), device.free_memory() - RESERVED_BYTES
+    if nbytes > free:
+        parts = ", ".join(f"{name} {size / 2**20:,.0f} MiB" for name, size in wanted.items())
+        raise BackendUnavailable(
+            "cupy",
+            "memory",
+            f"{device.name} has {max(free, 0) / 2**20:,.0f} MiB free; {nbytes / 2**20:,.0f} MiB more are needed ({parts}).",
+            "Use a smaller batch_size or network, or backend='numba'.",
+        )
+    return device.allocate(nbytes)
+
+
+class _Bound:
+    """Arrays of the host's that live on the device under their names."""
+
+    def __init__(self, device: Device) -> None:
+        self._device = device
+        self._buffers: dict[str, Buffer] = {}
+        self.arrays: dict[str, Array] = {}
+
+    def put(self, **arrays: np.ndarray) -> None:
+        """Upload. An array of the same shape as before takes the same memory, so what was recorded stays valid.
+
+        Raises
+        ------
+        BackendUnavailable
+            No memory for it.
+        """
+        contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+        new = {
+            name: array
+            for name, array in contiguous.items()
+            if name not in self.arrays
+            or (self.arrays[name].shape, self.arrays[name].dtype) != (array.shape, array.dtype.name)
+        }
+        for name in new:
+            self._buffers.pop(name, None)  # before the new one is allocated
+        for name, array in new.items():
+            buffer = _reserve(self._device, {name: array.nbytes})
+            ld = array.shape[1] if array.ndim == 2 else 1
+            self._buffers[name] = buffer
+            self.arrays[name] = Array(buffer.address, array.shape, ld, array.dtype.name)
+        for name, array in contiguous.items():
+            if array.nbytes:
+                self._device.upload(self.arrays[name].address, array)
+
+    def get(self, name: str, array: np.ndarray) -> None:
+        """Download into a contiguous array of the same shape."""
+        if array.nbytes:
+            self._device.download(array, self.arrays[name].address)
+
+
+class _Runner:
+    """A Program with its device memory, its launches and the graphs recorded from them.
+
+    Parameters
+    ----------
+    device : Device
+    program : Program
+    shared : _Bound
+        Bound tensors that other runners use as well: the data set.
+    state : Buffer, optional
+        Memory of the parameters and moments.
+    """
+
+    def __init__(self, device: Device, program: Program, shared: _Bound, state: Buffer | None = None) -> None:
+        self._device, self.program, self._shared = device, program, shared
+        self.own = _Bound(device)
+        self._state = state
+        self._workspace = _reserve(device, {"workspace": program.workspace.size})
+        device.clear(self._workspace.address, self._workspace.nbytes)
+        instructions = [i for table in program.tables.values() for thread in table.threads for i in thread]
+        self._tensors = {v.tensor.name: v.tensor for i in instructions for v in (*i.outs, *i.ins)}
+        self._recorded_for: dict[str, Array] = {}
+        self._graphs: dict[tuple[int, int], Graph] = {}
+
+    # --- memory -------------------------------------------------------------------------------------------------------------------
+
+    def _operand(self, view: View) -> Array:
+        tensor = view.tensor
+        if tensor.memory == "bound":
+            whole = self.own.arrays.get(tensor.name) or self._shared.arrays[tensor.name]
+            shape = view.shape
+            if not view.r1:  # to the end of an array whose size is known only now
+                rows = whole.shape[0] - view.r0
+                shape = (rows, view.c1 - view.c0) if len(whole.shape) == 2 else (rows,)
+            return Array(whole.address + view.byte_offset, shape, view.leading_dimension, tensor.dtype)
+        return Array(
+            self._address(tensor) + view.byte_offset - tensor.offset, view.shape, view.leading_dimension, tensor.dtype
+        )
+
+    def _address(self, tensor: Tensor) -> int:
+        memory = self._state if tensor.memory == "state" else self._workspace
+        assert memory is not None
+        return memory.address + tensor.offset
+
+    def _extent(self, tensor: Tensor) -> int:
+        """Bytes from a tensor's first element to its last, padding between rows included."""
+        return tensor.shape[0] * tensor.strides[0] * np.dtype(tensor.dtype).itemsize
+
+    def clear(self, name: str) -> None:
+        """Set a tensor of the workspace to zero."""
+        tensor = self._tensors[name]
+        self._device.clear(self._address(tensor), self._extent(tensor))
+
+    def tensor(self, name: str) -> np.ndarray:
+        """Download a tensor of the workspace."""
+        tensor = self._tensors[name]
+        raw = np.empty(self._extent(tensor), np.uint8)
+        self._device.download(raw, self._address(tensor))
+        dtype = np.dtype(tensor.dtype)
+        return np.ndarray(tensor.shape, dtype, raw, 0, [s * dtype.itemsize for s in tensor.strides])
+
+    def _state_on_host(self) -> Binding:
+        assert self._state is not None
+        state = np.empty(self._state.nbytes, np.uint8)
+        self._device.download(state, self._state.address)
+        return Binding(self.program, state)
+
+    def parameters(self, spec: Spec) -> list[np.ndarray]:
+        """Download the parameters."""
+        return logical_parameters(self._state_on_host(), spec)
+
+    def place_parameters(self, parameters: Parameters) -> None:
+        """Upload the parameters; the moments beside them stay as they are."""
+        assert self._state is not None
+        binding = self._state_on_host()
+        place_parameters(binding, parameters)
+        self._device.upload(self._state.address, binding.state)
+
+    # --- running ------------------------------------------------------------------------------------------------------------------
+
+    def launches(self, rows: int) -> list[Launch]:
+        """The launches of one step of `rows` rows."""
+        result: list[Launch] = []
+        (instructions,) = self.program.tables[rows].threads  # kernels have threads of their own: one list
+        for instruction in instructions:
+            if instruction is not BARRIER:
+                arrays = [self._operand(view) for view in (*instruction.outs, *instruction.ins)]
+                result += launches(instruction.op, self._device.facts, arrays, instruction.params)
+        return result
+
+    def _graph(self, rows: int, steps: int) -> Graph:
+        if (rows, steps) not in self._graphs:
+            self._graphs[rows, steps] = self._device.record(self.launches(rows) * steps)
+        return self._graphs[rows, steps]
+
+    def walk(self, passes: Sequence[tuple[int, int]]) -> bool:
+        """Run `steps` steps of `rows` rows for each (rows, steps) of `passes`; returns whether Ctrl-C came in between.
+
+        A graph is launched whole or not at all, so an interrupted run ends between two steps.
+        """
+        arrays = self._shared.arrays | self.own.arrays
+        if arrays != self._recorded_for:
+            self._graphs, self._recorded_for = {}, arrays
+        self._device.upload(self._address(self._tensors["cursor_0"]), np.zeros(2, np.int64))
         try:
-            result = getattr(driver, function)(*arguments)
-        except AttributeError as error:
-            raise _Unusable(
-                "not-a-driver",
-                f"{library} has no function {function}: it is not the NVIDIA driver library.",
-                f"Remove it from LD_LIBRARY_PATH and unset {LIBRARY_VARIABLE}.",
-            ) from error
-        if result != 0:
-            code, meaning, remedy = _DRIVER_ERRORS.get(result, ("driver-error", "see CUresult in cuda.h", _SMI))
-            raise _Unusable(code, f"{function} failed with CUDA error {result} ({meaning}).", remedy)
+            for rows, steps in passes:
+                many, single = divmod(steps, STEPS_PER_GRAPH)
+                for _ in range(many):
+                    self._graph(rows, STEPS_PER_GRAPH).replay()
+                for _ in range(single):
+                    self._graph(rows, 1).replay()
+            self._device.synchronize()
+        except KeyboardInterrupt:
+            self._device.synchronize()
+            return True
+        return False
 
-    version, count, device, value = (ctypes.c_int() for _ in range(4))
-    call("cuInit", 0)
-    call("cuDriverGetVersion", ctypes.byref(version))
-    facts["driver_cuda"] = (version.value // 1000, version.value % 1000 // 10)
-    call("cuDeviceGetCount", ctypes.byref(count))
-    facts["device_count"] = count.value
-    if count.value == 0:
-        _, _, remedy = _DRIVER_ERRORS[100]
-        raise _Unusable("no-device", "the driver reports no CUDA device.", remedy)
-    if not 0 <= index < count.value:
-        raise _Unusable(
-            "bad-index", f"device {index} was asked for; there are {count.value}.", f"Ask for 0 to {count.value - 1}."
-        )
-
-    def attribute(number: int) -> int:
-        call("cuDeviceGetAttribute", ctypes.byref(value), number, device)
-        return value.value
-
-    memory, name = ctypes.c_size_t(), ctypes.create_string_buffer(256)
-    call("cuDeviceGet", ctypes.byref(device), index)
-    facts["compute_capability"] = (attribute(_ATTRIBUTE_CC_MAJOR), attribute(_ATTRIBUTE_CC_MINOR))
-    call("cuDeviceGetName", name, len(name), device)
-    facts["name"] = name.value.decode(errors="replace")
-    call("cuDeviceTotalMem_v2", ctypes.byref(memory), device)
-    facts["memory"] = memory.value
-
-
-def _judge(facts: dict) -> None:
-    """Refuse what is too old or too small, then look for a CuPy that fits."""
-    name, cc, cuda, memory = facts["name"], facts["compute_capability"], facts["driver_cuda"], facts["memory"]
-    if cuda < MIN_DRIVER_CUDA:
-        raise _Unusable(
-            "old-driver",
-            f"the driver supports CUDA {_dotted(cuda)}; {_dotted(MIN_DRIVER_CUDA)} is needed.",
-            "Update the NVIDIA driver.",
-        )
-    if cc < MIN_COMPUTE_CAPABILITY:
-        raise _Unusable(
-            "old-gpu",
-            f"{name} has compute capability {_dotted(cc)}; {_dotted(MIN_COMPUTE_CAPABILITY)} (Volta) is needed.",
-            "Use a newer GPU, or backend='numba'.",
-        )
-    if memory < MIN_MEMORY:
-        raise _Unusable(
-            "small-memory",
-            f"{name} has {memory >> 20} MiB of memory; {MIN_MEMORY >> 20} MiB is needed.",
-            "Use a larger GPU (or MIG slice), or backend='numba'.",
-        )
-    extra = "cuda13" if cuda >= (13, 0) and cc >= _CUDA13_MIN_COMPUTE_CAPABILITY else "cuda12"
-    install = f"Run: pip install 'fastmnist[{extra}]'"
-    if importlib.util.find_spec("cupy") is None:
-        raise _Unusable("no-cupy", f"{name} is present, but CuPy is not installed.", install)
-    installed = _cupy_distributions()
-    if len(installed) > 1:
-        names = " ".join(installed)
-        raise _Unusable(
-            "cupy-conflict",
-            f"several CuPy packages are installed ({names}) and overwrite each other.",
-            f"Run: pip uninstall {names}; {install[5:]}",
-        )
-    needed = _CUPY_DISTRIBUTIONS[installed[0]] if installed else None
-    if needed is not None and cuda < needed:
-        raise _Unusable(
-            "cupy-driver",
-            f"{installed[0]} needs a driver for CUDA {_dotted(needed)}; this one supports {_dotted(cuda)}.",
-            f"Update the NVIDIA driver, or run: pip uninstall {installed[0]}; {install[5:]}",
-        )
-    if needed == (13, 0) and cc < _CUDA13_MIN_COMPUTE_CAPABILITY:
-        raise _Unusable(
-            "cupy-gpu",
-            f"{installed[0]} no longer serves {name} (compute capability {_dotted(cc)}).",
-            f"Run: pip uninstall {installed[0]}; {install[5:]}",
-        )
-
-
-def _dotted(version: tuple[int, int]) -> str:
-    return f"{version[0]}.{version[1]}"
-
-
-def _cupy_distributions() -> list[str]:
-    found = []
-    for name in _CUPY_DISTRIBUTIONS:
-        try:
-            metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-        found.append(name)
-    return found
-
-
-def _cupy_distribution() -> str:
-    return ", ".join(f"{name} {metadata.version(name)}" for name in _cupy_distributions())
+    def steps_done(self) -> int:
+        """Steps since `walk` began, as the device counted them."""
+        return int(self.tensor("cursor_0")[1])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -76,7 +77,7 @@ class Launch:
     kernel: str
     grid: tuple[int, ...]
     block: tuple[int, ...]
-    arguments: tuple[Array | np.generic | None, ...]
+    arguments: tuple[Any, ...]
     shared: int = 0
 
 
@@ -114,13 +115,13 @@ def launches(op: str, facts: Facts, arrays: Sequence[Array], params: Sequence[fl
     return LAUNCHERS[op](facts, *arrays, *params)
 
 
-def stream(facts: Facts, kernel: str, shape: tuple[int, ...], *arguments: Array | np.generic | None) -> list[Launch]:
+def stream(facts: Facts, kernel: str, shape: tuple[int, ...], *arguments: Any) -> list[Launch]:
     """One launch of a kernel that walks a matrix quad by quad (`for_each_quad`)."""
     rows, columns = shape
     return spread(facts, kernel, rows * -(-columns // QUAD), *arguments)
 
 
-def spread(facts: Facts, kernel: str, items: int, *arguments: Array | np.generic | None) -> list[Launch]:
+def spread(facts: Facts, kernel: str, items: int, *arguments: Any) -> list[Launch]:
     """One launch of a kernel whose threads share `items` among them.
 
     Raises

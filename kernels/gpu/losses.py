@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from .launch import Array, Facts, Launch, integers, launcher, leading
@@ -9,7 +11,7 @@ from .launch import Array, Facts, Launch, integers, launcher, leading
 THREADS = 128
 
 
-def _rows(kernel: str, z: Array, *arguments: Array | np.generic) -> list[Launch]:
+def _rows(kernel: str, z: Array, *arguments: Any) -> list[Launch]:
     """A group of lanes for each row, as `my_row` in losses.cu counts them."""
     rows, columns = z.shape
     lanes = 8 if columns <= 8 else 16 if columns <= 16 else 32

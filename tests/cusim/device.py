@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
+import weakref
+from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
@@ -38,3 +41,84 @@ def call(
     """Run an op on NumPy arrays."""
     for launch in launches(op, facts, [array(a) for a in arrays], list(params.values())):
         run(launch, mode=mode, reverse=reverse)
+
+
+class HostBuffer:
+    """Memory that a test can look into; NaN until something is written, so that reading too early shows."""
+
+    def __init__(self, nbytes: int) -> None:
+        memory = np.full(nbytes + 256, 0xFF, np.uint8)
+        start = -memory.ctypes.data % 256  # as CUDA aligns what it allocates
+        self.memory, self.nbytes = memory[start : start + nbytes], nbytes
+        self.address = self.memory.ctypes.data
+
+
+class RecordedGraph:
+    """Launches as they were when they were recorded."""
+
+    def __init__(self, launches: Sequence[Launch]) -> None:
+        self._launches = tuple(launches)
+
+    def replay(self) -> None:
+        for launch in self._launches:
+            run(launch)
+
+
+class SimulatedDevice:
+    """A `fastmnist.backends.gpu_device.Device` that runs kernels in the simulator.
+
+    Parameters
+    ----------
+    memory : int
+        Bytes that it has.
+
+    Attributes
+    ----------
+    recorded : int
+        How many graphs were recorded.
+    """
+
+    name = "Simulated GPU"
+    compile_seconds = 0.0
+
+    def __init__(self, memory: int = 1 << 30) -> None:
+        self.facts = FACTS
+        self._memory = memory
+        self._buffers: weakref.WeakSet[HostBuffer] = weakref.WeakSet()
+        self.recorded = 0
+
+    def free_memory(self) -> int:
+        return self._memory - sum(buffer.nbytes for buffer in self._buffers)
+
+    def allocate(self, nbytes: int) -> HostBuffer:
+        buffer = HostBuffer(nbytes)
+        self._buffers.add(buffer)
+        return buffer
+
+    def upload(self, address: int, array: np.ndarray) -> None:
+        assert array.flags.c_contiguous
+        ctypes.memmove(self._owned(address, array.nbytes), array.ctypes.data, array.nbytes)
+
+    def download(self, array: np.ndarray, address: int) -> None:
+        assert array.flags.c_contiguous
+        ctypes.memmove(array.ctypes.data, self._owned(address, array.nbytes), array.nbytes)
+
+    def clear(self, address: int, nbytes: int) -> None:
+        ctypes.memset(self._owned(address, nbytes), 0, nbytes)
+
+    def _owned(self, address: int, nbytes: int) -> int:
+        """The address, if it lies in memory that this device has given."""
+        inside = [b for b in self._buffers if b.address <= address and address + nbytes <= b.address + b.nbytes]
+        assert inside, "a copy outside of the device's memory"
+        return address
+
+    def run(self, launches: Sequence[Launch]) -> None:
+        for launch in launches:
+            run(launch)
+
+    def record(self, launches: Sequence[Launch]) -> RecordedGraph:
+        self.recorded += 1
+        return RecordedGraph(launches)
+
+    def synchronize(self) -> None:
+        pass

@@ -1,0 +1,180 @@
+"""A CUDA device through CuPy: all that the package asks of CuPy is in this file.
+
+Used: raw modules, memory, streams and graphs; no array, no routine of CuPy's (a test walks the calls). `Device` says what the executor
+needs, so that a simulated device can stand in for it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from fastmnist.kernels.gpu import FILES, Array, Facts, Launch, file_of, source
+from fastmnist.kernels.gpu.source import kernels
+
+
+class Buffer(Protocol):
+    """Device memory, freed with the object."""
+
+    address: int
+    nbytes: int
+
+
+class Graph(Protocol):
+    """A recorded list of launches."""
+
+    def replay(self) -> None:
+        """Run it again with the same arguments, behind what the stream already has to do."""
+
+
+class Device(Protocol):
+    """What the executor needs of a device. Everything happens on one stream, in the order of the calls."""
+
+    name: str
+    facts: Facts
+
+    @property
+    def compile_seconds(self) -> float:
+        """Seconds spent compiling kernels so far."""
+
+    def free_memory(self) -> int:
+        """Bytes that could be allocated now."""
+
+    def allocate(self, nbytes: int) -> Buffer:
+        """Memory of unspecified content."""
+
+    def upload(self, address: int, array: np.ndarray) -> None:
+        """Copy a C-contiguous array to the device; it may be changed afterwards."""
+
+    def download(self, array: np.ndarray, address: int) -> None:
+        """Fill a C-contiguous array from the device, when all before is done."""
+
+    def clear(self, address: int, nbytes: int) -> None:
+        """Set memory to zero bytes."""
+
+    def run(self, launches: Sequence[Launch]) -> None:
+        """Launch kernels."""
+
+    def record(self, launches: Sequence[Launch]) -> Graph:
+        """Record launches without running them."""
+
+    def synchronize(self) -> None:
+        """Wait until all is done."""
+
+
+class CupyDevice:
+    """A `Device` on a real GPU.
+
+    Parameters
+    ----------
+    index : int, default=0
+        Counted after `CUDA_VISIBLE_DEVICES`.
+
+    Raises
+    ------
+    ImportError
+        CuPy is not installed, or cannot be loaded.
+    """
+
+    def __init__(self, index: int = 0) -> None:
+        import cupy
+
+        self._cuda = cupy.cuda
+        self._pool = cupy.get_default_memory_pool()
+        self._device = cupy.cuda.Device(index)
+        with self._device:
+            self._stream = cupy.cuda.Stream(non_blocking=True)  # the default stream would wait for everybody else's
+            self._modules = {file: cupy.RawModule(code=source(file), options=("-std=c++17",)) for file in FILES}
+        self.name = f"{cupy.cuda.runtime.getDeviceProperties(index)['name'].decode()}"
+        self.facts = Facts(self._device.attributes["MultiProcessorCount"])
+        self._functions: dict[str, Any] = {}
+        self.compile_seconds = 0.0
+
+    def free_memory(self) -> int:
+        """See `Device.free_memory`."""
+        with self._device:
+            free, _ = self._cuda.runtime.memGetInfo()
+            return free + self._pool.free_bytes()
+
+    def allocate(self, nbytes: int) -> CupyBuffer:
+        """See `Device.allocate`."""
+        with self._device, self._stream:
+            return CupyBuffer(self._cuda.alloc(max(nbytes, 1)), nbytes)
+
+    def upload(self, address: int, array: np.ndarray) -> None:
+        """See `Device.upload`."""
+        runtime = self._cuda.runtime
+        # From pageable memory: the copy returns when the driver has taken the bytes.
+        runtime.memcpyAsync(address, array.ctypes.data, array.nbytes, runtime.memcpyHostToDevice, self._stream.ptr)
+
+    def download(self, array: np.ndarray, address: int) -> None:
+        """See `Device.download`."""
+        runtime = self._cuda.runtime
+        runtime.memcpyAsync(array.ctypes.data, address, array.nbytes, runtime.memcpyDeviceToHost, self._stream.ptr)
+        self.synchronize()
+
+    def clear(self, address: int, nbytes: int) -> None:
+        """See `Device.clear`."""
+        self._cuda.runtime.memsetAsync(address, 0, nbytes, self._stream.ptr)
+
+    def run(self, launches: Sequence[Launch]) -> None:
+        """See `Device.run`."""
+        with self._device, self._stream:
+            for launch in launches:
+                arguments = tuple(map(_argument, launch.arguments))
+                self._function(launch.kernel)(launch.grid, launch.block, arguments, shared_mem=launch.shared)
+
+    def record(self, launches: Sequence[Launch]) -> CupyGraph:
+        """See `Device.record`."""
+        for launch in launches:
+            self._function(launch.kernel)  # compiled and loaded before: a capture allows neither
+        self._stream.begin_capture()
+        try:
+            self.run(launches)
+        finally:
+            graph = self._stream.end_capture()
+        return CupyGraph(graph, self._stream)
+
+    def synchronize(self) -> None:
+        """See `Device.synchronize`."""
+        self._stream.synchronize()
+
+    def _function(self, kernel: str) -> Any:
+        if kernel not in self._functions:
+            start = time.perf_counter()
+            file = file_of(kernel)
+            with self._device:
+                for name in kernels(file):
+                    function = self._modules[file].get_function(name)
+                    _ = function.num_regs  # the driver loads a function when it is first asked about
+                    self._functions[name] = function
+            self.compile_seconds += time.perf_counter() - start
+        return self._functions[kernel]
+
+
+class CupyBuffer:
+    """See `Buffer`; CuPy's pool gets the memory back with the object."""
+
+    def __init__(self, memory: Any, nbytes: int) -> None:
+        self._memory, self.address, self.nbytes = memory, memory.ptr, nbytes
+
+
+class CupyGraph:
+    """See `Graph`."""
+
+    def __init__(self, graph: Any, stream: Any) -> None:
+        self._graph, self._stream = graph, stream
+
+    def replay(self) -> None:
+        """See `Graph.replay`."""
+        self._graph.launch(self._stream)
+
+
+def _argument(argument: Array | np.generic | None) -> np.generic:
+    """A launch's argument as CuPy takes it: a pointer is its address in 64 bits."""
+    if argument is None:
+        return np.uint64(0)
+    return np.uint64(argument.address) if isinstance(argument, Array) else argument

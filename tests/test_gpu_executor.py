@@ -1,0 +1,216 @@
+"""The cupy executor on a simulated device, against the oracle: same program, same data, same results. No GPU is needed."""
+
+import numpy as np
+import pytest
+from cusim import compiler_missing
+from test_executors import CASES, FEATURES, N, _data, _parameters, _spec, _train
+
+from fastmnist.backends import BackendUnavailable, gpu
+from fastmnist.backends.gpu import CupyExecutor
+from fastmnist.backends.reference import ReferenceExecutor
+from fastmnist.network.layers import Dense
+from fastmnist.network.losses import BinaryCrossEntropy
+from fastmnist.network.optimizers import Adam
+
+if compiler_missing():
+    pytest.skip(compiler_missing(), allow_module_level=True)
+
+from cusim.device import SimulatedDevice, call
+
+CLASSES = 5
+
+
+def executor(spec, **options):
+    return CupyExecutor(spec, device=SimulatedDevice(**options))
+
+
+@pytest.mark.parametrize("kind", ["sparse uint8", "dense float"])
+@pytest.mark.parametrize("name", CASES)
+def test_training_follows_the_float64_oracle(name, kind):
+    spec = CASES[name]
+    expected, epochs = _train(ReferenceExecutor(spec, dtype=np.float64), spec, kind, weighted=True)
+    got, ours = _train(executor(spec), spec, kind, weighted=True)
+    for theirs, mine in zip(epochs, ours, strict=True):
+        np.testing.assert_allclose(mine.losses, theirs.losses, rtol=2e-3, atol=2e-5)
+        assert (mine.hits != theirs.hits).mean() <= 0.02  # a tie may fall the other way
+        assert mine.steps == theirs.steps == -(-N // 32) and not mine.interrupted
+    for a, b in zip(got, expected, strict=True):
+        # 21 steps of float32 against float64: rounding errors of 1e-7 a step, grown by the learning itself.
+        assert not (np.abs(a - b).max() > 3e-4 * max(1, np.abs(b).max()))
+
+
+@pytest.mark.parametrize("name", ["momentum", "one-vs-rest", "one layer", "dropout"])
+def test_some_hundred_steps_follow_the_oracle(name):
+    spec = CASES[name]
+    expected, epochs = _train(ReferenceExecutor(spec, dtype=np.float64), spec, batch=7, epochs=10, rate=0.005)
+    got, ours = _train(executor(spec), spec, batch=7, epochs=10, rate=0.005)
+    assert sum(epoch.steps for epoch in ours) == 290
+    np.testing.assert_allclose(ours[-1].losses, epochs[-1].losses, rtol=5e-3, atol=5e-5)
+    for a, b in zip(got, expected, strict=True):
+        assert not (np.abs(a - b).max() > 1e-3 * max(1, np.abs(b).max()))
+
+
+@pytest.mark.parametrize("batch", [1, 7, N, 1000])
+def test_any_batch_size(batch):
+    spec = _spec(layers=(Dense(30, "relu"), Dense(CLASSES)))
+    expected, _ = _train(ReferenceExecutor(spec, dtype=np.float64), spec, batch=batch, epochs=1)
+    got, epochs = _train(executor(spec), spec, batch=batch, epochs=1)
+    assert len(epochs[0].losses) == N
+    for a, b in zip(got, expected, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-4)
+
+
+def test_batch_size_and_data_may_change_and_the_optimizer_goes_on():
+    spec = _spec(optimizer=Adam())
+    X, y, _ = _data("dense float")
+    results = []
+    for run in (ReferenceExecutor(spec, dtype=np.float64), executor(spec)):
+        _train(run, spec, "dense float", batch=32, epochs=1)
+        run.run_epoch(np.arange(N), np.full(-(-N // 50), 0.02), 50)
+        run.bind(X[:100], y[:100])
+        run.run_epoch(np.arange(100), np.full(5, 0.02), 20)
+        run.reset_optimizer()
+        run.run_epoch(np.arange(40), np.full(2, 0.02), 20)
+        results.append(run.get_parameters())
+    for a, b in zip(*results, strict=True):
+        np.testing.assert_allclose(a, b, atol=5e-4)
+
+
+@pytest.mark.parametrize("kind", ["sparse uint8", "dense float"])
+@pytest.mark.parametrize("name", ["sgd", "one-vs-rest", "one layer", "activations", "dropout"])
+def test_full_batch_gradient_and_outputs(name, kind, monkeypatch):
+    monkeypatch.setattr(gpu, "BLOCK_ROWS", 64)  # several blocks and a shorter last one
+    spec = CASES[name]
+    X, y, weight = _data(kind)
+    scale = 1 / 255 if X.dtype == np.uint8 else 1.0
+    parameters = _parameters(spec)
+    oracle, ours = ReferenceExecutor(spec, dtype=np.float64), executor(spec)
+    for run in (oracle, ours):
+        run.bind(X, y, weight, pixel_scale=scale)
+    loss, gradient = oracle.loss_and_gradient(parameters)
+    for _ in range(2):  # the second time from recorded graphs
+        our_loss, our_gradient = ours.loss_and_gradient(parameters)
+        assert our_loss == pytest.approx(loss, rel=1e-6)
+        for a, b in zip(our_gradient, gradient, strict=True):
+            np.testing.assert_allclose(a, b, atol=2e-6)
+    np.testing.assert_allclose(
+        ours.outputs(parameters, X, pixel_scale=scale), oracle.outputs(parameters, X, pixel_scale=scale), atol=2e-6
+    )
+    assert ours.outputs(parameters, X[:0], pixel_scale=scale).shape == (0, CLASSES)
+
+
+def test_losses_by_class():
+    spec = _spec(loss=BinaryCrossEntropy(), layers=(Dense(CLASSES),))
+    X, y, weight = _data()
+    results = []
+    for run in (ReferenceExecutor(spec, dtype=np.float64), executor(spec)):
+        run.bind(X, y, weight, pixel_scale=1 / 255)
+        results.append(run.losses_and_gradient(_parameters(spec))[0])
+    assert results[1].shape == (CLASSES,)
+    np.testing.assert_allclose(results[1], results[0], rtol=1e-6)
+
+
+# --- recorded launches ------------------------------------------------------------------------------------------------------------------
+
+
+class UnrecordedDevice(SimulatedDevice):
+    """Runs a graph's launches as they would be made for that step: nothing is frozen."""
+
+    def record(self, launches):
+        device = self
+
+        class Plain:
+            def replay(self):
+                device.run(launches)
+
+        return Plain()
+
+
+@pytest.mark.parametrize("name", ["nesterov, l2", "adamw, smoothing", "dropout"])
+def test_replayed_launches_give_the_bits_of_plain_ones(name):
+    spec = CASES[name]
+    plain, plain_epochs = _train(CupyExecutor(spec, device=UnrecordedDevice()), spec, batch=10)
+    replayed, epochs = _train(executor(spec), spec, batch=10)
+    assert all(a.tobytes() == b.tobytes() for a, b in zip(plain, replayed, strict=True))
+    assert all(a.losses.tobytes() == b.losses.tobytes() for a, b in zip(plain_epochs, epochs, strict=True))
+
+
+def test_epochs_replay_what_the_first_one_recorded():
+    spec = _spec()
+    device = SimulatedDevice()
+    _train(CupyExecutor(spec, device=device), spec, batch=10, epochs=4)
+    # 20 full batches: a graph of 16 steps and one of a single step; and the last batch of 3 rows.
+    assert device.recorded == 3
+
+
+def test_an_interrupted_epoch_ends_between_two_steps(monkeypatch):
+    spec = _spec(layers=(Dense(9, "tanh"), Dense(CLASSES)))
+    X, y, _ = _data()
+    rates, order = np.full(-(-N // 10), 0.1), np.arange(N)
+    monkeypatch.setattr(gpu, "STEPS_PER_GRAPH", 2)
+
+    class Interrupted(SimulatedDevice):
+        left = 3
+
+        def record(self, launches):
+            device, graph = self, super().record(launches)
+
+            class Counted:
+                def replay(self):
+                    device.left -= 1
+                    if device.left < 0:
+                        raise KeyboardInterrupt
+                    graph.replay()
+
+            return Counted()
+
+    interrupted, short = CupyExecutor(spec, device=Interrupted()), executor(spec)
+    for run in (interrupted, short):
+        run.bind(X, y, pixel_scale=1 / 255)
+        run.set_parameters(_parameters(spec))
+    epoch = interrupted.run_epoch(order, rates, 10)
+    assert (epoch.interrupted, epoch.steps, len(epoch.losses)) == (True, 6, 60)
+    short.run_epoch(order[:60], rates[:6], 10)
+    for a, b in zip(interrupted.get_parameters(), short.get_parameters(), strict=True):
+        assert a.tobytes() == b.tobytes()
+
+
+# --- memory -----------------------------------------------------------------------------------------------------------------------------
+
+
+def test_what_does_not_fit_says_what_and_how_much():
+    X, y, _ = _data("dense float")
+    small = executor(_spec(), memory=gpu.RESERVED_BYTES + 1000)
+    with pytest.raises(
+        BackendUnavailable, match=r"Simulated GPU has 0 MiB free; .*\(source 0 MiB\).*smaller batch_size"
+    ) as error:
+        small.bind(X, y)
+    assert error.value.code == "memory"
+    # The data set fits, the network does not.
+    wide = _spec(layers=(Dense(100_000, "relu"), Dense(CLASSES)))
+    tight = executor(wide, memory=gpu.RESERVED_BYTES + (1 << 20))
+    tight.bind(X, y)
+    tight.set_parameters([np.zeros(shape, np.float32) for shape in wide.parameter_shapes])
+    with pytest.raises(BackendUnavailable, match=r"parameters and moments \d+ MiB"):
+        tight.run_epoch(np.arange(N), np.full(-(-N // 32), 0.1), 32)
+
+
+def test_parameters_before_anything_ran():
+    run = executor(_spec())
+    with pytest.raises(RuntimeError, match="set_parameters was not called"):
+        run.get_parameters()
+    run.set_parameters(_parameters(_spec()))
+    np.testing.assert_allclose(run.get_parameters()[0], _parameters(_spec())[0], rtol=1e-6)
+
+
+# --- one op -----------------------------------------------------------------------------------------------------------------------------
+
+
+def test_call_runs_one_op():
+    x = np.linspace(-1, 1, FEATURES, dtype=np.float32)[None]
+    y, expected = np.zeros_like(x), np.zeros_like(x)
+    gpu.call("gelu", y, x, device=SimulatedDevice())
+    call("gelu", expected, x)
+    assert y.tobytes() == expected.tobytes() and y.any()
+    with pytest.raises(BackendUnavailable, match="it has no sparse_linear: the data set stays on the device"):
+        gpu.call("sparse_linear", device=SimulatedDevice())
