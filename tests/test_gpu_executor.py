@@ -1,11 +1,18 @@
 """The cupy executor on a simulated device, against the oracle: same program, same data, same results. No GPU is needed."""
 
+import sys
+import warnings
+from functools import partial
+
 import numpy as np
 import pytest
-from cusim import compiler_missing
+from cusim import compiler_missing, fake_cupy
+from cusim.device import SimulatedDevice, call
 from test_executors import CASES, FEATURES, N, _data, _parameters, _spec, _train
 
-from fastmnist.backends import BackendUnavailable, gpu
+import fastmnist
+from fastmnist import backends
+from fastmnist.backends import BackendUnavailable, gpu, gpu_probe
 from fastmnist.backends.gpu import CupyExecutor
 from fastmnist.backends.reference import ReferenceExecutor
 from fastmnist.network.layers import Dense
@@ -14,8 +21,6 @@ from fastmnist.network.optimizers import Adam
 
 if compiler_missing():
     pytest.skip(compiler_missing(), allow_module_level=True)
-
-from cusim.device import SimulatedDevice, call
 
 CLASSES = 5
 
@@ -214,3 +219,71 @@ def test_call_runs_one_op():
     assert y.tobytes() == expected.tobytes() and y.any()
     with pytest.raises(BackendUnavailable, match="it has no sparse_linear: the data set stays on the device"):
         gpu.call("sparse_linear", device=SimulatedDevice())
+
+
+# --- CuPy itself, played by a strict fake ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def fake_gpu(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cupy", fake_cupy.module())
+    usable = gpu_probe.GpuStatus("ok", True, "", "", "Fake GPU", (9, 0), 1 << 30, (13, 0), 1, "cupy-cuda13x 14.2.0")
+    monkeypatch.setattr(gpu_probe, "probe", lambda: usable)
+    gpu.open_device.cache_clear()
+    yield
+    gpu.open_device.cache_clear()
+
+
+def test_captured_graphs_give_the_bits_of_recorded_launches(fake_gpu):
+    spec = CASES["adamw, smoothing"]
+    expected, epochs = _train(executor(spec), spec, batch=10)
+    got, ours = _train(CupyExecutor(spec), spec, batch=10)
+    assert all(a.tobytes() == b.tobytes() for a, b in zip(expected, got, strict=True))
+    assert all(a.losses.tobytes() == b.losses.tobytes() for a, b in zip(epochs, ours, strict=True))
+
+
+def test_a_capture_allows_nothing_but_launches(fake_gpu):
+    device = gpu.open_device()
+    buffer = device.allocate(16)
+    with device._stream:
+        device._stream.begin_capture()
+        for forbidden in (
+            lambda: device.allocate(16),
+            lambda: device.upload(buffer.address, np.zeros(4, np.float32)),
+            lambda: device._function("adam_kernel"),
+            device.synchronize,
+        ):
+            with pytest.raises(fake_cupy.FakeCudaError, match="not permitted while a stream captures"):
+                forbidden()
+        device._stream.end_capture()
+
+
+@pytest.mark.parametrize("model", ["mlp", "softmax", "one-vs-rest", "softmax by steps"])
+def test_estimators_on_the_gpu_predict_as_on_the_cpu(fake_gpu, model):
+    make = {
+        "mlp": partial(fastmnist.MLPClassifier, hidden_layer_sizes=(20, 9), max_iter=5, batch_size=50),
+        "softmax": partial(fastmnist.LogisticRegression, max_iter=30),
+        "one-vs-rest": partial(fastmnist.OneVsRestLogisticRegression, max_iter=30),
+        "softmax by steps": partial(fastmnist.LogisticRegression, solver="sgd", max_iter=5),
+    }[model]
+    rng = np.random.default_rng(0)
+    X = rng.integers(0, 256, (300, 30)).astype(np.uint8)
+    y = np.array(list("abc"))[X[:, :3].argmax(axis=1)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # not converged: so few iterations
+        theirs, ours = (make(backend=backend, random_state=0).fit(X, y) for backend in ("numpy", "cupy"))
+    assert ours.backend_ == "cupy"
+    np.testing.assert_allclose(ours.predict_proba(X), theirs.predict_proba(X), atol=2e-3)
+    assert (ours.predict(X) == theirs.predict(X)).mean() > 0.99
+
+
+def test_one_op_on_the_gpu(fake_gpu):
+    x = np.linspace(-3, 3, 7, dtype=np.float32)[None]
+    ours, theirs = (fastmnist.call_kernel("tanh", x, backend=backend) for backend in ("cupy", "numpy"))
+    np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+
+
+def test_the_gpu_is_offered_with_its_facts(fake_gpu):
+    assert backends.available_backends()["cupy"] == (True, gpu_probe.probe().summary)
+    assert backends.select("cupy", n_samples=1, n_features=1, flops=1, steps=1).reason == "asked for."
+    assert backends.build("cupy", _spec()).device.name == "Fake GPU"
