@@ -1,0 +1,135 @@
+"""The GPU backend on a real GPU: `pytest -m gpu`, part of bench/gpu_suite.sh. The same tests run, smaller, on a fake CuPy: they can't rot unseen."""
+
+import sys
+
+import numpy as np
+import pytest
+from cusim import compiler_missing, fake_cupy
+from kernel_cases import assert_within_budget, n_variants, sizes
+from test_executors import CASES, _train
+
+import fastmnist
+from fastmnist.backends import gpu, gpu_probe
+from fastmnist.backends.gpu import CupyExecutor
+from fastmnist.backends.reference import ReferenceExecutor
+from fastmnist.kernels.gpu import LAUNCHERS, Array, launches, matmul
+
+
+@pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.gpu)])
+def device(request, monkeypatch):
+    gpu.open_device.cache_clear()
+    if request.param == "fake":
+        if compiler_missing():
+            pytest.skip(compiler_missing())
+        monkeypatch.setitem(sys.modules, "cupy", fake_cupy.module())
+        usable = gpu_probe.GpuStatus("ok", True, "", "", "Fake GPU", (9, 0), 1 << 30, (13, 0), 1, "cupy-cuda13x 14.2.0")
+        monkeypatch.setattr(gpu_probe, "probe", lambda: usable)
+    else:
+        status = gpu_probe.probe()
+        assert status.usable, f"{status.reason} {status.remedy}"  # asked for by -m gpu: a GPU that is not there fails
+    opened = gpu.open_device()
+    opened.is_real = request.param == "real"
+    yield opened
+    gpu.open_device.cache_clear()
+
+
+def caller(device):
+    """A kernel as `assert_within_budget` calls it: whole buffers go up and come back, so that a write beside an operand is seen."""
+
+    def call(op, *arrays, **params):
+        owners, held, operands = {}, [], []
+        for array in arrays:
+            owner = array
+            while owner.base is not None:
+                owner = owner.base
+            if id(owner) not in owners:
+                buffer = device.allocate(owner.nbytes)
+                device.upload(buffer.address, owner)
+                owners[id(owner)] = (owner, buffer)
+                held.append(buffer)
+            owner, buffer = owners[id(owner)]
+            offset = array.__array_interface__["data"][0] - owner.__array_interface__["data"][0]
+            ld = array.strides[0] // array.itemsize if array.ndim == 2 else 1
+            operands.append(Array(buffer.address + offset, array.shape, ld, array.dtype.name))
+        device.run(launches(op, device.facts, operands, list(params.values())))
+        for owner, buffer in owners.values():
+            device.download(owner, buffer.address)
+
+    return call
+
+
+@pytest.mark.parametrize("op", LAUNCHERS)
+def test_kernel_against_the_oracle(device, op):
+    chosen = list(sizes(op)) if device.is_real else list(sizes(op))[4:5]
+    for k, dims in enumerate(chosen):
+        for variant in range(n_variants(op)):
+            assert_within_budget(caller(device), op, dims, strided=bool(k % 2), variant=variant)
+
+
+@pytest.mark.parametrize("values", ["huge", "special"])
+@pytest.mark.parametrize("op", [op for op in LAUNCHERS if op not in ("advance", "add")])
+def test_kernel_on_unusual_values(device, op, values):
+    chosen = list(sizes(op))[::-2] if device.is_real else list(sizes(op))[3:4]
+    for k, dims in enumerate(chosen):
+        assert_within_budget(caller(device), op, dims, values=values, strided=bool(k % 2))
+
+
+@pytest.mark.parametrize("tile", matmul.TILES, ids=lambda tile: tile.name)
+def test_large_products(device, tile, monkeypatch):
+    monkeypatch.setattr(matmul, "choose_tile", lambda *_: tile)
+    rng = np.random.default_rng(0)
+    b, i, o = (1000, 784, 513) if device.is_real else (33, 40, 35)
+    x, w, dy = (rng.standard_normal(shape).astype(np.float32) for shape in ((b, i), (i, o), (b, o)))
+    y, dx, dw = np.empty((b, o), np.float32), np.empty((b, i), np.float32), np.empty((i, o), np.float32)
+    gpu.call("linear", y, x, w, np.zeros(o, np.float32), device=device)
+    gpu.call("linear_dx", dx, dy, w, device=device)
+    gpu.call("linear_dw", dw, x, dy, device=device)
+    for got, left, right in ((y, x, w), (dx, dy, w.T), (dw, x.T, dy)):
+        exact = left.astype(np.float64) @ right
+        ours, numpys = np.abs(got - exact).max(), np.abs(left @ right - exact).max()
+        assert ours <= 8 * numpys + 1e-6
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_training_follows_the_float64_oracle(device, name):
+    spec = CASES[name]
+    epochs = 3 if device.is_real else 1
+    expected, theirs = _train(ReferenceExecutor(spec, dtype=np.float64), spec, weighted=True, epochs=epochs)
+    got, ours = _train(CupyExecutor(spec), spec, weighted=True, epochs=epochs)
+    for a, b in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(a.losses, b.losses, rtol=2e-3, atol=2e-5)
+    for a, b in zip(got, expected, strict=True):
+        assert not (np.abs(a - b).max() > 3e-4 * max(1, np.abs(b).max()))
+
+
+def test_same_seed_same_bits(device):
+    spec = CASES["dropout"]
+    first, second = (_train(CupyExecutor(spec), spec, epochs=2)[0] for _ in range(2))
+    assert all(a.tobytes() == b.tobytes() for a, b in zip(first, second, strict=True))
+
+
+def test_graphs_give_the_bits_of_plain_launches(device, monkeypatch):
+    spec = CASES["nesterov, l2"]
+    replayed, _ = _train(CupyExecutor(spec), spec, batch=10, epochs=2)
+
+    class Plain:
+        def __init__(self, launches):
+            self.launches = launches
+
+        def replay(self):
+            device.run(self.launches)
+
+    monkeypatch.setattr(type(device), "record", lambda self, launches: Plain(launches))
+    plain, _ = _train(CupyExecutor(spec), spec, batch=10, epochs=2)
+    assert all(a.tobytes() == b.tobytes() for a, b in zip(replayed, plain, strict=True))
+
+
+def test_estimators_agree_with_the_cpu(device):
+    X, y = fastmnist.load_mnist("train", return_X_y=True)
+    n = 20_000 if device.is_real else 300
+    X, y, X_test, y_test = X[:n], y[:n], X[-n // 4 :], y[-n // 4 :]
+    make = dict(hidden_layer_sizes=(64,), batch_size=50, max_iter=3 if device.is_real else 1, random_state=0)
+    theirs = fastmnist.MLPClassifier(**make, backend="numpy").fit(X, y)
+    ours = fastmnist.MLPClassifier(**make, backend="cupy").fit(X, y)
+    assert abs(ours.score(X_test, y_test) - theirs.score(X_test, y_test)) <= 0.01
+    assert (ours.predict(X_test) == theirs.predict(X_test)).mean() >= 0.97
