@@ -245,8 +245,8 @@ def test_captured_graphs_give_the_bits_of_recorded_launches(fake_gpu):
 def test_a_capture_allows_nothing_but_launches(fake_gpu):
     device = gpu.open_device()
     buffer = device.allocate(16)
-    with device._stream:
-        device._stream.begin_capture()
+    with device.stream:
+        device.stream.begin_capture()
         for forbidden in (
             lambda: device.allocate(16),
             lambda: device.upload(buffer.address, np.zeros(4, np.float32)),
@@ -255,7 +255,7 @@ def test_a_capture_allows_nothing_but_launches(fake_gpu):
         ):
             with pytest.raises(fake_cupy.FakeCudaError, match="not permitted while a stream captures"):
                 forbidden()
-        device._stream.end_capture()
+        device.stream.end_capture()
 
 
 @pytest.mark.parametrize("model", ["mlp", "softmax", "one-vs-rest", "softmax by steps"])

@@ -94,6 +94,16 @@ class CupyExecutor:
         """The training program for batches of these sizes, on the bound data."""
         return training_program(self.spec, Target(), self._format, batch_sizes)
 
+    def launches(self, rows: int) -> list[Launch]:
+        """The kernel launches of one training step of `rows` rows, the epoch's first; for benchmarks and profiles.
+
+        The last one moves on to the next batch: whoever runs the list again and again must stop before the epoch ends.
+        """
+        if self._training is None:
+            raise RuntimeError("run_epoch was not called.")
+        self._training[1].rewind()
+        return self._training[1].launches(rows)
+
     # --- training -----------------------------------------------------------------------------------------------------------------
 
     def _prepare(self, batch_sizes: tuple[int, ...]) -> _Runner:
@@ -396,7 +406,7 @@ class _Runner:
         arrays = self._shared.arrays | self.own.arrays
         if arrays != self._recorded_for:
             self._graphs, self._recorded_for = {}, arrays
-        self._device.upload(self._address(self._tensors["cursor_0"]), np.zeros(2, np.int64))
+        self.rewind()
         try:
             for rows, steps in passes:
                 many, single = divmod(steps, STEPS_PER_GRAPH)
@@ -409,6 +419,10 @@ class _Runner:
             self._device.synchronize()
             return True
         return False
+
+    def rewind(self) -> None:
+        """Back to the first batch of the order."""
+        self._device.upload(self._address(self._tensors["cursor_0"]), np.zeros(2, np.int64))
 
     def steps_done(self) -> int:
         """Steps since `walk` began, as the device counted them."""

@@ -86,7 +86,7 @@ class CupyDevice:
         self._pool = cupy.get_default_memory_pool()
         self._device = cupy.cuda.Device(index)
         with self._device:
-            self._stream = cupy.cuda.Stream(non_blocking=True)  # the default stream would wait for everybody else's
+            self.stream = cupy.cuda.Stream(non_blocking=True)  # the default stream would wait for everybody else's
             self._modules = {file: cupy.RawModule(code=source(file), options=("-std=c++17",)) for file in FILES}
         self.name = f"{cupy.cuda.runtime.getDeviceProperties(index)['name'].decode()}"
         self.facts = Facts(self._device.attributes["MultiProcessorCount"])
@@ -101,28 +101,28 @@ class CupyDevice:
 
     def allocate(self, nbytes: int) -> CupyBuffer:
         """See `Device.allocate`."""
-        with self._device, self._stream:
+        with self._device, self.stream:
             return CupyBuffer(self._cuda.alloc(max(nbytes, 1)), nbytes)
 
     def upload(self, address: int, array: np.ndarray) -> None:
         """See `Device.upload`."""
         runtime = self._cuda.runtime
         # From pageable memory: the copy returns when the driver has taken the bytes.
-        runtime.memcpyAsync(address, array.ctypes.data, array.nbytes, runtime.memcpyHostToDevice, self._stream.ptr)
+        runtime.memcpyAsync(address, array.ctypes.data, array.nbytes, runtime.memcpyHostToDevice, self.stream.ptr)
 
     def download(self, array: np.ndarray, address: int) -> None:
         """See `Device.download`."""
         runtime = self._cuda.runtime
-        runtime.memcpyAsync(array.ctypes.data, address, array.nbytes, runtime.memcpyDeviceToHost, self._stream.ptr)
+        runtime.memcpyAsync(array.ctypes.data, address, array.nbytes, runtime.memcpyDeviceToHost, self.stream.ptr)
         self.synchronize()
 
     def clear(self, address: int, nbytes: int) -> None:
         """See `Device.clear`."""
-        self._cuda.runtime.memsetAsync(address, 0, nbytes, self._stream.ptr)
+        self._cuda.runtime.memsetAsync(address, 0, nbytes, self.stream.ptr)
 
     def run(self, launches: Sequence[Launch]) -> None:
         """See `Device.run`."""
-        with self._device, self._stream:
+        with self._device, self.stream:
             for launch in launches:
                 arguments = tuple(map(_argument, launch.arguments))
                 self._function(launch.kernel)(launch.grid, launch.block, arguments, shared_mem=launch.shared)
@@ -131,16 +131,16 @@ class CupyDevice:
         """See `Device.record`."""
         for launch in launches:
             self._function(launch.kernel)  # compiled and loaded before: a capture allows neither
-        self._stream.begin_capture()
+        self.stream.begin_capture()
         try:
             self.run(launches)
         finally:
-            graph = self._stream.end_capture()
-        return CupyGraph(graph, self._stream)
+            graph = self.stream.end_capture()
+        return CupyGraph(graph, self.stream)
 
     def synchronize(self) -> None:
         """See `Device.synchronize`."""
-        self._stream.synchronize()
+        self.stream.synchronize()
 
     def _function(self, kernel: str) -> Any:
         if kernel not in self._functions:

@@ -85,7 +85,7 @@ class RawKernel:
         self._module, self._name = module, name
         self.num_regs = 32
 
-    def __call__(self, grid: tuple, block: tuple, args: tuple, *, shared_mem: int) -> None:
+    def __call__(self, grid: tuple, block: tuple, args: tuple, *, shared_mem: int = 0) -> None:
         assert isinstance(grid, tuple) and isinstance(block, tuple) and isinstance(args, tuple)
         assert _Current.stream is not None, "a launch on the default stream"
         signature = self._module.signatures[self._name]
@@ -118,7 +118,7 @@ class _Memory:
 
 def _memcpy(target: int, source: int, nbytes: int, kind: int, stream: int) -> None:
     _not_while_capturing("copying")
-    assert kind in (1, 2) and stream
+    assert kind in (1, 2, 3) and stream
     ctypes.memmove(target, source, nbytes)
 
 

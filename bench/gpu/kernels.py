@@ -1,0 +1,190 @@
+"""Kernels on a GPU, each verified, then timed: products against cuBLAS, streams against the rate of a copy, and the ladder of the product.
+
+`python bench/gpu/kernels.py --out FOLDER` writes kernels.csv. cuBLAS computes in float32 as ours does: CuPy leaves TF32 off.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import cupy
+import numpy as np
+from timing import facts, show, spread, time_calls, time_launches, write
+
+from fastmnist.backends.gpu import open_device
+from fastmnist.backends.gpu_device import CupyDevice
+from fastmnist.kernels.contract import CONTRACT
+from fastmnist.kernels.gpu import Array, launches
+
+LADDER = Path(__file__).resolve().parents[1] / "ladder" / "gpu"
+PRODUCTS = [(n, n, n) for n in (1024, 2048, 4096, 8192)] + [(32, 784, 128), (1024, 784, 128), (4096, 784, 512)]
+STREAMS = {
+    "relu": (1 << 16, 1024),
+    "adam": (1 << 14, 4096),
+    "softmax_cross_entropy": (1 << 22, 10),
+    "gather_rows": (1 << 16, 784),
+}
+COPY_BYTES = 1 << 29
+RUNGS = {"1_naive": (16, 16), "2_shared_tile": (32, 32), "3_register_tile": (128, 128), "4_vectors": (128, 128)}
+
+
+class Memory:
+    """Device arrays with random content, kept alive together."""
+
+    def __init__(self, device: CupyDevice) -> None:
+        self._device, self._buffers, self._rng = device, [], np.random.default_rng(0)
+
+    def put(self, array: np.ndarray) -> Array:
+        """Upload."""
+        buffer = self._device.allocate(array.nbytes)
+        self._device.upload(buffer.address, array)
+        self._buffers.append(buffer)
+        return Array(buffer.address, array.shape, array.shape[1] if array.ndim == 2 else 1, array.dtype.name)
+
+    def random(self, *shape: int) -> Array:
+        """Normal numbers."""
+        return self.put(self._rng.standard_normal(shape, dtype=np.float32))
+
+    def get(self, array: Array) -> np.ndarray:
+        """Download."""
+        result = np.empty(array.shape, array.dtype)
+        self._device.download(result, array.address)
+        return result
+
+
+def assert_product(got: np.ndarray, a: np.ndarray, b: np.ndarray) -> None:
+    """A sample of rows against float64: a wrong kernel can't print a number."""
+    rows = np.unique(np.linspace(0, len(a) - 1, 16).astype(int))
+    exact = a[rows].astype(np.float64) @ b
+    error, numpys = np.abs(got[rows] - exact).max(), np.abs(a[rows] @ b - exact).max()
+    assert error <= 8 * numpys + 1e-6, f"off by {error:.3g}, NumPy's float32 by {numpys:.3g}"
+
+
+def products(device: CupyDevice, peers: bool) -> list[dict[str, object]]:
+    """`linear` without anything but a bias of zeros, beside cuBLAS."""
+    rows = []
+    for m, k, n in PRODUCTS:
+        memory = Memory(device)
+        y, x, w, bias = (
+            memory.random(m, n),
+            memory.random(m, k),
+            memory.random(k, n),
+            memory.put(np.zeros(n, np.float32)),
+        )
+        plan = launches("linear", device.facts, [y, x, w, bias], [])
+        device.run(plan)
+        assert_product(memory.get(y), memory.get(x), memory.get(w))
+        seconds, iqr = spread(time_launches(device, plan))
+        row = {
+            "kernel": plan[0].kernel,
+            "shape": f"{m}x{k}x{n}",
+            "us": seconds * 1e6,
+            "iqr_us": iqr * 1e6,
+            "tflops": 2e-12 * m * k * n / seconds,
+        }
+        if peers:
+            with device.stream:
+                a, b, c = (cupy.asarray(memory.get(v)) for v in (x, w, y))
+                peer, _ = spread(time_calls(device, lambda a=a, b=b, c=c: cupy.matmul(a, b, out=c)))
+            row |= {"cublas_us": peer * 1e6, "of_cublas": peer / seconds}
+        rows.append(row)
+    return rows
+
+
+def streams(device: CupyDevice) -> list[dict[str, object]]:
+    """Bandwidth-bound ops on tensors larger than any level-2 cache, beside a copy."""
+    nbytes = COPY_BYTES
+    source, target = device.allocate(nbytes), device.allocate(nbytes)
+    runtime = cupy.cuda.runtime
+
+    def copy() -> None:
+        runtime.memcpyAsync(target.address, source.address, nbytes, runtime.memcpyDeviceToDevice, device.stream.ptr)
+
+    copy_seconds, _ = spread(time_calls(device, copy))
+    rate = 2 * nbytes / copy_seconds
+    rows: list[dict[str, object]] = [
+        {"kernel": "copy", "shape": f"{nbytes} bytes", "us": copy_seconds * 1e6, "gbs": rate * 1e-9}
+    ]
+    for op, (n, width) in STREAMS.items():
+        memory = Memory(device)
+        plan = launches(op, device.facts, *_stream_operands(op, n, width, memory))
+        device.run(plan)
+        seconds, iqr = spread(time_launches(device, plan, copies=3))
+        dims = dict.fromkeys(CONTRACT[op].dims, n) | dict(zip(("I", "O", "C", "Q"), (width,) * 4, strict=True))
+        moved = CONTRACT[op].nbytes(dims) / seconds
+        rows.append(
+            {
+                "kernel": plan[0].kernel,
+                "shape": f"{n}x{width}",
+                "us": seconds * 1e6,
+                "iqr_us": iqr * 1e6,
+                "gbs": moved * 1e-9,
+                "of_copy": moved / rate,
+            }
+        )
+    return rows
+
+
+def _stream_operands(op: str, n: int, width: int, memory: Memory) -> tuple[list[Array], list[float]]:
+    rng, cursor = np.random.default_rng(0), np.zeros(2, np.int64)
+    order = rng.permutation(n)
+    if op == "relu":
+        return [memory.random(n, width), memory.random(n, width)], []
+    if op == "adam":
+        hyper = np.array([[1e-3, 0, 0]], np.float32)
+        moments = [memory.random(n, width), memory.random(n, width), memory.put(np.ones((n, width), np.float32))]
+        return [*moments, memory.random(n, width), memory.put(hyper), memory.put(cursor)], [0.9, 0.999, 1e-8]
+    if op == "gather_rows":
+        pixels = rng.integers(0, 256, (n, width), dtype=np.uint8)
+        return [memory.random(n, width), memory.put(pixels), memory.put(order), memory.put(cursor)], [1 / 255]
+    labels, ones = rng.integers(0, width, n).astype(np.int32), np.ones(n, np.float32)
+    outs = [memory.random(n, width), memory.put(ones), memory.put(np.zeros(n, np.uint8))]
+    ins = [memory.random(n, width), *map(memory.put, (labels, ones, order, np.ones(1, np.float32), cursor))]
+    return [*outs, *ins], [0.0]
+
+
+def ladder(device: CupyDevice, n: int = 4096) -> list[dict[str, object]]:
+    """The rungs of bench/ladder/gpu on a square product."""
+    rows = []
+    for rung, (tile_rows, tile_columns) in RUNGS.items():
+        memory = Memory(device)
+        c, a, b = (memory.random(n, n) for _ in range(3))
+        kernel = cupy.RawModule(
+            code=(LADDER / f"{rung}.cu").read_text(encoding="utf-8"), options=("-std=c++17",)
+        ).get_function("sgemm")
+        block = (tile_columns, tile_rows) if tile_rows < 128 else (256,)
+        grid = (-(-n // tile_columns), -(-n // tile_rows))
+        arguments = (*(np.uint64(v.address) for v in (c, a, b)), *(np.int32(n),) * 3)
+        with device.stream:
+            run = lambda kernel=kernel, grid=grid, block=block, arguments=arguments: kernel(grid, block, arguments)  # noqa: E731
+            run()
+            assert_product(memory.get(c), memory.get(a), memory.get(b))
+            seconds, iqr = spread(time_calls(device, run, rounds=7))
+        rate = 2e-12 * n**3 / seconds
+        rows.append(
+            {
+                "kernel": f"ladder {rung}",
+                "shape": f"{n}x{n}x{n}",
+                "us": seconds * 1e6,
+                "iqr_us": iqr * 1e6,
+                "tflops": rate,
+            }
+        )
+    return rows
+
+
+def main() -> None:
+    """Everything, into a CSV file."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--no-peers", action="store_true", help="without cuBLAS")
+    options = parser.parse_args()
+    device = open_device()
+    rows = products(device, not options.no_peers) + streams(device) + ladder(device)
+    show(rows, ("kernel", "shape", "us", "tflops", "of_cublas", "gbs", "of_copy"))
+    write(options.out / "kernels.csv", [row | facts(device) for row in rows])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,39 @@
+"""A few steps of every kind of layer, loss and optimizer on the GPU: what compute-sanitizer watches."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fastmnist.backends.gpu import CupyExecutor
+from fastmnist.network.layers import Dense, Dropout
+from fastmnist.network.losses import BinaryCrossEntropy
+from fastmnist.network.optimizers import SGD, Adam
+from fastmnist.network.spec import Spec
+
+SPECS = (
+    Spec(50, (Dense(70, "relu"), Dropout(0.3), Dense(33, "gelu"), Dense(5)), optimizer=Adam()),
+    Spec(
+        50, (Dense(17, "tanh"), Dense(9, "elu"), Dense(5)), loss=BinaryCrossEntropy(), optimizer=SGD(0.9, nesterov=True)
+    ),
+)
+
+
+def main() -> None:
+    """Train two epochs of each, then the full-batch gradient and a prediction."""
+    rng = np.random.default_rng(0)
+    X, y = rng.integers(0, 256, (203, 50)).astype(np.uint8), rng.integers(0, 5, 203).astype(np.int32)
+    for spec in SPECS:
+        executor = CupyExecutor(spec)
+        executor.bind(X, y, pixel_scale=1 / 255)
+        parameters = [rng.normal(size=shape).astype(np.float32) * 0.2 for shape in spec.parameter_shapes]
+        executor.set_parameters(parameters)
+        for seed in range(2):
+            epoch = executor.run_epoch(rng.permutation(203), np.full(7, 0.01), 32, seed=seed)
+            assert np.isfinite(epoch.losses).all()
+        executor.loss_and_gradient(parameters)
+        executor.outputs(parameters, X, pixel_scale=1 / 255)
+    print("trained")
+
+
+if __name__ == "__main__":
+    main()

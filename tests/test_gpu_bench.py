@@ -1,0 +1,114 @@
+"""The benchmarks for a GPU run, on a fake one: their verification is real, their times are not."""
+
+import csv
+import os
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import pytest
+from cusim import Module, compiler_missing, fake_cupy
+
+from fastmnist.backends import gpu
+
+if compiler_missing():
+    pytest.skip(compiler_missing(), allow_module_level=True)
+
+BENCH = Path(__file__).resolve().parents[1] / "bench"
+
+
+@pytest.fixture
+def bench(monkeypatch):
+    """Import a script of bench/gpu beside a fake CuPy that has clocks."""
+    cupy = fake_cupy.module()
+    cupy.__version__ = "0"
+    cupy.cuda.Event = lambda: types.SimpleNamespace(record=lambda stream: None, synchronize=lambda: None)
+    cupy.cuda.get_elapsed_time = lambda start, stop: 1.0
+    cupy.cuda.runtime.driverGetVersion = cupy.cuda.runtime.runtimeGetVersion = lambda: 13000
+    cupy.cuda.runtime.memcpyDeviceToDevice = 3
+    monkeypatch.setitem(sys.modules, "cupy", cupy)
+    monkeypatch.syspath_prepend(str(BENCH / "gpu"))
+    gpu.open_device.cache_clear()
+    loaded = []
+
+    def load(name):
+        for module in ("timing", name):
+            sys.modules.pop(module, None)
+        loaded.extend(("timing", name))
+        module = __import__(name)
+        if "timing" in sys.modules:
+            monkeypatch.setattr(sys.modules["timing"], "ROUNDS", 2)
+            monkeypatch.setattr(sys.modules["timing"], "TARGET_SECONDS", 1e-4)
+        return module
+
+    yield load
+    for name in loaded:
+        sys.modules.pop(name, None)
+    gpu.open_device.cache_clear()
+
+
+def rows(path):
+    with path.open(encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_kernels(bench, tmp_path, monkeypatch):
+    kernels = bench("kernels")
+    monkeypatch.setattr(kernels, "PRODUCTS", [(33, 40, 36)])
+    monkeypatch.setattr(kernels, "STREAMS", {op: (40, 10) for op in kernels.STREAMS})
+    monkeypatch.setattr(kernels, "COPY_BYTES", 1 << 12)
+    monkeypatch.setattr(kernels.ladder, "__defaults__", (44,))
+    monkeypatch.setattr(sys, "argv", ["kernels.py", "--out", str(tmp_path), "--no-peers"])
+    kernels.main()
+    written = [row["kernel"] for row in rows(tmp_path / "kernels.csv")]
+    assert written[0].startswith("gemm_nn_") and "copy" in written and "adam_kernel" in written
+    assert [name for name in written if name.startswith("ladder")] == [f"ladder {rung}" for rung in kernels.RUNGS]
+
+
+def test_a_wrong_product_is_not_timed(bench, monkeypatch):
+    kernels = bench("kernels")
+    import numpy as np
+
+    a = np.ones((5, 5), np.float32)
+    with pytest.raises(AssertionError, match="off by"):
+        kernels.assert_product(a @ a + 1e-3, a, a)
+
+
+def test_models(bench, tmp_path, monkeypatch):
+    models = bench("models")
+    monkeypatch.setattr(models, "MODELS", {"softmax": models.MODELS["softmax"]})
+    monkeypatch.setattr(models, "BATCHES", (32,))
+    monkeypatch.setattr(models.importlib.util, "find_spec", lambda name: None)  # without torch
+    monkeypatch.setattr(sys, "argv", ["models.py", "--out", str(tmp_path), "--rows", "100"])
+    models.main()
+    assert [row["job"] for row in rows(tmp_path / "models.csv")] == ["cupy", "numba"]
+    kernels = [row["kernel"] for row in rows(tmp_path / "steps.csv")]
+    assert kernels[0] == "gather_rows_uint8_kernel" and kernels[-1] == "advance_kernel" and len(kernels) == 8
+
+
+def test_the_training_that_the_sanitizer_watches(bench, capsys):
+    bench("short_training").main()
+    assert capsys.readouterr().out == "trained\n"
+
+
+@pytest.mark.parametrize("rung", sorted((BENCH / "ladder" / "gpu").glob("*.cu")), ids=lambda path: path.stem)
+def test_rungs_have_no_races(rung):
+    import numpy as np
+
+    n = 36
+    a, b = np.random.default_rng(0).standard_normal((2, n, n)).astype(np.float32)
+    c = np.empty_like(a)
+    block = (16, 16) if "naive" in rung.stem else (32, 32) if "shared" in rung.stem else (256,)
+    arguments = (c, a, b, *(np.int32(n),) * 3)
+    grid = (-(-n // block[0]), -(-n // block[0])) if len(block) == 2 else (1, 1)
+    Module(rung.read_text(encoding="utf-8"), mode="race", name=rung.name).launch("sgemm", grid, block, arguments)
+    np.testing.assert_allclose(c, a.astype(float) @ b, atol=1e-4)
+
+
+def test_the_suite_fails_without_a_gpu(tmp_path):
+    environment = {**os.environ, "PYTHON": sys.executable, "FASTMNIST_LIBCUDA": "/nowhere/libcuda.so"}
+    command = ["bash", str(BENCH / "gpu_suite.sh"), "--out", str(tmp_path)]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+    assert result.returncode == 1
+    assert "FAILED: tests" in result.stderr and "FAILED: kernels" in result.stderr
