@@ -77,7 +77,7 @@ def call_kernel(
     elif backend == "cupy":
         from fastmnist.backends.gpu import call
 
-        call(name, *operands.values(), **params)
+        call(name, list(operands.values()), list(params.values()))
     else:
         from fastmnist.kernels import reference
 

@@ -66,7 +66,7 @@ def test_kernel_against_the_oracle(device, op):
             assert_within_budget(caller(device), op, dims, strided=bool(k % 2), variant=variant)
 
 
-@pytest.mark.parametrize("values", ["huge", "special"])
+@pytest.mark.parametrize("values", ["huge", "one_huge", "special"])
 @pytest.mark.parametrize("op", [op for op in LAUNCHERS if op not in ("advance", "add")])
 def test_kernel_on_unusual_values(device, op, values):
     chosen = list(sizes(op))[::-2] if device.is_real else list(sizes(op))[3:4]
@@ -81,9 +81,9 @@ def test_large_products(device, tile, monkeypatch):
     b, i, o = (1000, 784, 513) if device.is_real else (33, 40, 35)
     x, w, dy = (rng.standard_normal(shape).astype(np.float32) for shape in ((b, i), (i, o), (b, o)))
     y, dx, dw = np.empty((b, o), np.float32), np.empty((b, i), np.float32), np.empty((i, o), np.float32)
-    gpu.call("linear", y, x, w, np.zeros(o, np.float32), device=device)
-    gpu.call("linear_dx", dx, dy, w, device=device)
-    gpu.call("linear_dw", dw, x, dy, device=device)
+    gpu.call("linear", [y, x, w, np.zeros(o, np.float32)], device=device)
+    gpu.call("linear_dx", [dx, dy, w], device=device)
+    gpu.call("linear_dw", [dw, x, dy], device=device)
     for got, left, right in ((y, x, w), (dx, dy, w.T), (dw, x.T, dy)):
         exact = left.astype(np.float64) @ right
         ours, numpys = np.abs(got - exact).max(), np.abs(left @ right - exact).max()

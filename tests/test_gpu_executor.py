@@ -214,11 +214,11 @@ def test_parameters_before_anything_ran():
 def test_call_runs_one_op():
     x = np.linspace(-1, 1, FEATURES, dtype=np.float32)[None]
     y, expected = np.zeros_like(x), np.zeros_like(x)
-    gpu.call("gelu", y, x, device=SimulatedDevice())
+    gpu.call("gelu", [y, x], device=SimulatedDevice())
     call("gelu", expected, x)
     assert y.tobytes() == expected.tobytes() and y.any()
     with pytest.raises(BackendUnavailable, match="it has no sparse_linear: the data set stays on the device"):
-        gpu.call("sparse_linear", device=SimulatedDevice())
+        gpu.call("sparse_linear", [], device=SimulatedDevice())
 
 
 # --- CuPy itself, played by a strict fake ------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ import numpy as np
 
 from fastmnist.backends import BackendUnavailable
 from fastmnist.backends.base import Epoch, Parameters, mean_losses
-from fastmnist.backends.binding import Binding, constant_scale, epoch_inputs, logical_parameters, place_parameters
+from fastmnist.backends.binding import constant_scale, epoch_inputs
 from fastmnist.backends.gpu_device import Buffer, Device, Graph
 from fastmnist.kernels.contract import CONTRACT
 from fastmnist.kernels.gpu import NOT_ON_GPU, Array, Launch, launches
@@ -131,7 +131,7 @@ class CupyExecutor:
             return [p.copy() for p in self._initial]
         if self._training is None:
             raise RuntimeError("set_parameters was not called.")
-        return self._training[1].parameters(self.spec)
+        return self._training[1].parameters()
 
     def reset_optimizer(self) -> None:
         """See `Executor.reset_optimizer`."""
@@ -183,7 +183,7 @@ class CupyExecutor:
             )
             self._gradient = (sizes, runner)
         runner = self._gradient[1]
-        runner.own.put(**_named(parameters))
+        runner.place_parameters(parameters)
         gradient = [np.empty(shape, np.float32) for shape in self.spec.parameter_shapes]
         for i in range(len(gradient)):
             runner.clear(f"gradient_{i}")
@@ -215,14 +215,15 @@ class CupyExecutor:
             runner.own.put(order=np.arange(len(X)), outputs=result)
             self._inference = {key: runner, **dict(list(self._inference.items())[:1])}  # of a long X the last two
         runner = self._inference[key]
-        runner.own.put(source=np.ascontiguousarray(X), **_named(parameters))
+        named = {f"parameter_{i}": np.asarray(p, np.float32) for i, p in enumerate(parameters)}
+        runner.own.put(source=X, **named)
         if runner.walk([(len(X), 1)]):
             raise KeyboardInterrupt
         runner.own.get("outputs", result)
 
 
-def call(op: str, *arrays: np.ndarray, device: Device | None = None, **params: float) -> None:
-    """Run one op on C-contiguous NumPy arrays: upload, compute, download the outputs.
+def call(op: str, arrays: Sequence[np.ndarray], params: Sequence[float] = (), *, device: Device | None = None) -> None:
+    """Run one op on C-contiguous NumPy arrays in the contract's order: upload, compute, download the outputs.
 
     Raises
     ------
@@ -235,13 +236,9 @@ def call(op: str, *arrays: np.ndarray, device: Device | None = None, **params: f
     operands = _Bound(device)
     named = {f"{i}": array for i, array in enumerate(arrays)}
     operands.put(**named)
-    device.run(launches(op, device.facts, list(operands.arrays.values()), list(params.values())))
+    device.run(launches(op, device.facts, list(operands.arrays.values()), params))
     for name, array in list(named.items())[: len(CONTRACT[op].outs)]:
         operands.get(name, array)
-
-
-def _named(parameters: Parameters) -> dict[str, np.ndarray]:
-    return {f"parameter_{i}": np.ascontiguousarray(p, np.float32) for i, p in enumerate(parameters)}
 
 
 def _reserve(device: Device, wanted: Mapping[str, int]) -> Buffer:
@@ -351,35 +348,36 @@ class _Runner:
         """Bytes from a tensor's first element to its last, padding between rows included."""
         return tensor.shape[0] * tensor.strides[0] * np.dtype(tensor.dtype).itemsize
 
+    def _host_array(self, tensor: Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """Bytes of a tensor, padding between its rows included, and the tensor as a view of them."""
+        raw = np.zeros(self._extent(tensor), np.uint8)
+        dtype = np.dtype(tensor.dtype)
+        return raw, np.ndarray(tensor.shape, dtype, raw, 0, [s * dtype.itemsize for s in tensor.strides])
+
     def clear(self, name: str) -> None:
         """Set a tensor of the workspace to zero."""
         tensor = self._tensors[name]
         self._device.clear(self._address(tensor), self._extent(tensor))
 
-    def tensor(self, name: str) -> np.ndarray:
-        """Download a tensor of the workspace."""
-        tensor = self._tensors[name]
-        raw = np.empty(self._extent(tensor), np.uint8)
+    def tensor(self, tensor: Tensor | str) -> np.ndarray:
+        """Download a tensor of the state or the workspace."""
+        if isinstance(tensor, str):
+            tensor = self._tensors[tensor]
+        raw, array = self._host_array(tensor)
         self._device.download(raw, self._address(tensor))
-        dtype = np.dtype(tensor.dtype)
-        return np.ndarray(tensor.shape, dtype, raw, 0, [s * dtype.itemsize for s in tensor.strides])
+        return array
 
-    def _state_on_host(self) -> Binding:
-        assert self._state is not None
-        state = np.empty(self._state.nbytes, np.uint8)
-        self._device.download(state, self._state.address)
-        return Binding(self.program, state)
-
-    def parameters(self, spec: Spec) -> list[np.ndarray]:
+    def parameters(self) -> list[np.ndarray]:
         """Download the parameters."""
-        return logical_parameters(self._state_on_host(), spec)
+        (pieces,) = zip(*self.program.placements, strict=True)  # no panels: every parameter is one tensor
+        return [np.ascontiguousarray(self.tensor(piece.tensor)) for piece in pieces]
 
     def place_parameters(self, parameters: Parameters) -> None:
         """Upload the parameters; the moments beside them stay as they are."""
-        assert self._state is not None
-        binding = self._state_on_host()
-        place_parameters(binding, parameters)
-        self._device.upload(self._state.address, binding.state)
+        for parameter, (piece,) in zip(parameters, self.program.placements, strict=True):
+            raw, array = self._host_array(piece.tensor)
+            array[...] = parameter
+            self._device.upload(self._address(piece.tensor), raw)
 
     # --- running ------------------------------------------------------------------------------------------------------------------
 
