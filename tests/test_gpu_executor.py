@@ -15,6 +15,7 @@ from fastmnist import backends
 from fastmnist.backends import BackendUnavailable, gpu, gpu_probe
 from fastmnist.backends.gpu import CupyExecutor
 from fastmnist.backends.reference import ReferenceExecutor
+from fastmnist.kernels.gpu import launches
 from fastmnist.network.layers import Dense
 from fastmnist.network.losses import BinaryCrossEntropy
 from fastmnist.network.optimizers import Adam
@@ -138,6 +139,21 @@ def test_replayed_launches_give_the_bits_of_plain_ones(name):
     replayed, epochs = _train(executor(spec), spec, batch=10)
     assert all(a.tobytes() == b.tobytes() for a, b in zip(plain, replayed, strict=True))
     assert all(a.losses.tobytes() == b.losses.tobytes() for a, b in zip(plain_epochs, epochs, strict=True))
+
+
+def test_fused_kernels_give_the_bits_of_single_ones(monkeypatch):
+    spec = _spec(optimizer=Adam(), layers=(Dense(140, "relu"), Dense(33, "relu"), Dense(CLASSES)))
+    fused_device, single_device = SimulatedDevice(), SimulatedDevice()
+    fused_run, single_run = CupyExecutor(spec, device=fused_device), CupyExecutor(spec, device=single_device)
+    fused, epochs = _train(fused_run, spec)
+    n_fused = len(fused_run.launches(32))
+    monkeypatch.setattr(
+        gpu, "plan", lambda facts, calls: [x for call in calls for x in launches(call[0], facts, *call[1:])]
+    )
+    single, single_epochs = _train(single_run, spec)
+    assert len(single_run.launches(32)) - n_fused == 2  # two hidden layers
+    assert all(a.tobytes() == b.tobytes() for a, b in zip(fused, single, strict=True))
+    assert all(a.losses.tobytes() == b.losses.tobytes() for a, b in zip(epochs, single_epochs, strict=True))
 
 
 def test_epochs_replay_what_the_first_one_recorded():

@@ -18,7 +18,7 @@ from fastmnist.backends.base import Epoch, Parameters, mean_losses
 from fastmnist.backends.binding import constant_scale, epoch_inputs
 from fastmnist.backends.gpu_device import Buffer, Device, Graph
 from fastmnist.kernels.contract import CONTRACT
-from fastmnist.kernels.gpu import NOT_ON_GPU, Array, Launch, launches
+from fastmnist.kernels.gpu import NOT_ON_GPU, Array, Launch, launches, plan
 from fastmnist.network.lowering import DataFormat, Target, gradient_program, inference_program, training_program
 from fastmnist.network.program import BARRIER, Program, Tensor, View
 from fastmnist.network.spec import Spec
@@ -383,13 +383,13 @@ class _Runner:
 
     def launches(self, rows: int) -> list[Launch]:
         """The launches of one step of `rows` rows."""
-        result: list[Launch] = []
         (instructions,) = self.program.tables[rows].threads  # kernels have threads of their own: one list
-        for instruction in instructions:
-            if instruction is not BARRIER:
-                arrays = [self._operand(view) for view in (*instruction.outs, *instruction.ins)]
-                result += launches(instruction.op, self._device.facts, arrays, instruction.params)
-        return result
+        calls = [
+            (i.op, [self._operand(view) for view in (*i.outs, *i.ins)], i.params)
+            for i in instructions
+            if i is not BARRIER
+        ]
+        return plan(self._device.facts, calls)
 
     def _graph(self, rows: int, steps: int) -> Graph:
         if (rows, steps) not in self._graphs:

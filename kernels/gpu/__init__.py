@@ -5,6 +5,7 @@ simulator) compiles `source(file)` and runs them.
 """
 
 from . import activations, losses, matmul, optimizers, rows
+from .fusion import plan
 from .launch import LAUNCHERS, NOT_ON_GPU, Array, Facts, Launch, launches
 from .source import FILES, file_of, source
 
@@ -21,6 +22,7 @@ __all__ = [
     "losses",
     "matmul",
     "optimizers",
+    "plan",
     "rows",
     "source",
 ]
