@@ -17,6 +17,7 @@ from fastmnist.backends import BackendUnavailable
 from fastmnist.backends.base import Epoch, Parameters, mean_losses
 from fastmnist.backends.binding import constant_scale, epoch_inputs
 from fastmnist.backends.gpu_device import Buffer, Device, Graph
+from fastmnist.backends.rows import CompressedRows
 from fastmnist.kernels.contract import CONTRACT
 from fastmnist.kernels.gpu import NOT_ON_GPU, Array, Launch, launches, plan
 from fastmnist.network.lowering import DataFormat, Target, gradient_program, inference_program, training_program
@@ -53,11 +54,15 @@ class CupyExecutor:
     backend = "cupy"
     dtype = np.dtype(np.float32)
     n_threads = 1
+    takes_compressed = False
+    reading_order = None
 
     def __init__(self, spec: Spec, *, device: Device | None = None) -> None:
         device = device or open_device()
         self.spec, self.device = spec, device
         self._compiled_before = device.compile_seconds
+        self._data = _Bound(device)
+        self._format = DataFormat("")  # nothing is bound
         self._state: Buffer | None = None
         self._initial: list[np.ndarray] | None = None
         self._training: tuple[tuple[int, ...], _Runner] | None = None
@@ -72,23 +77,30 @@ class CupyExecutor:
         return self.device.compile_seconds - self._compiled_before
 
     def bind(
-        self, X: np.ndarray, y: np.ndarray, sample_weight: np.ndarray | None = None, *, pixel_scale: float = 1.0
+        self,
+        X: np.ndarray | CompressedRows,
+        y: np.ndarray,
+        sample_weight: np.ndarray | None = None,
+        *,
+        pixel_scale: float = 1.0,
+        max_memory: int | None = None,
     ) -> None:
-        """See `Executor.bind`.
+        """See `Executor.bind`; takes dense rows only, and no memory of the host's.
 
         Raises
         ------
         BackendUnavailable
             The data set does not fit into the device's memory.
         """
-        if self._training is not None and self._initial is None:
-            self._initial = self.get_parameters()  # the new data may need another program; the moments stay
-        self._training = self._gradient = None
-        weight = np.ones(len(X), np.float32) if sample_weight is None else np.asarray(sample_weight, np.float32)
-        self._weight = weight
-        self._format = DataFormat(X.dtype.name, pixel_scale, reason="The GPU keeps dense rows.")
-        self._data = _Bound(self.device)
-        self._data.put(source=X, labels=np.asarray(y, np.int32), sample_weight=weight)
+        if isinstance(X, CompressedRows):
+            raise TypeError("The GPU multiplies dense rows: bind an array.")
+        data = DataFormat(X.dtype.name, pixel_scale, reason="The GPU keeps dense rows.")
+        if self._training is not None and not data.same_program(self._format):
+            self._initial, self._training = self.get_parameters(), None  # another program; the moments stay
+        self._gradient = None
+        self._format = data
+        self._weight = np.ones(len(X), np.float32) if sample_weight is None else np.asarray(sample_weight, np.float32)
+        self._data.put(source=X, labels=np.asarray(y, np.int32), sample_weight=self._weight)
 
     def program(self, batch_sizes: tuple[int, ...]) -> Program:
         """The training program for batches of these sizes, on the bound data."""

@@ -23,6 +23,8 @@ QUAD = 4  # as in common.cuh
 NOT_ON_GPU = {
     **dict.fromkeys(
         (
+            "count_nonzeros",
+            "compress_rows",
             "sparse_linear",
             "sparse_linear_relu",
             "sparse_transpose",
