@@ -6,6 +6,7 @@ from functools import partial
 
 import numpy as np
 import pytest
+import scipy.sparse
 from cusim import compiler_missing, fake_cupy
 from cusim.device import SimulatedDevice, call
 from test_executors import CASES, FEATURES, N, _data, _parameters, _spec, _train
@@ -303,3 +304,14 @@ def test_the_gpu_is_offered_with_its_facts(fake_gpu):
     assert backends.available_backends()["cupy"] == (True, gpu_probe.probe().summary)
     assert backends.select("cupy", n_samples=1, n_features=1, flops=1, steps=1).reason == "asked for."
     assert backends.build("cupy", _spec()).device.name == "Fake GPU"
+
+
+def test_sparse_input_reaches_the_gpu_in_dense_windows(fake_gpu):
+    rng = np.random.default_rng(0)
+    X = (rng.random((200, 30)) * (rng.random((200, 30)) < 0.1)).astype(np.float32)
+    y = X[:, :3].argmax(axis=1)
+    make = partial(fastmnist.MLPClassifier, (9,), max_iter=2, batch_size=20, random_state=0, backend="cupy")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # not converged: so few iterations
+        dense, sparse = make().fit(X, y), make(max_memory=20_000).fit(scipy.sparse.csr_array(X), y)
+    np.testing.assert_array_equal(sparse.predict_proba(X), dense.predict_proba(X))
