@@ -9,6 +9,7 @@ from fastmnist.backends.binding import epoch_inputs
 from fastmnist.backends.compressed import choose_format, compress
 from fastmnist.backends.cpu import CpuExecutor
 from fastmnist.backends.reference import ReferenceExecutor
+from fastmnist.kernels.cpu.tile import STRIP, SUMS_IN_FLIGHT, TILE_VECTORS
 from fastmnist.network.layers import Dense, Dropout
 from fastmnist.network.losses import BinaryCrossEntropy, SoftmaxCrossEntropy
 from fastmnist.network.optimizers import SGD, Adam, AdamW
@@ -92,15 +93,30 @@ def test_same_bits_on_any_number_of_threads(name):
         assert all(a.losses.tobytes() == b.losses.tobytes() for a, b in zip(first_epochs, epochs, strict=True))
 
 
-@pytest.mark.parametrize("kind", ["sparse uint8", "sparse float"])
-@pytest.mark.parametrize("name", ["sgd", "adam, coupled decay", "one-vs-rest", "one layer"])
-def test_compressed_rows_give_the_bits_of_dense_ones(monkeypatch, name, kind):
-    spec = CASES[name]
-    compressed, compressed_epochs = _train(CpuExecutor(spec, n_threads=2), spec, kind, weighted=True)
+def _compressed_and_dense(monkeypatch, spec, kind):
+    compressed = _train(CpuExecutor(spec, n_threads=2), spec, kind, weighted=True)
     monkeypatch.setattr("fastmnist.backends.compressed.DENSITY_LIMIT", 0.0)
-    dense, dense_epochs = _train(CpuExecutor(spec, n_threads=2), spec, kind, weighted=True)
+    return compressed, _train(CpuExecutor(spec, n_threads=2), spec, kind, weighted=True)
+
+
+@pytest.mark.parametrize("kind", ["sparse uint8", "sparse float"])
+@pytest.mark.parametrize("changes", [{}, {"optimizer": Adam(weight_decay=1e-3)}, {"loss": BinaryCrossEntropy()}])
+def test_compressed_rows_give_the_bits_of_dense_ones_in_whole_strips(monkeypatch, changes, kind):
+    spec = _spec(layers=(Dense(2 * STRIP, "relu"), Dense(33, "relu"), Dense(CLASSES)), **changes)
+    (compressed, compressed_epochs), (dense, dense_epochs) = _compressed_and_dense(monkeypatch, spec, kind)
+    if SUMS_IN_FLIGHT > TILE_VECTORS:  # narrow registers: even a whole strip is summed in several banks
+        pytest.skip("Sums of compressed rows have another order on this machine.")
     assert all(a.tobytes() == b.tobytes() for a, b in zip(compressed, dense, strict=True))
     assert all(a.losses.tobytes() == b.losses.tobytes() for a, b in zip(compressed_epochs, dense_epochs, strict=True))
+
+
+@pytest.mark.parametrize("kind", ["sparse uint8", "sparse float"])
+@pytest.mark.parametrize("name", ["sgd", "adam, coupled decay", "one-vs-rest", "one layer"])
+def test_compressed_rows_give_the_numbers_of_dense_ones(monkeypatch, name, kind):
+    """Narrower than a strip, compressed rows are summed in several banks: another order of the same sums."""
+    (compressed, _), (dense, _) = _compressed_and_dense(monkeypatch, CASES[name], kind)
+    for a, b in zip(compressed, dense, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("batch", [1, 7, 32, N, 1000])
