@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from fastmnist.estimators.mlp import MLPClassifier
     from fastmnist.estimators.serialization import load_model
     from fastmnist.kernel_call import call_kernel, warmup
+    from fastmnist.matrix_product import MatrixProduct, gemm
     from fastmnist.network.layers import Activation, Dense, Dropout
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "Dropout",
     "LogisticRegression",
     "MLPClassifier",
+    "MatrixProduct",
     "OneVsRestLogisticRegression",
     "__version__",
     "available_backends",
@@ -37,6 +39,7 @@ __all__ = [
     "fetch_emnist",
     "fetch_fashion_mnist",
     "fetch_kmnist",
+    "gemm",
     "load_mnist",
     "load_model",
     "read_idx",
@@ -50,6 +53,7 @@ _MODULES = {
     "fastmnist.estimators.mlp": ("MLPClassifier",),
     "fastmnist.estimators.serialization": ("load_model",),
     "fastmnist.kernel_call": ("call_kernel", "warmup"),
+    "fastmnist.matrix_product": ("MatrixProduct", "gemm"),
     "fastmnist.network.layers": ("Activation", "Dense", "Dropout"),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}

@@ -261,12 +261,18 @@ def warmup(on_kernel: Callable[[str, int, int], None] | None = None) -> Warmup:
     listeners = cpu.on_compile[:]
     cpu.on_compile[:] = [compiled.append]  # the caller knows that this compiles: no announcement
     try:
-        kernels = [("walk", ()), *((op.name, dtypes) for op in CONTRACT.values() for dtypes in _variants(op))]
+        kernels = [
+            ("walk", ()),
+            ("helpers", ()),
+            *((op.name, dtypes) for op in CONTRACT.values() for dtypes in _variants(op)),
+        ]
         for number, (name, dtypes) in enumerate(kernels, start=1):
             if on_kernel is not None:
                 on_kernel(name, number, len(kernels))
             if name == "walk":
                 cpu.walk()
+            elif name == "helpers":
+                cpu.helpers()
             else:
                 cpu.entry(name, dtypes)
     finally:

@@ -188,8 +188,25 @@ _op(
     nbytes=lambda d: 5.0 * d["B"] * d["I"],
 )
 
-# --- fully connected layer ----------------------------------------------------------------------------------------------------------
+# --- matrix products ------------------------------------------------------------------------------------------------------------------
 _gemm = lambda d: 2.0 * d["B"] * d["I"] * d["O"]  # noqa: E731
+for _name, _a, _b, _formula in (
+    ("nn", "a[B,I]", "b[I,O]", "a b"),
+    ("nt", "a[B,I]", "b[O,I]", "a b^T"),
+    ("tn", "a[I,B]", "b[I,O]", "a^T b"),
+    ("tt", "a[I,B]", "b[O,I]", "a^T b^T"),
+):
+    _op(
+        f"gemm_{_name}",
+        "c[B,O]",
+        f"{_a} {_b}",
+        f"c = alpha {_formula} + beta c (Dongarra et al. 1990, level 3 BLAS); with beta 0 c is not read, with alpha 0 a and b are not.",
+        params="alpha beta",
+        updates="c",
+        flops=_gemm,
+    )
+
+# --- fully connected layer ----------------------------------------------------------------------------------------------------------
 _op("linear", "y[B,O]", "x[B,I] w[I,O] b[O]", "y = x w + b.", flops=_gemm)
 _op("linear_relu", "y[B,O]", "x[B,I] w[I,O] b[O]", "y = max(x w + b, 0).", flops=_gemm)
 _op("linear_dx", "dx[B,I]", "dy[B,O] w[I,O]", "dx = dy w^T.", flops=_gemm)

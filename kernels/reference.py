@@ -55,6 +55,39 @@ def scatter_rows(target: Array, p: Array, cursor: Array) -> None:
     target[start : start + len(p)] = p
 
 
+# --- matrix products: c (B, O), the sum runs over I -------------------------------------------------------------------
+
+
+def _accumulate(c: Array, a: Array, b: Array, alpha: float, beta: float) -> None:
+    """`c = alpha a b + beta c`; what is multiplied by an exact 0 is not read: NaN there does not spread."""
+    old = c * c.dtype.type(beta) if beta != 0 else np.zeros_like(c)
+    c[...] = c.dtype.type(alpha) * (a @ b) + old if alpha != 0 else old
+
+
+@_ieee
+def gemm_nn(c: Array, a: Array, b: Array, alpha: float, beta: float) -> None:
+    """`c = alpha a b + beta c`; a (B, I), b (I, O)."""
+    _accumulate(c, a, b, alpha, beta)
+
+
+@_ieee
+def gemm_nt(c: Array, a: Array, b: Array, alpha: float, beta: float) -> None:
+    """`c = alpha a b^T + beta c`; a (B, I), b (O, I)."""
+    _accumulate(c, a, b.T, alpha, beta)
+
+
+@_ieee
+def gemm_tn(c: Array, a: Array, b: Array, alpha: float, beta: float) -> None:
+    """`c = alpha a^T b + beta c`; a (I, B), b (I, O)."""
+    _accumulate(c, a.T, b, alpha, beta)
+
+
+@_ieee
+def gemm_tt(c: Array, a: Array, b: Array, alpha: float, beta: float) -> None:
+    """`c = alpha a^T b^T + beta c`; a (I, B), b (O, I)."""
+    _accumulate(c, a.T, b.T, alpha, beta)
+
+
 # --- fully connected layer: x (B, I), w (I, O), b (O,), y (B, O) ------------------------------------------------------
 
 

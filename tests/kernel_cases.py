@@ -272,6 +272,8 @@ def _params(op: str, rng: np.random.Generator) -> dict[str, float]:
         "column_offset": float(rng.integers(0, 40)),
         "label_smoothing": float(rng.choice([0.0, 0.1])),
         "momentum": 0.9,
+        "alpha": float(rng.choice([0.0, 1.0, -2.5])),
+        "beta": float(rng.choice([0.0, 1.0, -2.5])),
         "beta_1": 0.9,
         "beta_2": 0.999,
         "epsilon": 1e-8,

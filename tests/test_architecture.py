@@ -23,7 +23,7 @@ CHAIN = [
     {"recipes", "evaluation", "profiling", "system_info"},
     {"estimators"},
     {"training"},
-    {"kernel_call"},
+    {"kernel_call", "matrix_product"},
     {"backends"},
     {"kernels"},
 ]

@@ -28,6 +28,7 @@ __all__ = [
     "compile_seconds",
     "encode",
     "entry",
+    "helpers",
     "on_compile",
     "walk",
 ]
@@ -132,6 +133,30 @@ def call(op: str, *arrays: np.ndarray, **params: float) -> None:
     encode(row, op, operands, [params[name] for name in CONTRACT[op].params])
     function = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(int(row[0]))
     function(row.ctypes.data)
+
+
+def helpers() -> tuple[Callable[[int], int], Callable[[int, int, int], int]]:
+    """The compiled `serve` and `share_out` as ctypes functions, see `crew.py`; they release the interpreter's lock."""
+    n, p = ctypes.c_int64, ctypes.c_void_p
+    return (
+        ctypes.CFUNCTYPE(n, p)(_helper_address("serve")),
+        ctypes.CFUNCTYPE(n, p, n, n)(_helper_address("share_out")),
+    )
+
+
+def _helper_address(name: str) -> int:
+    key = (name, ())
+    if key not in _addresses:
+        with _lock:
+            if key not in _addresses:
+
+                def compile_it() -> tuple[bytes, str]:
+                    from .compiler import compile_crew
+
+                    return compile_crew(name)
+
+                _addresses[key] = _load(name, compile_it)
+    return _addresses[key]
 
 
 def walk() -> Callable[..., int]:

@@ -14,7 +14,7 @@ import llvmlite.binding as llvm
 from numba import njit, types
 
 from ..contract import CONTRACT
-from . import walker
+from . import crew, walker
 from .isa import MACHINE
 from .registry import KERNELS
 from .simd import OPTIONS, address_to, bits_to_float, long_p
@@ -61,6 +61,12 @@ def assembly(op_name: str, dtypes: tuple[str, ...]) -> str:
 def compile_walker() -> tuple[bytes, str]:
     """Compile the walker."""
     return _object(walker.walk, _walker_signature())
+
+
+def compile_crew(name: str) -> tuple[bytes, str]:
+    """Compile `serve` or `share_out`."""
+    n = types.int64
+    return _object(getattr(crew, name), {"serve": n(long_p), "share_out": n(long_p, n, n)}[name])
 
 
 def walker_module() -> llvm.ModuleRef:

@@ -1,4 +1,4 @@
-"""Sizes that the compiled walker and the executor above it agree on."""
+"""Sizes that the compiled walker and crew and what stands above them agree on."""
 
 # int64 words of a table's row: the entry's address, then operands, params, dims and leading dimensions.
 ROW_WORDS = 24
@@ -15,3 +15,7 @@ FIRST_ARRIVAL = 48
 WINDOW_START, WINDOW_STEPS, WAITED = 56, 57, 58
 REMEMBERED = 64
 ALONE_COST, ALONE_UNTIL, ALONE_SPAN = 64, 65, 66
+# int64 words that a caller shares with its helpers (crew.py): what the caller writes, then what all write.
+CREW_WORDS = 40
+CREW_TURN, CREW_ROWS, CREW_MODE, CREW_QUITS = 0, 1, 2, 3
+CREW_LEFT, CREW_ENDED, CREW_SLEEPERS = 8, 16, 24

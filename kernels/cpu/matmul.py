@@ -1,39 +1,65 @@
-"""Fully connected layers: forward, input gradient, weight gradient, all on one register tile.
+"""Matrix products: `gemm_*`, and the fully connected layers, which are the same product with a bias, a floor or an old content.
 
-Layout: row-major, leading dimensions of their own. B batch, I inputs, O outputs.
+Layout: row-major, leading dimensions of their own. B rows of the result, O its columns, I what is summed over.
 
-A product walks strips of `STRIP` columns of the output, blocks of `DEPTH` of the summed dimension, then rows: the strip's block of the right
-operand stays in L1 while all rows pass over it. Sources: Goto & van de Geijn 2008 (what to keep in which cache); BLIS (the micro-kernel).
+One product serves all (`_make_product`): the summed dimension is cut into blocks; for each of them the rows of the left operand into blocks that
+stay in L2, the columns of the right one into strips that stay in L1 while all rows pass over them; register tiles do the arithmetic (`tile.py`).
+Packing, that is copying a block to where its rows lie close together, is done where the rows of an operand would drive each other out of the
+cache, and not otherwise. How the sum is cut depends on its length alone and on this machine's caches: neither packing, nor the shape of the
+result, nor who computes which part of it changes a bit.
+
+Sources: Goto & van de Geijn 2008, "Anatomy of high-performance matrix multiplication" (what to keep in which cache); Van Zee & van de Geijn
+2015, "BLIS" (the micro-kernel); Low et al. 2016, "Analytical modeling is enough for high-performance BLIS" (block sizes from caches).
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
+from .caches import CACHES
 from .isa import LANES
 from .registry import kernel
 from .simd import inline, load, load_n, offset, stack_array, store, store_n
 from .tile import STRIP, TILE_ROWS, TILE_VECTORS, dense_tile, transpose_block
 
-# Depth of a block: DEPTH x STRIP floats of the right operand are 24 KB with 64-column strips, three quarters of the smallest L1 in use (32 KB).
-DEPTH = 6144 // STRIP
+L1_BYTES, L2_BYTES = CACHES[1], CACHES[2]
+FLOAT = 4  # bytes
+
+# Summed elements of a block: a strip of the right operand that deep takes two thirds of L1. The rest is for rows of the left operand and tiles of
+# the result on their way. Shallower blocks load and store the result more often; deeper ones fall out of L1 (bench/ladder).
+DEPTH = max(LANES, L1_BYTES * 2 // 3 // (FLOAT * STRIP) // LANES * LANES)
+# Rows of a block of the left operand: a quarter of L2, because the result and the next strip pass through as well. Not above 256 KB: where it
+# is packed it lies on the stack, of which some threads have 1 MB.
+BLOCK_ROWS = max(LANES, min(L2_BYTES // 4, 256 << 10) // (FLOAT * DEPTH) // LANES * LANES)
+# Rows from which a strip is packed. Packing costs the first tile some of its time and spares the others; with fewer there is nobody to spare.
+PACKED_FROM_ROWS = 4 * TILE_ROWS
+# Rows further apart than this lie on pages of their own: the prefetchers of all common processors stop at the end of a page (4 KB at least).
+PAGE = 4096
+# Columns from which a transposed left operand is packed: each of its elements is then used for several strips.
+PACKED_FROM_COLUMNS = 4 * STRIP
+
 NO_FLOOR = np.float32(-np.inf)
 RELU_FLOOR = np.float32(0)
+ZERO, ONE = np.float32(0), np.float32(1)
 
-zeros = stack_array(STRIP)
-panel = stack_array(DEPTH * STRIP)
+packed_strip = stack_array(DEPTH * STRIP)
+BLOCK_LD = BLOCK_ROWS + LANES  # an odd number of vectors: rows of a power of two would share cache sets
+packed_block = stack_array(DEPTH * BLOCK_LD)
 transpose = transpose_block()
 
 # Full strips, strips of fewer vectors (the last one masked) and, for the rows that are left, one row at a time.
-tile_full = dense_tile(TILE_ROWS, TILE_VECTORS, masked=False)
+tile_full = dense_tile(TILE_ROWS, TILE_VECTORS)
+tile_packing = dense_tile(TILE_ROWS, TILE_VECTORS, packing=True)
 tile_part = [dense_tile(TILE_ROWS, vectors, masked=True) for vectors in range(1, TILE_VECTORS + 1)]
 tile_part_1, tile_part_2, tile_part_3, tile_part_4 = (tile_part * 2)[:4]  # machines with few registers have two
-tile_row = dense_tile(1, TILE_VECTORS, masked=False)
+tile_row = dense_tile(1, TILE_VECTORS)
 tile_row_part = dense_tile(1, 1, masked=True)
 
 
 @inline
-def _tiles(a, row_stride, column_stride, b, ld_b, k, init, ld_init, c, ld_c, floor, m, n):
+def _tiles(a, row_stride, column_stride, b, ld_b, k, alpha, beta, init, ld_init, c, ld_c, floor, m, n):
     """Cover an m x n output, n <= STRIP, with tiles."""
     vectors = (n + LANES - 1) // LANES
     tail = n - (vectors - 1) * LANES
@@ -41,54 +67,27 @@ def _tiles(a, row_stride, column_stride, b, ld_b, k, init, ld_init, c, ld_c, flo
     while m - r >= TILE_ROWS:
         ar, cr, ir = offset(a, r * row_stride), offset(c, r * ld_c), offset(init, r * ld_init)
         if n == STRIP:
-            tile_full(ar, row_stride, column_stride, b, ld_b, k, ir, ld_init, cr, ld_c, floor, 0)
+            tile_full(ar, row_stride, column_stride, b, ld_b, k, alpha, beta, ir, ld_init, cr, ld_c, floor, 0, b)
         elif vectors == 1:
-            tile_part_1(ar, row_stride, column_stride, b, ld_b, k, ir, ld_init, cr, ld_c, floor, tail)
+            tile_part_1(ar, row_stride, column_stride, b, ld_b, k, alpha, beta, ir, ld_init, cr, ld_c, floor, tail, b)
         elif vectors == 2:
-            tile_part_2(ar, row_stride, column_stride, b, ld_b, k, ir, ld_init, cr, ld_c, floor, tail)
+            tile_part_2(ar, row_stride, column_stride, b, ld_b, k, alpha, beta, ir, ld_init, cr, ld_c, floor, tail, b)
         elif vectors == 3:
-            tile_part_3(ar, row_stride, column_stride, b, ld_b, k, ir, ld_init, cr, ld_c, floor, tail)
+            tile_part_3(ar, row_stride, column_stride, b, ld_b, k, alpha, beta, ir, ld_init, cr, ld_c, floor, tail, b)
         else:
-            tile_part_4(ar, row_stride, column_stride, b, ld_b, k, ir, ld_init, cr, ld_c, floor, tail)
+            tile_part_4(ar, row_stride, column_stride, b, ld_b, k, alpha, beta, ir, ld_init, cr, ld_c, floor, tail, b)
         r += TILE_ROWS
     while r < m:
         ar, cr, ir = offset(a, r * row_stride), offset(c, r * ld_c), offset(init, r * ld_init)
         if n == STRIP:
-            tile_row(ar, row_stride, column_stride, b, ld_b, k, ir, ld_init, cr, ld_c, floor, 0)
+            tile_row(ar, row_stride, column_stride, b, ld_b, k, alpha, beta, ir, ld_init, cr, ld_c, floor, 0, b)
         else:
             for j in range(0, n, LANES):
                 bj, cj, ij = offset(b, j), offset(cr, j), offset(ir, j)
-                tile_row_part(ar, row_stride, column_stride, bj, ld_b, k, ij, ld_init, cj, ld_c, floor, n - j)
+                tile_row_part(
+                    ar, row_stride, column_stride, bj, ld_b, k, alpha, beta, ij, ld_init, cj, ld_c, floor, n - j, b
+                )
         r += 1
-
-
-@inline
-def matrix_product(a, row_stride, column_stride, b, ld_b, k, init, ld_init, c, ld_c, floor, m, n):
-    """`c = max(init + a b, floor)`: a is m x k with the given strides, b is k x n; init may be c itself (ld_init = ld_c), or a row (ld_init = 0)."""
-    for j in range(0, n, STRIP):
-        width = min(STRIP, n - j)
-        bj, cj = offset(b, j), offset(c, j)
-        start, ld_start = offset(init, j), ld_init
-        for k0 in range(0, k, DEPTH):
-            depth = min(DEPTH, k - k0)
-            limit = floor if k0 + depth == k else NO_FLOOR
-            ak = offset(a, k0 * column_stride)
-            _tiles(
-                ak,
-                row_stride,
-                column_stride,
-                offset(bj, k0 * ld_b),
-                ld_b,
-                depth,
-                start,
-                ld_start,
-                cj,
-                ld_c,
-                limit,
-                m,
-                width,
-            )
-            start, ld_start = cj, ld_c
 
 
 @inline
@@ -98,80 +97,189 @@ def _fill_zeros(p, n):
 
 
 @inline
-def _product_from_zero(a, row_stride, column_stride, b, ld_b, k, c, ld_c, m, n):
-    """`c = a b`; an empty sum is 0."""
-    if k == 0:
-        for r in range(m):
-            _fill_zeros(offset(c, r * ld_c), n)
-    for j in range(0, n, STRIP):
-        zero = zeros()
-        _fill_zeros(zero, STRIP)
-        width = min(STRIP, n - j)
-        matrix_product(
-            a, row_stride, column_stride, offset(b, j), ld_b, k, zero, 0, offset(c, j), ld_c, NO_FLOOR, m, width
-        )
+def _copy(target, ld_target, source, ld_source, rows, columns):
+    for i in range(rows):
+        to, start = offset(target, i * ld_target), offset(source, i * ld_source)
+        whole = columns // LANES * LANES
+        for j in range(0, whole, LANES):
+            store(to, j, load(start, j))
+        store_n(to, whole, load_n(start, whole, columns - whole), columns - whole)
+
+
+@inline
+def _copy_transposed(target, ld_target, source, ld_source, rows, columns):
+    """`target[j, i] = source[i, j]` for rows x columns of source."""
+    for i in range(0, rows, LANES):
+        for j in range(0, columns, LANES):
+            start, to = offset(source, i * ld_source + j), offset(target, j * ld_target + i)
+            if rows - i >= LANES and columns - j >= LANES:
+                transpose(start, ld_source, to, ld_target)
+            else:
+                for p in range(min(LANES, rows - i)):
+                    for q in range(min(LANES, columns - j)):
+                        to[q * ld_target + p] = start[p * ld_source + q]
+
+
+@inline
+def _block_depth(k):
+    """Depth of the blocks of a sum over k, k >= 1: even blocks of whole vectors, since a shallow last one costs as much traffic as a deep one."""
+    n_blocks = (k + DEPTH - 1) // DEPTH
+    return ((k + n_blocks - 1) // n_blocks + LANES - 1) // LANES * LANES
+
+
+@inline
+def _rows_collide(ld, depth):
+    """Whether `depth` rows of a strip, `ld` elements apart, leave L1 too little room: they share few sets, or lie on a page each."""
+    distance = abs(ld) * FLOAT
+    spacing = (
+        distance & -distance
+    )  # the largest power of two in it: rows start at multiples of it within a period of the cache
+    return distance >= PAGE or depth * spacing > L1_BYTES * 2 // 3
+
+
+@inline
+def _without_sum(beta, init, ld_init, c, ld_c, floor, m, n):
+    """`c = max(beta init, floor)`: what is left of a product with nothing to sum; init is not read where beta is 0."""
+    for r in range(m):
+        for j in range(n):
+            value = ZERO if beta == ZERO else beta * init[r * ld_init + j]
+            c[r * ld_c + j] = floor if value < floor else value
+
+
+def _make_product(a_transposed: bool, b_transposed: bool) -> Any:
+    """`product`: `c = max(alpha op(a) op(b) + beta init, floor)`, c is m x n, the sum runs over k.
+
+    init may be c itself (with ld_init = ld_c), or one row (ld_init = 0); it is not read where beta is 0. a and b are not read where alpha is 0.
+    """
+
+    @inline
+    def product(a, ld_a, b, ld_b, k, alpha, beta, init, ld_init, c, ld_c, floor, m, n):
+        if k == 0 or alpha == ZERO:
+            _without_sum(beta, init, ld_init, c, ld_c, floor, m, n)
+            return
+        block_depth = _block_depth(k)
+        packs_strips = b_transposed or (m >= PACKED_FROM_ROWS and _rows_collide(ld_b, block_depth))
+        strip = packed_strip()
+        for k0 in range(0, k, block_depth):
+            depth = min(block_depth, k - k0)
+            limit = floor if k0 + depth == k else NO_FLOOR
+            for i0 in range(0, m, BLOCK_ROWS):
+                rows = min(BLOCK_ROWS, m - i0)
+                if a_transposed:
+                    row_stride, column_stride, left = 1, ld_a, offset(a, k0 * ld_a + i0)
+                    if n >= PACKED_FROM_COLUMNS and ld_a * FLOAT >= PAGE:
+                        block = packed_block()
+                        _copy(block, BLOCK_LD, left, ld_a, depth, rows)
+                        column_stride, left = BLOCK_LD, block
+                else:
+                    row_stride, column_stride, left = ld_a, 1, offset(a, i0 * ld_a + k0)
+                for j in range(0, n, STRIP):
+                    width = min(STRIP, n - j)
+                    ci = offset(c, i0 * ld_c + j)
+                    start, ld_start, scale = ci, ld_c, ONE
+                    if k0 == 0:
+                        start, ld_start, scale = offset(init, i0 * ld_init + j), ld_init, beta
+                    done = 0  # rows of this strip that are computed
+                    if b_transposed:
+                        right, ld_right = strip, STRIP
+                        _copy_transposed(strip, STRIP, offset(b, j * ld_b + k0), ld_b, width, depth)
+                    else:
+                        right, ld_right = offset(b, k0 * ld_b + j), ld_b
+                        if packs_strips and width == STRIP and rows >= TILE_ROWS:
+                            tile_packing(
+                                left,
+                                row_stride,
+                                column_stride,
+                                right,
+                                ld_b,
+                                depth,
+                                alpha,
+                                scale,
+                                start,
+                                ld_start,
+                                ci,
+                                ld_c,
+                                limit,
+                                0,
+                                strip,
+                            )
+                            right, ld_right, done = strip, STRIP, TILE_ROWS
+                        elif packs_strips:
+                            _copy(strip, STRIP, right, ld_b, depth, width)
+                            right, ld_right = strip, STRIP
+                    _tiles(
+                        offset(left, done * row_stride),
+                        row_stride,
+                        column_stride,
+                        right,
+                        ld_right,
+                        depth,
+                        alpha,
+                        scale,
+                        offset(start, done * ld_start),
+                        ld_start,
+                        offset(ci, done * ld_c),
+                        ld_c,
+                        limit,
+                        rows - done,
+                        width,
+                    )
+
+    return product
+
+
+product_nn, product_nt = _make_product(False, False), _make_product(False, True)
+product_tn, product_tt = _make_product(True, False), _make_product(True, True)
+
+
+@kernel
+def gemm_nn(c, a, b, alpha, beta, B, O, I, ld_c, ld_a, ld_b):
+    product_nn(a, ld_a, b, ld_b, I, np.float32(alpha), np.float32(beta), c, ld_c, c, ld_c, NO_FLOOR, B, O)
+
+
+@kernel
+def gemm_nt(c, a, b, alpha, beta, B, O, I, ld_c, ld_a, ld_b):
+    product_nt(a, ld_a, b, ld_b, I, np.float32(alpha), np.float32(beta), c, ld_c, c, ld_c, NO_FLOOR, B, O)
+
+
+@kernel
+def gemm_tn(c, a, b, alpha, beta, B, O, I, ld_c, ld_a, ld_b):
+    product_tn(a, ld_a, b, ld_b, I, np.float32(alpha), np.float32(beta), c, ld_c, c, ld_c, NO_FLOOR, B, O)
+
+
+@kernel
+def gemm_tt(c, a, b, alpha, beta, B, O, I, ld_c, ld_a, ld_b):
+    product_tt(a, ld_a, b, ld_b, I, np.float32(alpha), np.float32(beta), c, ld_c, c, ld_c, NO_FLOOR, B, O)
 
 
 @kernel
 def linear(y, x, w, b, B, O, I, ld_y, ld_x, ld_w):
-    matrix_product(x, ld_x, 1, w, ld_w, I, b, 0, y, ld_y, NO_FLOOR, B, O)
+    product_nn(x, ld_x, w, ld_w, I, ONE, ONE, b, 0, y, ld_y, NO_FLOOR, B, O)
 
 
 @kernel
 def linear_relu(y, x, w, b, B, O, I, ld_y, ld_x, ld_w):
-    matrix_product(x, ld_x, 1, w, ld_w, I, b, 0, y, ld_y, RELU_FLOOR, B, O)
-
-
-@inline
-def _transposed_panel(target, w, ld_w, rows, columns):
-    """`target[j, i] = w[i, j]` for rows x columns of w; target's leading dimension is STRIP."""
-    for i in range(0, rows, LANES):
-        for j in range(0, columns, LANES):
-            source, to = offset(w, i * ld_w + j), offset(target, j * STRIP + i)
-            if rows - i >= LANES and columns - j >= LANES:
-                transpose(source, ld_w, to, STRIP)
-            else:
-                for p in range(min(LANES, rows - i)):
-                    for q in range(min(LANES, columns - j)):
-                        to[q * STRIP + p] = source[p * ld_w + q]
-
-
-@inline
-def _times_transposed(dx, dy, w, B, I, O, ld_dx, ld_dy, ld_w, init, ld_init):
-    """`dx = init + dy w^T`: w is transposed block by block into a panel that stays in L1."""
-    packed = panel()
-    for i in range(0, I, STRIP):
-        width = min(STRIP, I - i)
-        start, ld_start = offset(init, i if ld_init else 0), ld_init
-        for o in range(0, O, DEPTH):
-            depth = min(DEPTH, O - o)
-            _transposed_panel(packed, offset(w, i * ld_w + o), ld_w, width, depth)
-            _tiles(
-                offset(dy, o), ld_dy, 1, packed, STRIP, depth, start, ld_start, offset(dx, i), ld_dx, NO_FLOOR, B, width
-            )
-            start, ld_start = offset(dx, i), ld_dx
+    product_nn(x, ld_x, w, ld_w, I, ONE, ONE, b, 0, y, ld_y, RELU_FLOOR, B, O)
 
 
 @kernel
 def linear_dx(dx, dy, w, B, I, O, ld_dx, ld_dy, ld_w):
-    zero = zeros()
-    _fill_zeros(zero, STRIP)
-    _times_transposed(dx, dy, w, B, I, O, ld_dx, ld_dy, ld_w, zero, 0)
+    product_nt(dy, ld_dy, w, ld_w, O, ONE, ZERO, dx, ld_dx, dx, ld_dx, NO_FLOOR, B, I)
 
 
 @kernel
 def linear_dx_add(dx, dy, w, B, I, O, ld_dx, ld_dy, ld_w):
-    _times_transposed(dx, dy, w, B, I, O, ld_dx, ld_dy, ld_w, dx, ld_dx)
+    product_nt(dy, ld_dy, w, ld_w, O, ONE, ONE, dx, ld_dx, dx, ld_dx, NO_FLOOR, B, I)
 
 
 @kernel
 def linear_dw(dw, x, dy, I, O, B, ld_dw, ld_x, ld_dy):
-    _product_from_zero(x, 1, ld_x, dy, ld_dy, B, dw, ld_dw, I, O)
+    product_tn(x, ld_x, dy, ld_dy, B, ONE, ZERO, dw, ld_dw, dw, ld_dw, NO_FLOOR, I, O)
 
 
 @kernel
 def linear_dw_add(dw, x, dy, I, O, B, ld_dw, ld_x, ld_dy):
-    matrix_product(x, 1, ld_x, dy, ld_dy, B, dw, ld_dw, dw, ld_dw, NO_FLOOR, I, O)
+    product_tn(x, ld_x, dy, ld_dy, B, ONE, ONE, dw, ld_dw, dw, ld_dw, NO_FLOOR, I, O)
 
 
 @inline

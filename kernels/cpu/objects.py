@@ -21,6 +21,7 @@ from pathlib import Path
 
 import llvmlite.binding as llvm
 
+from .caches import CACHES
 from .isa import MACHINE
 
 _SOURCES = Path(__file__).resolve().parents[1]
@@ -48,7 +49,7 @@ def code_key() -> str:
             digest.update(version(package).encode())
         except PackageNotFoundError:
             digest.update(b"none")
-    digest.update(f"{sys.version_info[:2]} {MACHINE}".encode())
+    digest.update(f"{sys.version_info[:2]} {MACHINE} {CACHES}".encode())
     digest.update(llvm.get_host_cpu_features().flatten().encode())
     digest.update(os.environ.get("NUMBA_CPU_FEATURES", "").encode())
     return digest.hexdigest()[:20]

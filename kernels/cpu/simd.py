@@ -359,7 +359,8 @@ exponent = _vector_intrinsic((vector,), vector, _emit_exponent, lambda x: np.fre
 mantissa = _vector_intrinsic((vector,), vector, _emit_mantissa, lambda x: np.frexp(x)[0].astype(np.float32))
 
 
-def _emit_prefetch(b: ir.IRBuilder, p: ir.Value) -> None:
+def emit_prefetch(b: ir.IRBuilder, p: ir.Value) -> None:
+    """Ask for the cache line of an address, which may lie anywhere."""
     prefetch_ = function(b, ir.VoidType(), [i8.as_pointer(), i32, i32, i32], "llvm.prefetch.p0")
     b.call(prefetch_, [b.bitcast(p, i8.as_pointer()), i32(0), i32(3), i32(1)])
 
@@ -369,7 +370,7 @@ def prefetch(context: Any, p: types.Type, n: types.Type) -> Any:
     """Ask for the cache line of `p[n]`."""
 
     def generate(ctx: Any, b: ir.IRBuilder, sig: Any, args: list) -> Any:
-        _emit_prefetch(b, b.gep(args[0], [args[1]]))
+        emit_prefetch(b, b.gep(args[0], [args[1]]))
         return ctx.get_dummy_value()
 
     return types.void(p, types.intp), generate
@@ -388,6 +389,16 @@ def _twin_add(p: np.ndarray, v: int) -> int:
 
 atomic_add = _vector_intrinsic(
     (long_p, types.int64), types.int64, lambda b, p, v: b.atomic_rmw("add", p, v, "seq_cst"), _twin_add
+)
+
+
+def _twin_exchange(p: np.ndarray, v: int) -> int:
+    old, p[0] = int(p[0]), v
+    return old
+
+
+atomic_exchange = _vector_intrinsic(
+    (long_p, types.int64), types.int64, lambda b, p, v: b.atomic_rmw("xchg", p, v, "seq_cst"), _twin_exchange
 )
 atomic_load = _vector_intrinsic(
     (long_p,), types.int64, lambda b, p: b.load_atomic(p, "acquire", 8), lambda p: int(p[0])

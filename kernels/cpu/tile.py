@@ -7,8 +7,8 @@ tile multiplies by A or by its transpose.
 `sparse_tile(vectors)` is a row of a product with a compressed matrix: the accumulators of one output row live in registers while the list of
 nonzeros runs. `list_tile(features, vectors)` is its transpose's: some output rows at once, each with a short list of its own.
 
-The first two start from `init` (a bias with stride 0, zeros with stride 0, or the output itself to accumulate), and clip at `floor` (0 is ReLU, -inf
-nothing). With `masked` the last vector has only `tail` lanes: ragged edges touch nothing outside the matrices.
+The first two add or start from `init` (a bias with stride 0, or the output itself to accumulate), and clip at `floor` (0 is ReLU, -inf nothing). With
+`masked` the last vector has only `tail` lanes: ragged edges touch nothing outside the matrices.
 
 Sources: BLIS' micro-kernel (Van Zee & van de Geijn 2015) for the shape of the loop.
 """
@@ -32,6 +32,7 @@ from .simd import (
     emit_load,
     emit_masked_load,
     emit_masked_store,
+    emit_prefetch,
     emit_splat,
     emit_store,
     f32,
@@ -108,35 +109,51 @@ def _loop(
     return results
 
 
-def dense_tile(rows: int, vectors: int, masked: bool) -> Any:
-    """`c[r, :] = max(init[r, :] + sum_k a[r, k] b[k, :], floor)` for `rows` rows and `vectors` vectors of columns, k >= 1.
+def dense_tile(rows: int, vectors: int, masked: bool = False, packing: bool = False) -> Any:
+    """`c[r, :] = max(alpha sum_k a[r, k] b[k, :] + beta init[r, :], floor)` for `rows` rows and `vectors` vectors of columns, k >= 1.
+
+    init is not read where beta is 0. The sum runs in the order of k from 0, whatever the tile's shape: which tile covers an element does not
+    change its bits.
+
+    With `packing` it also copies b into `panel`, k x STRIP, for the tiles after it.
 
     Returns
     -------
     intrinsic
-        `tile(a, row_stride, column_stride, b, ld_b, k, init, ld_init, c, ld_c, floor, tail)`.
+        `tile(a, row_stride, column_stride, b, ld_b, k, alpha, beta, init, ld_init, c, ld_c, floor, tail, panel)`.
     """
 
-    def twin(a, row_stride, column_stride, b, ld_b, k, init, ld_init, c, ld_c, floor, tail) -> None:
+    def twin(a, row_stride, column_stride, b, ld_b, k, alpha, beta, init, ld_init, c, ld_c, floor, tail, panel) -> None:
         width = (vectors - 1) * LANES + (min(tail, LANES) if masked else LANES)
+        if packing:
+            for step in range(k):
+                panel[step * STRIP : step * STRIP + width] = b[step * ld_b : step * ld_b + width]
         for r in range(rows):
-            total = init[r * ld_init : r * ld_init + width].copy()
+            total = np.zeros(width, np.float32)
             for step in range(k):
                 total += a[r * row_stride + step * column_stride] * b[step * ld_b : step * ld_b + width]
+            total = alpha * total
+            if beta != 0:
+                total += beta * init[r * ld_init : r * ld_init + width]
             c[r * ld_c : r * ld_c + width] = np.where(total < floor, floor, total)
 
     if not JIT:
         return twin
 
     @intrinsic
-    def tile(context, a, row_stride, column_stride, b_, ld_b, k, init, ld_init, c, ld_c, floor, tail):
-        sig = types.void(float_p, N, N, float_p, N, N, float_p, N, float_p, N, types.float32, N)
+    def tile(
+        context, a, row_stride, column_stride, b_, ld_b, k, alpha, beta, init, ld_init, c, ld_c, floor, tail, panel
+    ):
+        f = types.float32
+        sig = types.void(float_p, N, N, float_p, N, N, f, f, float_p, N, float_p, N, f, N, float_p)
 
         def generate(ctx: Any, b: ir.IRBuilder, sig: Any, args: list) -> Any:
-            A, row_stride, column_stride, B, ld_b, K, init, ld_init, C, ld_c, floor, tail = args
+            A, row_stride, column_stride, B, ld_b, K, alpha, beta, init, ld_init, C, ld_c, floor, tail, panel = args
             edge = _Edge(b, vectors, emit_lane_mask(b, tail) if masked else None)
             grid = [(r, j) for r in range(rows) for j in range(vectors)]
-            start = {(r, j): edge.load(_address(b, init, ld_init, r, j), j) for r, j in grid}
+            # What the end of the tile reads and writes is asked for now: it arrives while the sums run.
+            for r, j in grid:
+                emit_prefetch(b, _address(b, C, ld_c, r, j))
             # One pointer a row of A: the loop then needs a single index register for all of them.
             a_rows = [_address(b, A, row_stride, r) for r in range(rows)]
             entry, loop, done = b.block, b.append_basic_block("k"), b.append_basic_block("done")
@@ -148,10 +165,14 @@ def dense_tile(rows: int, vectors: int, masked: bool) -> Any:
             total = {}
             for cell in grid:
                 total[cell] = b.phi(vector_ir)
-                total[cell].add_incoming(start[cell], entry)
+                total[cell].add_incoming(emit_constant(0), entry)
             row_of_b = b.gep(B, [b.mul(step, ld_b)])
             column_of_a = b.mul(step, column_stride)
             b_vectors = [edge.load(b.gep(row_of_b, [i64(j * LANES)]), j) for j in range(vectors)]
+            if packing:
+                row_of_panel = b.gep(panel, [b.mul(step, i64(STRIP))])
+                for j in range(vectors):
+                    emit_store(b, b_vectors[j], b.gep(row_of_panel, [i64(j * LANES)]))
             new = {}
             for r in range(rows):
                 broadcast = emit_splat(b, b.load(b.gep(a_rows[r], [column_of_a])))
@@ -164,14 +185,33 @@ def dense_tile(rows: int, vectors: int, masked: bool) -> Any:
             b.cbranch(b.icmp_signed("<", following, K), loop, done)
 
             b.position_at_end(done)
-            limit = emit_splat(b, floor)
+            limit, alphas = emit_splat(b, floor), emit_splat(b, alpha)
+            start = _start_values(b, edge, grid, beta, init, ld_init)
             for r, j in grid:
-                edge.store(_clip(b, new[r, j], limit), _address(b, C, ld_c, r, j), j)
+                result = emit_fma(b, alphas, new[r, j], start[r, j])
+                edge.store(_clip(b, result, limit), _address(b, C, ld_c, r, j), j)
             return ctx.get_dummy_value()
 
         return sig, generate
 
     return tile
+
+
+def _start_values(b: ir.IRBuilder, edge: _Edge, grid: list, beta: ir.Value, init: ir.Value, ld_init: ir.Value) -> dict:
+    """`beta init` for each accumulator, 0 where beta is 0: init is then not read, it may hold NaN or nothing."""
+    skipped, reads, after = b.block, b.append_basic_block("init"), b.append_basic_block("result")
+    b.cbranch(b.fcmp_unordered("!=", beta, f32(0)), reads, after)
+    b.position_at_end(reads)
+    betas = emit_splat(b, beta)
+    read = {(r, j): b.fmul(betas, edge.load(_address(b, init, ld_init, r, j), j)) for r, j in grid}
+    b.branch(after)
+    b.position_at_end(after)
+    values = {}
+    for cell in grid:
+        values[cell] = b.phi(vector_ir)
+        values[cell].add_incoming(emit_constant(0), skipped)
+        values[cell].add_incoming(read[cell], reads)
+    return values
 
 
 def sparse_tile(vectors: int, masked: bool) -> Any:
