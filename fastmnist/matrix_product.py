@@ -191,7 +191,7 @@ def _check_out(out: np.ndarray, shape: tuple[int, int], a: np.ndarray, b: np.nda
 
 def _share(x: np.ndarray, y: np.ndarray) -> bool:
     try:
-        return np.shares_memory(x, y, max_work=10_000)
+        return np.shares_memory(x, y, max_work=10_000)  # type: ignore[arg-type]
     except np.exceptions.TooHardError:
         return True  # not proven to lie apart
 
