@@ -112,8 +112,8 @@ def _loop(
 def dense_tile(rows: int, vectors: int, masked: bool = False, packing: bool = False) -> Any:
     """`c[r, :] = max(alpha sum_k a[r, k] b[k, :] + beta init[r, :], floor)` for `rows` rows and `vectors` vectors of columns, k >= 1.
 
-    init is not read where beta is 0. The sum runs in the order of k from 0, whatever the tile's shape: which tile covers an element does not
-    change its bits.
+    init is not read where beta is 0. The sum runs in the order of k, whatever the tile's shape: which tile covers an element does not change
+    its bits.
 
     With `packing` it also copies b into `panel`, k x STRIP, for the tiles after it.
 
@@ -129,12 +129,11 @@ def dense_tile(rows: int, vectors: int, masked: bool = False, packing: bool = Fa
             for step in range(k):
                 panel[step * STRIP : step * STRIP + width] = b[step * ld_b : step * ld_b + width]
         for r in range(rows):
-            total = np.zeros(width, np.float32)
+            old = beta * init[r * ld_init : r * ld_init + width] if beta != 0 else np.zeros(width, np.float32)
+            total = old.copy() if alpha == 1 else np.zeros(width, np.float32)
             for step in range(k):
                 total += a[r * row_stride + step * column_stride] * b[step * ld_b : step * ld_b + width]
-            total = alpha * total
-            if beta != 0:
-                total += beta * init[r * ld_init : r * ld_init + width]
+            total = total if alpha == 1 else alpha * total + old
             c[r * ld_c : r * ld_c + width] = np.where(total < floor, floor, total)
 
     if not JIT:
@@ -156,6 +155,11 @@ def dense_tile(rows: int, vectors: int, masked: bool = False, packing: bool = Fa
                 emit_prefetch(b, _address(b, C, ld_c, r, j))
             # One pointer a row of A: the loop then needs a single index register for all of them.
             a_rows = [_address(b, A, row_stride, r) for r in range(rows)]
+            # A sum goes on where the last one ended (a bias, the block or panel before): where it is cut does not change its bits. Only a sum
+            # that is scaled afterwards starts at 0 and meets `beta init` at its end. Adding -0 changes nothing, not even 0's sign.
+            plain, nothing = b.fcmp_ordered("==", alpha, f32(1)), f32(0)
+            first, last = b.select(plain, beta, nothing), b.select(plain, nothing, beta)
+            start = _start_values(b, edge, grid, first, init, ld_init, 0.0)
             entry, loop, done = b.block, b.append_basic_block("k"), b.append_basic_block("done")
             b.branch(loop)
 
@@ -165,7 +169,7 @@ def dense_tile(rows: int, vectors: int, masked: bool = False, packing: bool = Fa
             total = {}
             for cell in grid:
                 total[cell] = b.phi(vector_ir)
-                total[cell].add_incoming(emit_constant(0), entry)
+                total[cell].add_incoming(start[cell], entry)
             row_of_b = b.gep(B, [b.mul(step, ld_b)])
             column_of_a = b.mul(step, column_stride)
             b_vectors = [edge.load(b.gep(row_of_b, [i64(j * LANES)]), j) for j in range(vectors)]
@@ -186,9 +190,9 @@ def dense_tile(rows: int, vectors: int, masked: bool = False, packing: bool = Fa
 
             b.position_at_end(done)
             limit, alphas = emit_splat(b, floor), emit_splat(b, alpha)
-            start = _start_values(b, edge, grid, beta, init, ld_init)
+            rest = _start_values(b, edge, grid, last, init, ld_init, -0.0)
             for r, j in grid:
-                result = emit_fma(b, alphas, new[r, j], start[r, j])
+                result = emit_fma(b, alphas, new[r, j], rest[r, j])
                 edge.store(_clip(b, result, limit), _address(b, C, ld_c, r, j), j)
             return ctx.get_dummy_value()
 
@@ -197,8 +201,10 @@ def dense_tile(rows: int, vectors: int, masked: bool = False, packing: bool = Fa
     return tile
 
 
-def _start_values(b: ir.IRBuilder, edge: _Edge, grid: list, beta: ir.Value, init: ir.Value, ld_init: ir.Value) -> dict:
-    """`beta init` for each accumulator, 0 where beta is 0: init is then not read, it may hold NaN or nothing."""
+def _start_values(
+    b: ir.IRBuilder, edge: _Edge, grid: list, beta: ir.Value, init: ir.Value, ld_init: ir.Value, otherwise: float
+) -> dict:
+    """`beta init` for each accumulator, `otherwise` where beta is 0: init is then not read, it may hold NaN or nothing."""
     skipped, reads, after = b.block, b.append_basic_block("init"), b.append_basic_block("result")
     b.cbranch(b.fcmp_unordered("!=", beta, f32(0)), reads, after)
     b.position_at_end(reads)
@@ -209,7 +215,7 @@ def _start_values(b: ir.IRBuilder, edge: _Edge, grid: list, beta: ir.Value, init
     values = {}
     for cell in grid:
         values[cell] = b.phi(vector_ir)
-        values[cell].add_incoming(emit_constant(0), skipped)
+        values[cell].add_incoming(emit_constant(otherwise), skipped)
         values[cell].add_incoming(read[cell], reads)
     return values
 
