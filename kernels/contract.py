@@ -5,7 +5,12 @@ One table for all backends. An op has the same name and the same positional orde
 table.
 
 The alphabet of dimensions: B rows of a batch, I inputs of a layer, O outputs of a layer, C classes, N rows of the data set, M entries of
-the order, S steps of an epoch, R x Q any matrix, Z stored values, P row pointers of compressed rows.
+the order, S steps of an epoch, R x Q any matrix, Z stored values, P row pointers of compressed rows; of image layers X = H W C values of an
+image that is read, Y = OH OW O values of one that is made, K = kernel_height kernel_width C weights of a filter, O filters.
+
+Images are rows of a matrix: pixel by pixel from the top left, the channels of a pixel side by side (height, width, channels). What a shape
+cannot tell stands in the params `height width channels` of the image X, and in those of the window that moves over it without padding:
+OH = (height - kernel_height) // stride + 1, OW likewise; `pad` and `crop` make and take away a border of zeros.
 
 Strides. Two-dimensional operands are row-major with a leading dimension of their own (`ld_<name>`, in elements), so an op works on a block of
 a larger array; one-dimensional operands are contiguous. At the surface (`fastmnist.call_kernel`) everything is C-contiguous.
@@ -281,6 +286,99 @@ _op(
     types=_COMPRESSED,
     flops=lambda d: 2.0 * d["Z"] / max(d["P"] - 1, 1) * d["B"] * d["O"],
     nbytes=lambda d: 4.0 * d["B"] * d["O"] + 3.0 * d["Z"] / max(d["P"] - 1, 1) * d["B"] + 8.0 * d["I"] * d["O"],
+)
+
+# --- convolution: every image a row, every filter a column of w ---------------------------------------------------------------------
+_IMAGE, _WINDOW = "height width channels", "kernel_height kernel_width stride"
+_conv = lambda d: 2.0 * d["B"] * d["Y"] * d["K"]  # noqa: E731
+for _name, _formula in (("conv2d", "{}"), ("conv2d_relu", "max({}, 0)")):
+    _sum = "b[o] + sum over i, j, c of x[oy stride + i, ox stride + j, c] w[(i, j, c), o]"
+    _op(
+        _name,
+        "y[B,Y]",
+        "x[B,X] w[K,O] b[O]",
+        f"y[oy, ox, o] = {_formula.format(_sum)}.",
+        params=f"{_IMAGE} {_WINDOW}",
+        flops=_conv,
+    )
+_op(
+    "conv2d_dx",
+    "dx[B,X]",
+    "dy[B,Y] wt[O,K]",
+    "dx[iy, ix, c] = sum over i, j, oy, ox, o with iy = oy stride + i, ix = ox stride + j of dy[oy, ox, o] wt[o, (i, j, c)]; wt = w^T.",
+    params=f"{_IMAGE} {_WINDOW}",
+    flops=_conv,
+)
+for _name, _formula, _updates in (("conv2d_dw", "=", ""), ("conv2d_dw_add", "+=", "dw")):
+    _op(
+        _name,
+        "dw[K,O]",
+        "x[B,X] dy[B,Y]",
+        f"dw[(i, j, c), o] {_formula} sum over images, oy, ox of x[oy stride + i, ox stride + j, c] dy[oy, ox, o].",
+        params=f"{_IMAGE} {_WINDOW}",
+        updates=_updates,
+        flops=_conv,
+    )
+_op(
+    "conv2d_db_add",
+    "db[O]",
+    "dy[B,Y]",
+    "db[o] += sum over images and pixels of dy[pixel, o].",
+    updates="db",
+    flops=lambda d: d["B"] * d["Y"],
+)
+_op("transpose", "wt[O,K]", "w[K,O]", "wt = w^T.")
+_op(
+    "pad",
+    "y[B,Y]",
+    "x[B,X]",
+    "y is the image x with a border of zeros: y[top + iy, left + ix, c] = x[iy, ix, c], y has height + top + bottom rows.",
+    params=f"{_IMAGE} top bottom left right",
+)
+_op(
+    "crop",
+    "x[B,X]",
+    "y[B,Y]",
+    "x[iy, ix, c] = y[top + iy, left + ix, c], the adjoint of `pad`; height and width are those of x.",
+    params=f"{_IMAGE} top bottom left right",
+)
+
+# --- pooling ------------------------------------------------------------------------------------------------------------------------
+_POOL = "pool_height pool_width stride"
+_op(
+    "max_pool",
+    "y[B,Y] argmax[B,Y]",
+    "x[B,X]",
+    """y[oy, ox, c] = the largest x[oy stride + i, ox stride + j, c] of a window of pool_height x pool_width pixels, argmax its i pool_width + j, the first
+    of equals. NaN in a window makes y NaN, and argmax unspecified.""",
+    params=f"{_IMAGE} {_POOL}",
+    types={"argmax": ("uint8",)},
+    flops=lambda d: d["B"] * d["X"],
+)
+_op(
+    "max_pool_dx",
+    "dx[B,X]",
+    "dy[B,Y] argmax[B,Y]",
+    "dx[iy, ix, c] = sum of the dy of the windows whose largest value was there.",
+    params=f"{_IMAGE} {_POOL}",
+    types={"argmax": ("uint8",)},
+    flops=lambda d: d["B"] * d["Y"],
+)
+_op(
+    "avg_pool",
+    "y[B,Y]",
+    "x[B,X]",
+    "y[oy, ox, c] = mean over i, j of x[oy stride + i, ox stride + j, c].",
+    params=f"{_IMAGE} {_POOL}",
+    flops=lambda d: d["B"] * d["X"],
+)
+_op(
+    "avg_pool_dx",
+    "dx[B,X]",
+    "dy[B,Y]",
+    "dx[iy, ix, c] = sum of the dy of the windows that hold the pixel, divided by pool_height pool_width.",
+    params=f"{_IMAGE} {_POOL}",
+    flops=lambda d: d["B"] * d["X"],
 )
 
 # --- activations: y may be x itself (in place); the backward of gelu needs x, of the others y ---------------------------------------

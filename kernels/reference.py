@@ -6,7 +6,7 @@ the operands' own float type, float32 or float64 alike. The formulas are `contra
 cancel as it is written there, its stable form stands here, with the reason.
 
 The alphabet: B rows of a batch, I inputs, O outputs, C classes, N rows of the data set, M entries of the order, S steps
-of an epoch, R x Q any matrix.
+of an epoch, R x Q any matrix; of images H W C height, width and channels, OH and OW those of what a layer makes.
 
 Numbers behave as in IEEE 754, silently: overflow gives inf, inf - inf gives NaN, and NaN stays NaN (`relu` of NaN is
 NaN).
@@ -241,6 +241,249 @@ def sparse_linear_dw_add(
         stored = slice(indptr[i], indptr[i + 1])
         pixels = values[stored].astype(dw.dtype) * dw.dtype.type(scale)
         dw[columns[stored]] += np.outer(pixels, dy[r])
+
+
+# --- images: each a row, pixel by pixel, the channels of a pixel side by side ------------------------------------------
+
+
+def _image(x: Array, height: float, width: float) -> Array:
+    """The rows of x as images (B, height, width, channels)."""
+    return x.reshape(len(x), int(height), int(width), x.shape[1] // max(int(height) * int(width), 1))
+
+
+def _steps(size: float, window: float, stride: float) -> int:
+    """How many places a window of that size has."""
+    return (int(size) - int(window)) // int(stride) + 1
+
+
+def _windows(x: Array, height: float, width: float, rows: float, columns: float, stride: float) -> Array:
+    """Every window of rows x columns pixels of every image: (B, OH, OW, rows, columns, channels)."""
+    image, step = _image(x, height, width), int(stride)
+    windows = np.lib.stride_tricks.sliding_window_view(image, (int(rows), int(columns)), axis=(1, 2))
+    return np.moveaxis(windows[:, ::step, ::step], 3, -1)
+
+
+def _add_windows(dx: Array, sent: Array, height: float, width: float, stride: float) -> None:
+    """`dx` = the sum of what each window sends to its pixels; sent (B, OH, OW, rows, columns, channels)."""
+    _, out_height, out_width, rows, columns, _ = sent.shape
+    step = int(stride)
+    image = np.zeros_like(_image(np.zeros(dx.shape, dx.dtype), height, width))
+    for i in range(rows):
+        for j in range(columns):
+            # The pixels that stand at (i, j) of the windows, one for each window.
+            down, across = slice(i, i + step * out_height, step), slice(j, j + step * out_width, step)
+            image[:, down, across] += sent[:, :, :, i, j]
+    dx[...] = image.reshape(dx.shape)
+
+
+def _pixels(y: Array, channels: int) -> Array:
+    """All pixels of all images, (B OH OW, channels)."""
+    return y.reshape(-1, channels)
+
+
+@_ieee
+def conv2d(
+    y: Array,
+    x: Array,
+    w: Array,
+    b: Array,
+    height: float,
+    width: float,
+    channels: float,
+    kernel_height: float,
+    kernel_width: float,
+    stride: float,
+) -> None:
+    """`y[oy, ox] = window(oy, ox) w + b`: x (B, H W C), w (kernel_height kernel_width C, O), y (B, OH OW O)."""
+    windows = _windows(x, height, width, kernel_height, kernel_width, stride)
+    y[...] = (windows.reshape(-1, w.shape[0]) @ w + b).reshape(y.shape)
+
+
+@_ieee
+def conv2d_relu(
+    y: Array,
+    x: Array,
+    w: Array,
+    b: Array,
+    height: float,
+    width: float,
+    channels: float,
+    kernel_height: float,
+    kernel_width: float,
+    stride: float,
+) -> None:
+    """`y = max(conv2d, 0)`."""
+    conv2d(y, x, w, b, height, width, channels, kernel_height, kernel_width, stride)
+    relu(y, y)
+
+
+@_ieee
+def conv2d_dx(
+    dx: Array,
+    dy: Array,
+    wt: Array,
+    height: float,
+    width: float,
+    channels: float,
+    kernel_height: float,
+    kernel_width: float,
+    stride: float,
+) -> None:
+    """Each output pixel sends `dy wt` back to its window; what a pixel of the input gets is added up."""
+    places = _steps(height, kernel_height, stride), _steps(width, kernel_width, stride)
+    window = int(kernel_height), int(kernel_width), int(channels)
+    sent = (_pixels(dy, len(wt)) @ wt).reshape(len(dy), *places, *window)
+    _add_windows(dx, sent, height, width, stride)
+
+
+@_ieee
+def conv2d_dw(
+    dw: Array,
+    x: Array,
+    dy: Array,
+    height: float,
+    width: float,
+    channels: float,
+    kernel_height: float,
+    kernel_width: float,
+    stride: float,
+) -> None:
+    """`dw = sum over images and output pixels of the window's values times dy`."""
+    windows = _windows(x, height, width, kernel_height, kernel_width, stride)
+    dw[...] = windows.reshape(-1, dw.shape[0]).T @ _pixels(dy, dw.shape[1])
+
+
+@_ieee
+def conv2d_dw_add(
+    dw: Array,
+    x: Array,
+    dy: Array,
+    height: float,
+    width: float,
+    channels: float,
+    kernel_height: float,
+    kernel_width: float,
+    stride: float,
+) -> None:
+    """`dw += ...` as in `conv2d_dw`."""
+    windows = _windows(x, height, width, kernel_height, kernel_width, stride)
+    dw[...] = dw + windows.reshape(-1, dw.shape[0]).T @ _pixels(dy, dw.shape[1])
+
+
+@_ieee
+def conv2d_db_add(db: Array, dy: Array) -> None:
+    """`db += sum of dy over images and pixels`."""
+    db[...] = db + _pixels(dy, len(db)).sum(axis=0)
+
+
+def transpose(wt: Array, w: Array) -> None:
+    """`wt = w^T`."""
+    wt[...] = w.T
+
+
+def pad(
+    y: Array,
+    x: Array,
+    height: float,
+    width: float,
+    channels: float,
+    top: float,
+    bottom: float,
+    left: float,
+    right: float,
+) -> None:
+    """The image with a border of zeros; height and width are x's."""
+    border = ((0, 0), (int(top), int(bottom)), (int(left), int(right)), (0, 0))
+    y[...] = np.pad(_image(x, height, width), border).reshape(y.shape)
+
+
+def crop(
+    x: Array,
+    y: Array,
+    height: float,
+    width: float,
+    channels: float,
+    top: float,
+    bottom: float,
+    left: float,
+    right: float,
+) -> None:
+    """The image without its border; height and width are x's."""
+    whole = _image(y, height + top + bottom, width + left + right)
+    inner = whole[:, int(top) : int(top) + int(height), int(left) : int(left) + int(width)]
+    x[...] = inner.reshape(x.shape)
+
+
+@_ieee
+def max_pool(
+    y: Array,
+    argmax: Array,
+    x: Array,
+    height: float,
+    width: float,
+    channels: float,
+    pool_height: float,
+    pool_width: float,
+    stride: float,
+) -> None:
+    """The largest value of each window, and the first place where it stands: i pool_width + j."""
+    windows = _windows(x, height, width, pool_height, pool_width, stride)
+    flat = windows.reshape(*windows.shape[:3], int(pool_height) * int(pool_width), windows.shape[-1])
+    y[...] = flat.max(axis=3).reshape(y.shape)
+    argmax[...] = flat.argmax(axis=3).reshape(argmax.shape)
+
+
+@_ieee
+def max_pool_dx(
+    dx: Array,
+    dy: Array,
+    argmax: Array,
+    height: float,
+    width: float,
+    channels: float,
+    pool_height: float,
+    pool_width: float,
+    stride: float,
+) -> None:
+    """Each window sends its dy to the place of its largest value."""
+    rows, columns, channels = int(pool_height), int(pool_width), int(channels)
+    shape = len(dy), _steps(height, rows, stride), _steps(width, columns, stride), 1, channels
+    chosen = argmax.reshape(shape) == np.arange(rows * columns)[:, np.newaxis]
+    sent = np.where(chosen, dy.reshape(shape), 0)
+    _add_windows(dx, sent.reshape(*sent.shape[:3], rows, columns, channels), height, width, stride)
+
+
+@_ieee
+def avg_pool(
+    y: Array,
+    x: Array,
+    height: float,
+    width: float,
+    channels: float,
+    pool_height: float,
+    pool_width: float,
+    stride: float,
+) -> None:
+    """The mean of each window."""
+    y[...] = _windows(x, height, width, pool_height, pool_width, stride).mean(axis=(3, 4)).reshape(y.shape)
+
+
+@_ieee
+def avg_pool_dx(
+    dx: Array,
+    dy: Array,
+    height: float,
+    width: float,
+    channels: float,
+    pool_height: float,
+    pool_width: float,
+    stride: float,
+) -> None:
+    """Each window sends its dy, divided by the window's size, to all its pixels."""
+    rows, columns = int(pool_height), int(pool_width)
+    shape = len(dy), _steps(height, rows, stride), _steps(width, columns, stride), 1, 1, int(channels)
+    share = dy.reshape(shape) / (rows * columns)
+    _add_windows(dx, np.broadcast_to(share, (*share.shape[:3], rows, columns, int(channels))), height, width, stride)
 
 
 # --- activations: y may be x, dx may be dy ----------------------------------------------------------------------------

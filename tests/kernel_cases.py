@@ -38,6 +38,10 @@ TINY = float(np.finfo(np.float32).tiny)
 
 VALUES = ("normal", "denormal", "huge", "one_huge", "zero_rows", "all_zero", "special")
 
+# Params of image ops.
+_WINDOW = ("kernel_height", "kernel_width", "pool_height", "pool_width", "stride")
+GEOMETRY = ("height", "width", "channels", "top", "bottom", "left", "right", *_WINDOW)
+
 # Operand that may share memory with the first output.
 IN_PLACE = {
     **dict.fromkeys(("relu", "leaky_relu", "elu", "sigmoid", "tanh", "gelu"), "x"),
@@ -134,7 +138,7 @@ def make_case(
     contract = CONTRACT[op]
     dims = dict(dims)
     dtypes = _dtypes(contract.operands, variant)
-    params = _params(op, rng)
+    params = {name: float(dims[name]) if name in dims else drawn for name, drawn in _params(op, rng).items()}
     contents: dict[str, np.ndarray] = {}
     n_batch = dims.get("B", 0)
     position, step = int(rng.integers(0, 4)), int(rng.integers(0, 3))
@@ -194,6 +198,8 @@ def _content(
         return rng.integers(0, max(dims["C"], 2) if op in _ONE_VS_REST else dims["C"], shape).astype(np.int32)
     if name == "key":
         return rng.integers(0, 2**32, shape).astype(np.uint32)
+    if name == "argmax":
+        return rng.integers(0, dims["pool_height"] * dims["pool_width"], shape).astype(np.uint8)
     if name == "hits":
         return rng.integers(0, 2, shape).astype(np.uint8)
     if name == "source" and dtype == "uint8":
@@ -277,6 +283,7 @@ def _params(op: str, rng: np.random.Generator) -> dict[str, float]:
         "beta_1": 0.9,
         "beta_2": 0.999,
         "epsilon": 1e-8,
+        **dict.fromkeys(GEOMETRY, 0.0),  # an image's are those of its sizes
     }
     for name in CONTRACT[op].params:
         if name not in drawn:
@@ -338,6 +345,15 @@ UGLY_MATRICES = (  # rows, columns
 
 def sizes(op: str) -> Iterator[dict[str, int]]:
     """Main dimensions to try an op with."""
+    if is_image_op(op):
+        yield from image_sizes(op)
+        return
+    if op == "conv2d_db_add":
+        yield from ({"B": b, "O": o, "Y": o * pixels} for b, pixels, o in UGLY_LAYERS)
+        return
+    if op == "transpose":
+        yield from ({"O": rows, "K": columns} for rows, columns in UGLY_MATRICES)
+        return
     main = sorted((name for name in CONTRACT[op].dims if name in "BIOCRQ"), key="BRIOCQ".index)
     if len(main) == 3:
         yield from (dict(zip(main, size, strict=True)) for size in UGLY_LAYERS)
@@ -345,6 +361,60 @@ def sizes(op: str) -> Iterator[dict[str, int]]:
         yield from (dict(zip(main, size, strict=True)) for size in UGLY_MATRICES)
     else:
         yield dict.fromkeys(main, 3)
+
+
+# --- images -----------------------------------------------------------------------------------------------------------
+
+# images, height, width, channels, rows and columns of the window, stride, filters: a tile's rows and lanes with one less and one more, windows as
+# large as the image, strides that leave a rest, the layers of LeNet-5 in small.
+UGLY_WINDOWS = (
+    (0, 3, 3, 1, 2, 2, 1, 2),
+    (1, 1, 1, 1, 1, 1, 1, 1),
+    (2, 5, 4, 1, 3, 2, 1, 3),
+    (3, 6, 6, 3, 3, 3, 2, 17),
+    (1, 9, 7, 2, 2, 3, 3, 33),
+    (2, 12, 13, 1, 5, 5, 1, 6),
+    (2, 9, 9, 6, 5, 5, 1, 16),
+    (2, 5, 6, 16, 3, 3, 1, 15),
+    (1, 4, 5, 17, 2, 2, 1, 49),
+    (2, 6, 5, 32, 3, 3, 1, 65),
+    (1, 3, 3, 33, 3, 3, 1, 64),
+    (1, 14, 3, 5, 3, 1, 1, 48),
+)
+UGLY_POOLS = (
+    (0, 4, 4, 3, 2, 2, 2, 0),
+    (1, 1, 1, 1, 1, 1, 1, 0),
+    (2, 4, 6, 16, 2, 2, 2, 0),
+    (3, 7, 5, 17, 2, 2, 2, 0),
+    (1, 6, 6, 33, 3, 3, 2, 0),
+    (2, 5, 7, 5, 2, 3, 1, 0),
+    (1, 8, 8, 15, 2, 3, 3, 0),
+    (2, 7, 7, 6, 7, 7, 1, 0),
+)
+
+
+def is_image_op(op: str) -> bool:
+    """Whether its operands are images, whose sizes stand in its params."""
+    return "height" in CONTRACT[op].params
+
+
+def image_sizes(op: str) -> Iterator[dict[str, int]]:
+    """Dimensions and geometry to try an op on images with."""
+    params = CONTRACT[op].params
+    for images, height, width, channels, rows, columns, stride, filters in (
+        UGLY_WINDOWS if "kernel_height" in params else UGLY_POOLS
+    ):
+        geometry = {"height": height, "width": width, "channels": channels}
+        if "top" in params:  # of padding: as many as the window has
+            geometry |= {"top": rows - 1, "bottom": rows // 2, "left": columns // 3, "right": stride - 1}
+            wide = width + geometry["left"] + geometry["right"]
+            n_out = (height + geometry["top"] + geometry["bottom"]) * wide * channels
+        else:
+            window = "kernel" if "kernel_height" in params else "pool"
+            geometry |= {f"{window}_height": rows, f"{window}_width": columns, "stride": stride}
+            n_out = ((height - rows) // stride + 1) * ((width - columns) // stride + 1) * (filters or channels)
+        sizes = {"B": images, "X": height * width * channels, "Y": n_out, "K": rows * columns * channels, "O": filters}
+        yield {name: size for name, size in sizes.items() if name in CONTRACT[op].dims} | geometry
 
 
 # --- judgement --------------------------------------------------------------------------------------------------------
@@ -364,6 +434,8 @@ def determined(case: Case, name: str) -> np.ndarray:
     if case.op == "sparse_transpose" and name in ("rows", "entries"):
         counts = run_reference(case, np.float64)["counts"]
         mask &= np.arange(shape[1]) < counts[:, np.newaxis]
+    if case.op == "max_pool" and name == "argmax":
+        mask &= ~np.isnan(run_reference(case, np.float64)["y"])
     if case.op in ("softmax_cross_entropy", *_ONE_VS_REST):
         z, start = case.arrays["z"], int(case.arrays["cursor"][0])
         batch = slice(start, start + len(z))
@@ -441,6 +513,16 @@ def assert_within_budget(
 
 def _terms(op: str, dims: dict[str, int]) -> int:
     """How many products each element of the first output sums: over the main dimensions that it does not have."""
+    if op == "conv2d_dx":
+        return dims["kernel_height"] * dims["kernel_width"] * dims["O"]
+    if op.startswith("conv2d_dw"):
+        return dims["B"] * dims["Y"] // dims["O"]
+    if op in ("conv2d", "conv2d_relu"):
+        return dims["K"]
+    if op == "avg_pool":
+        return dims["pool_height"] * dims["pool_width"]
+    if is_image_op(op):
+        return 1
     return math.prod(size for name, size in dims.items() if name not in CONTRACT[op].outs[0].shape)
 
 

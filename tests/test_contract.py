@@ -56,6 +56,9 @@ _NO_FLOPS = {
     "count_nonzeros",
     "compress_rows",
     "sparse_transpose",
+    "transpose",
+    "pad",
+    "crop",
     "dropout",
     "dropout_backward",
 }

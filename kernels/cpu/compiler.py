@@ -19,7 +19,7 @@ from .isa import MACHINE
 from .registry import KERNELS
 from .simd import OPTIONS, address_to, bits_to_float, long_p
 
-for _topic in ("rows", "matmul", "sparse", "activations", "losses", "optimizers"):
+for _topic in ("rows", "matmul", "convolution", "pooling", "sparse", "activations", "losses", "optimizers"):
     import_module(f".{_topic}", __package__)
 
 

@@ -55,6 +55,7 @@ class MaskType(types.Type):
 vector, mask = VectorType(), MaskType()
 float_p = types.CPointer(types.float32)
 int_p = types.CPointer(types.int32)
+byte_p = types.CPointer(types.uint8)
 
 
 @register_model(VectorType)
@@ -320,6 +321,40 @@ reduce_max = _vector_intrinsic(
     types.float32,
     lambda b, v: b.call(function(b, f32, [vector_ir], f"llvm.vector.reduce.fmax.v{LANES}f32"), [v]),
     lambda v: np.fmax.reduce(v),
+)
+
+# --- bytes: small whole numbers of a vector, kept in a quarter of the memory --------------------------------------------------------------
+
+_bytes_ir = ir.VectorType(i8, LANES)
+
+
+def _emit_load_bytes(b: ir.IRBuilder, p: ir.Value, i: ir.Value, n: ir.Value) -> ir.Value:
+    kind = _bytes_ir.as_pointer()
+    masked_load = function(b, _bytes_ir, [kind, i32, mask_ir, _bytes_ir], f"llvm.masked.load.v{LANES}i8.p0")
+    zeros = ir.Constant(_bytes_ir, [0] * LANES)
+    return b.uitofp(
+        b.call(masked_load, [b.bitcast(b.gep(p, [i]), kind), i32(1), emit_lane_mask(b, n), zeros]), vector_ir
+    )
+
+
+def _emit_store_bytes(b: ir.IRBuilder, p: ir.Value, i: ir.Value, v: ir.Value, n: ir.Value) -> None:
+    kind = _bytes_ir.as_pointer()
+    masked_store = function(b, ir.VoidType(), [_bytes_ir, kind, i32, mask_ir], f"llvm.masked.store.v{LANES}i8.p0")
+    small = b.trunc(b.fptosi(v, lanes_ir), _bytes_ir)
+    b.call(masked_store, [small, b.bitcast(b.gep(p, [i]), kind), i32(1), emit_lane_mask(b, n)])
+
+
+def _twin_load_bytes(p: np.ndarray, i: int, n: int) -> np.ndarray:
+    return _twin_load_n(p.astype(np.float32), i, n)
+
+
+def _twin_store_bytes(p: np.ndarray, i: int, v: np.ndarray, n: int) -> None:
+    _twin_store_n(p, i, v.astype(np.uint8), n)
+
+
+load_bytes_n = _vector_intrinsic((byte_p, types.intp, types.intp), vector, _emit_load_bytes, _twin_load_bytes)
+store_bytes_n = _vector_intrinsic(
+    (byte_p, types.intp, vector, types.intp), types.void, _emit_store_bytes, _twin_store_bytes
 )
 
 _EXPONENT_BIAS = 127
