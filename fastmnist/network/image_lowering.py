@@ -1,0 +1,444 @@
+"""The image layers of a Spec, from the gathered pixels to the rows of numbers that the first Dense reads.
+
+A batch is cut into *groups* of rows, whose number does not depend on the number of threads, and a group into *chunks*, small enough for a core's cache.
+A thread takes whole groups and drives each chunk through all image layers, forward, and later backward, before it touches the next: what only the next
+layer reads lies in scratch of the thread and never leaves its cache; only what the backward pass will read is kept for the whole batch.
+
+The gradient of a filter is summed group by group into a tensor of the group; the groups' tensors are added in their order by the thread that owns those
+rows of the weights. So the bits do not depend on the number of threads, and no thread waits within the image layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from fastmnist.network.layers import (
+    Activation,
+    AvgPool2D,
+    Conv2D,
+    Dropout,
+    Flatten,
+    GlobalAvgPool2D,
+    MaxPool2D,
+)
+from fastmnist.network.program import Instruction, Placement, Tensor, View
+from fastmnist.network.shapes import Shape, conv_padding, pool_stride
+
+if TYPE_CHECKING:
+    from fastmnist.network.lowering import Lowering
+
+IN_PLACE = ("relu", "leaky_relu", "elu", "sigmoid", "tanh")  # derivatives that are functions of the output
+
+
+@dataclass
+class _Image:
+    """A batch of images between two layers.
+
+    Attributes
+    ----------
+    kept : bool
+        For the whole batch; else it is scratch of a thread, a chunk at a time.
+    tensors : list of Tensor
+        One, or one a thread.
+    gradients : list of Tensor
+        Scratch, one a thread; of the image layers' output one for the whole batch.
+    """
+
+    name: str
+    shape: Shape
+    kept: bool = False
+    tensors: list[Tensor] = field(default_factory=list)
+    gradients: list[Tensor] = field(default_factory=list)
+    gradient_kept: bool = False
+
+    @property
+    def size(self) -> int:
+        """Values of an image."""
+        height, width, channels = self.shape
+        return height * width * channels
+
+    def view(self, piece: _Piece) -> View:
+        """A chunk of the images."""
+        return _rows(self.tensors, self.kept, piece)
+
+    def gradient(self, piece: _Piece) -> View:
+        """A chunk of their gradient."""
+        return _rows(self.gradients, self.gradient_kept, piece)
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """Rows `r0:r1` of the batch, which thread `thread` works on as a part of `group`."""
+
+    thread: int
+    group: int
+    r0: int
+    r1: int
+    first_of_group: bool
+
+
+def _rows(tensors: list[Tensor], kept: bool, piece: _Piece) -> View:
+    if kept:
+        return tensors[0].view.rows(piece.r0, piece.r1)
+    return tensors[piece.thread].view.rows(0, piece.r1 - piece.r0)
+
+
+@dataclass
+class _Node:
+    source: _Image
+    output: _Image
+
+
+@dataclass
+class _Pad(_Node):
+    border: tuple[int, int, int, int]
+
+
+@dataclass
+class _Conv(_Node):
+    layer: Conv2D
+    index: int  # of its weights among the pairs of parameters
+    relu: bool
+    mask: bool = True  # the derivative of relu is taken here, not after a pooling that follows
+    partial: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    transposed: list[Tensor] = field(default_factory=list)
+
+
+@dataclass
+class _MaxPool(_Node):
+    params: tuple[float, ...]
+    mask: bool  # also takes the derivative of the relu before it
+    argmax: Tensor | None = None
+
+
+@dataclass
+class _AvgPool(_Node):
+    params: tuple[float, ...]
+
+
+@dataclass
+class _Activate(_Node):
+    name: str
+
+
+@dataclass
+class _Drop(_Node):
+    layer_number: int
+    rate: float
+    mask: Tensor | None = None
+
+
+class ImageLayers:
+    """Lowers the image layers; `low` is the lowering of the whole network."""
+
+    def __init__(self, low: Lowering) -> None:
+        self.low = low
+        assert low.spec.image_shape is not None
+        self.input = _Image("x", low.spec.image_shape)
+        self.nodes: list[_Node] = []
+        self.n_layers = 0
+        self._build_nodes()
+        self.convolutions = [node for node in self.nodes if isinstance(node, _Conv)]
+        self._decide_what_is_kept()
+        largest = max(4 * image.size for image in self._images())
+        self.chunk = min(max(low.target.chunk_bytes // largest, 1) if low.target.chunk_bytes else low.rows, low.rows)
+        self._reserve()
+        low.decisions.append(
+            f"image layers: {min(self.n_groups, low.rows)} groups of rows for {low.n_threads} thread(s), driven through in chunks of "
+            f"{self.chunk} image(s)"
+        )
+
+    @property
+    def output(self) -> _Image:
+        """What the first Dense reads."""
+        return self.nodes[-1].output if self.nodes else self.input
+
+    @property
+    def n_groups(self) -> int:
+        """Parts of a batch whose filter gradients are summed apart."""
+        return self.low.target.gradient_groups if self.low.purpose == "training" else 1
+
+    # --- from layers to nodes -----------------------------------------------------------------------------------------------------
+
+    def _build_nodes(self) -> None:
+        low, shapes = self.low, self.low.spec.shapes
+        n_pairs = 0
+        for i, layer in enumerate(low.spec.layers):
+            self.n_layers = i + 1
+            source, after = self.output, shapes[i + 1]
+            window = (*source.shape,)
+            if isinstance(layer, Flatten):
+                return
+            if isinstance(layer, GlobalAvgPool2D):
+                output = _Image(f"mean_{i + 1}", (1, 1, *after))
+                self.nodes.append(_AvgPool(source, output, (*window, *source.shape[:2], 1)))
+                return
+            output = _Image(f"{type(layer).__name__.lower()}_{i + 1}", after)
+            if isinstance(layer, Conv2D):
+                border = conv_padding(layer, source.shape)
+                if any(border):
+                    height, width, channels = source.shape
+                    wide = height + border[0] + border[1], width + border[2] + border[3], channels
+                    self.nodes.append(_Pad(source, _Image(f"padded_{i + 1}", wide), border))
+                    source = self.output
+                self.nodes.append(_Conv(source, output, layer, n_pairs, layer.activation == "relu"))
+                n_pairs += 1
+                if layer.activation not in ("identity", "relu"):
+                    self._activate(layer.activation, i)
+            elif isinstance(layer, (MaxPool2D, AvgPool2D)):
+                assert isinstance(layer.size, tuple)
+                params = (*window, *layer.size, pool_stride(layer))
+                if isinstance(layer, AvgPool2D):
+                    self.nodes.append(_AvgPool(source, output, params))
+                else:
+                    before = self.nodes[-1] if self.nodes else None
+                    moves = isinstance(before, _Conv) and before.relu
+                    if moves:
+                        assert isinstance(before, _Conv)
+                        before.mask = False
+                    self.nodes.append(_MaxPool(source, output, params, moves))
+            elif isinstance(layer, Activation):
+                if layer.name != "identity":
+                    self._activate(layer.name, i)
+            else:
+                assert isinstance(layer, Dropout)
+                if low.purpose == "training" and layer.rate > 0:
+                    self.nodes.append(_Drop(source, output, i, layer.rate))
+
+    def _activate(self, name: str, i: int) -> None:
+        source = self.output
+        self.nodes.append(_Activate(source, _Image(f"{name}_{i + 1}", source.shape), name))
+
+    def _images(self) -> list[_Image]:
+        return [self.input, *(node.output for node in self.nodes)]
+
+    def _decide_what_is_kept(self) -> None:
+        """What the backward pass reads, and what the Dense layers read."""
+        if self.low.purpose != "inference":
+            for node in self.nodes:
+                if isinstance(node, _Conv):
+                    node.source.kept = True
+                    node.output.kept |= node.relu and node.mask
+                elif isinstance(node, _Activate):
+                    (node.output if node.name in IN_PLACE else node.source).kept = True
+                elif isinstance(node, _MaxPool):
+                    node.output.kept |= node.mask
+        self.output.kept = self.output.gradient_kept = True
+
+    # --- memory -------------------------------------------------------------------------------------------------------------------
+
+    def _reserve(self) -> None:
+        low = self.low
+        for image in self._images():
+            image.tensors = self._tensors(image.name, image.size, image.kept)
+            if low.purpose != "inference":
+                image.gradients = self._tensors(f"d{image.name}", image.size, image.gradient_kept)
+        if low.purpose == "inference":
+            return
+        for i, node in enumerate(self.nodes):
+            shape = (low.rows, node.output.size)
+            if isinstance(node, _MaxPool):
+                node.argmax = low.workspace.tensor(f"argmax_{i}", shape, "uint8", odd_lines=True)
+            elif isinstance(node, _Drop):
+                node.mask = low.workspace.tensor(f"mask_{i}", shape, low.target.dtype, odd_lines=True)
+            elif isinstance(node, _Conv):
+                inputs, filters = low.spec.parameter_shapes[2 * node.index]
+                if low.purpose == "training":
+                    for g in range(min(self.n_groups, low.rows)):
+                        dw = low.workspace.tensor(f"dw{node.index + 1}_{g}", (inputs, filters), low.target.dtype)
+                        db = low.workspace.tensor(f"db{node.index + 1}_{g}", (filters,), low.target.dtype)
+                        node.partial.append((dw, db))
+                if self._needs_gradient(node):
+                    node.transposed = [
+                        low.workspace.tensor(f"wt{node.index + 1}_{t}", (filters, inputs), low.target.dtype)
+                        for t in range(low.n_threads)
+                    ]
+
+    def _tensors(self, name: str, size: int, kept: bool) -> list[Tensor]:
+        make, dtype = self.low.workspace.tensor, self.low.target.dtype
+        if kept:
+            return [make(name, (self.low.rows, size), dtype, odd_lines=True)]
+        return [make(f"{name}_{t}", (self.chunk, size), dtype, odd_lines=True) for t in range(self.low.n_threads)]
+
+    def place_parameters(self) -> list[list[Placement]]:
+        """Every filter's weights and biases, each whole."""
+        low = self.low
+        placements: list[list[Placement]] = []
+        for node in self.convolutions:
+            for kind, shape in zip("wb", low.spec.parameter_shapes[2 * node.index :], strict=False):
+                if low.purpose != "training":
+                    tensor = low._bind(f"parameter_{len(placements)}", shape, low.target.dtype)
+                    moments: tuple[Tensor, ...] = ()
+                else:
+                    name = f"{kind}{node.index + 1}"
+                    tensor = low.state.tensor(name, shape, low.target.dtype)
+                    moments = tuple(
+                        low.state.tensor(f"{name}_m{k}", shape, low.target.dtype) for k in range(low.n_moments)
+                    )
+                placements.append([Placement(tensor, moments, 0, shape[-1])])
+        return placements
+
+    # --- the step -----------------------------------------------------------------------------------------------------------------
+
+    def _pieces(self, rows: int) -> list[list[_Piece]]:
+        """For each thread the chunks of its groups."""
+        n_groups = max(min(self.n_groups, rows), 1)
+        groups = _split(rows, n_groups)
+        return [
+            [piece for g in range(lo, hi) for piece in self._chunks(t, g, *groups[g])]
+            for t, (lo, hi) in enumerate(_split(n_groups, self.low.n_threads))
+        ]
+
+    def _chunks(self, thread: int, group: int, r0: int, r1: int) -> Iterator[_Piece]:
+        for start in range(r0, r1, self.chunk):
+            yield _Piece(thread, group, start, min(start + self.chunk, r1), start == r0)
+
+    def forward(self, rows: int) -> None:
+        """Gather the pixels and make the rows of numbers."""
+        stage = []
+        for pieces in self._pieces(rows):
+            instructions = []
+            for piece in pieces:
+                instructions.append(self._gather(piece))
+                # Augmentation will stand here: an op on the gathered chunk, its draws from the cursor's counters.
+                for node in self.nodes:
+                    instructions += self._forward(node, piece)
+            stage.append(instructions)
+        self.low.builder.stage(stage)
+
+    def _gather(self, piece: _Piece) -> Instruction:
+        low = self.low
+        ins = (low.bound["source"].view, low.bound["order"].view.from_row(piece.r0), low.cursors[piece.thread].view)
+        return Instruction("gather_rows", (self.input.view(piece),), ins, (low.data.scale,), "gather")
+
+    def _forward(self, node: _Node, piece: _Piece) -> Iterator[Instruction]:
+        low, x, y = self.low, node.source.view(piece), node.output.view(piece)
+        if isinstance(node, _Pad):
+            yield Instruction("pad", (y,), (x,), (*node.source.shape, *node.border), "pad")
+        elif isinstance(node, _Conv):
+            op = "conv2d_relu" if node.relu else "conv2d"
+            yield Instruction(op, (y,), (x, *self._weights(node)), _window(node), f"forward {node.index + 1}")
+        elif isinstance(node, _MaxPool):
+            # Prediction has no use for the places, but the op writes them: where nobody looks.
+            argmax = node.argmax.view.rows(piece.r0, piece.r1) if node.argmax else self._spare_argmax(node, piece)
+            yield Instruction("max_pool", (y, argmax), (x,), node.params, "max_pool")
+        elif isinstance(node, _AvgPool):
+            yield Instruction("avg_pool", (y,), (x,), node.params, "avg_pool")
+        elif isinstance(node, _Activate):
+            yield Instruction(node.name, (y,), (x,), (), node.name)
+        else:
+            assert isinstance(node, _Drop) and node.mask is not None
+            mask = node.mask.view.rows(piece.r0, piece.r1)
+            ins = (x, low.bound["key"].view, low.cursors[piece.thread].view)
+            yield Instruction("dropout", (y, mask), ins, (node.rate, node.layer_number, piece.r0, 0), "dropout")
+
+    def _spare_argmax(self, node: _MaxPool, piece: _Piece) -> View:
+        node.argmax = self.low.workspace.tensor(f"argmax_{node.output.name}", (self.low.rows, node.output.size), "uint8")
+        return node.argmax.view.rows(piece.r0, piece.r1)
+
+    def _weights(self, node: _Conv) -> tuple[View, View]:
+        w, b = (self.low.placements[2 * node.index + k][0].tensor.view for k in (0, 1))
+        return w, b
+
+    def backward(self, rows: int) -> None:
+        """From the gradient of the rows of numbers to those of all filters."""
+        low = self.low
+        stage = []
+        for t, pieces in enumerate(self._pieces(rows)):
+            instructions = []
+            for node in self.convolutions if pieces else []:
+                if node.transposed:
+                    w = self._weights(node)[0]
+                    instructions.append(Instruction("transpose", (node.transposed[t].view,), (w,), (), "transpose"))
+            for piece in pieces:
+                for node in reversed(self.nodes):
+                    instructions += self._backward(node, piece)
+            stage.append(instructions)
+        low.builder.stage(stage)
+
+    def _backward(self, node: _Node, piece: _Piece) -> Iterator[Instruction]:
+        dy = node.output.gradient(piece)
+        if isinstance(node, (_Conv, _MaxPool)) and node.mask and (isinstance(node, _MaxPool) or node.relu):
+            yield Instruction("relu_backward", (dy,), (dy, node.output.view(piece)), (), "relu_backward")
+        if isinstance(node, _Conv):
+            yield from self._filter_gradient(node, piece)
+        if not self._needs_gradient(node):
+            return
+        dx = node.source.gradient(piece)
+        if isinstance(node, _Pad):
+            yield Instruction("crop", (dx,), (dy,), (*node.source.shape, *node.border), "crop")
+        elif isinstance(node, _Conv):
+            wt = node.transposed[piece.thread].view
+            yield Instruction("conv2d_dx", (dx,), (dy, wt), _window(node), f"backward {node.index + 1}")
+        elif isinstance(node, _MaxPool):
+            assert node.argmax is not None
+            argmax = node.argmax.view.rows(piece.r0, piece.r1)
+            yield Instruction("max_pool_dx", (dx,), (dy, argmax), node.params, "max_pool_dx")
+        elif isinstance(node, _AvgPool):
+            yield Instruction("avg_pool_dx", (dx,), (dy,), node.params, "avg_pool_dx")
+        elif isinstance(node, _Activate):
+            kept = (node.output if node.name in IN_PLACE else node.source).view(piece)
+            yield Instruction(f"{node.name}_backward", (dx,), (dy, kept), (), f"{node.name}_backward")
+        else:
+            assert isinstance(node, _Drop) and node.mask is not None
+            mask = node.mask.view.rows(piece.r0, piece.r1)
+            yield Instruction("dropout_backward", (dx,), (dy, mask), (), "dropout_backward")
+
+    def _needs_gradient(self, node: _Node) -> bool:
+        """Whether a filter stands before the node."""
+        return any(isinstance(one, _Conv) for one in self.nodes[: self.nodes.index(node)])
+
+    def _filter_gradient(self, node: _Conv, piece: _Piece) -> Iterator[Instruction]:
+        low, label = self.low, f"gradient {node.index + 1}"
+        if low.purpose == "training":
+            dw, db = (tensor.view for tensor in node.partial[piece.group])
+            add = "" if piece.first_of_group else "_add"
+        else:
+            dw, db = (low.gradients[2 * node.index + k].view for k in (0, 1))
+            add = "_add"
+        x, dy = node.source.view(piece), node.output.gradient(piece)
+        yield Instruction(f"conv2d_dw{add}", (dw,), (x, dy), _window(node), label)
+        if node.layer.use_bias:
+            yield Instruction(f"conv2d_db{add}", (db,), (dy,), (), label)
+
+    def update(self, rows: int) -> None:
+        """Add the groups' gradients in their order and take the optimizer's step: each thread on its rows of the weights."""
+        low = self.low
+        n_groups = max(min(self.n_groups, rows), 1)
+        for node in self.convolutions:
+            inputs = low.spec.parameter_shapes[2 * node.index][0]
+            stage = []
+            for t, (lo, hi) in enumerate(_split(inputs, low.n_threads)):
+                instructions = []
+                for start in range(lo, hi, low.target.row_block or inputs):
+                    block = start, min(start + (low.target.row_block or inputs), hi)
+                    parts = [dw.view.rows(*block) for dw, _ in node.partial[:n_groups]]
+                    instructions += self._step(node, t, 0, block, parts)
+                if hi == inputs and node.layer.use_bias:
+                    parts = [db.view.row_matrix() for _, db in node.partial[:n_groups]]
+                    instructions += self._step(node, t, 1, None, parts)
+                stage.append(instructions)
+            low.builder.stage(stage)
+
+    def _step(
+        self, node: _Conv, thread: int, kind: int, rows: tuple[int, int] | None, parts: list[View]
+    ) -> Iterator[Instruction]:
+        low, placement = self.low, self.low.placements[2 * node.index + kind][0]
+        for part in parts[1:]:
+            yield Instruction("add", (parts[0],), (part,), (), f"sum {node.index + 1}")
+        tensors = (placement.tensor, *placement.moments)
+        outs = tuple(t.view.rows(*rows) if rows else t.view.row_matrix() for t in tensors)
+        hyper = low.bound["hyper_biases" if kind else "hyper_weights"].view
+        ins = (parts[0], hyper, low.cursors[thread].view)
+        yield Instruction(low.op, outs, ins, low.op_params, f"{low.op} {node.index + 1}")
+
+
+def _window(node: _Conv) -> tuple[float, ...]:
+    assert isinstance(node.layer.kernel, tuple)
+    return (*node.source.shape, *node.layer.kernel, node.layer.stride)
+
+
+def _split(n: int, parts: int) -> list[tuple[int, int]]:
+    return [(n * part // parts, n * (part + 1) // parts) for part in range(parts)]
