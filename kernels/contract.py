@@ -319,14 +319,15 @@ for _name, _formula, _updates in (("conv2d_dw", "=", ""), ("conv2d_dw_add", "+="
         updates=_updates,
         flops=_conv,
     )
-_op(
-    "conv2d_db_add",
-    "db[O]",
-    "dy[B,Y]",
-    "db[o] += sum over images and pixels of dy[pixel, o].",
-    updates="db",
-    flops=lambda d: d["B"] * d["Y"],
-)
+for _name, _formula, _updates in (("conv2d_db", "=", ""), ("conv2d_db_add", "+=", "db")):
+    _op(
+        _name,
+        "db[O]",
+        "dy[B,Y]",
+        f"db[o] {_formula} sum over images and pixels of dy[pixel, o].",
+        updates=_updates,
+        flops=lambda d: d["B"] * d["Y"],
+    )
 _op("transpose", "wt[O,K]", "w[K,O]", "wt = w^T.")
 _op(
     "pad",

@@ -371,6 +371,12 @@ def conv2d_dw_add(
 
 
 @_ieee
+def conv2d_db(db: Array, dy: Array) -> None:
+    """`db = sum of dy over images and pixels`."""
+    db[...] = _pixels(dy, len(db)).sum(axis=0)
+
+
+@_ieee
 def conv2d_db_add(db: Array, dy: Array) -> None:
     """`db += sum of dy over images and pixels`."""
     db[...] = db + _pixels(dy, len(db)).sum(axis=0)

@@ -348,7 +348,7 @@ def sizes(op: str) -> Iterator[dict[str, int]]:
     if is_image_op(op):
         yield from image_sizes(op)
         return
-    if op == "conv2d_db_add":
+    if op in ("conv2d_db", "conv2d_db_add"):
         yield from ({"B": b, "O": o, "Y": o * pixels} for b, pixels, o in UGLY_LAYERS)
         return
     if op == "transpose":
@@ -515,7 +515,7 @@ def _terms(op: str, dims: dict[str, int]) -> int:
     """How many products each element of the first output sums: over the main dimensions that it does not have."""
     if op == "conv2d_dx":
         return dims["kernel_height"] * dims["kernel_width"] * dims["O"]
-    if op.startswith("conv2d_dw"):
+    if op.startswith(("conv2d_dw", "conv2d_db")):
         return dims["B"] * dims["Y"] // dims["O"]
     if op in ("conv2d", "conv2d_relu"):
         return dims["K"]

@@ -38,6 +38,10 @@ CHUNKS = 16
 CHUNK_ROWS = 512  # no chunk is shorter
 # Weight rows of one update: 16 rows of a 64-column panel are 4 KB of gradient, which stay in L1 between gradient and optimizer.
 ROW_BLOCK = 16
+# Parts of a batch of images whose filter gradients are summed apart: the work of at most so many threads. Each costs a pass over all filters.
+GRADIENT_GROUPS = 8
+# Images that go through the image layers together: the largest tensor between two layers and its gradient take half of the smallest L2 (512 KB).
+CHUNK_BYTES = 1 << 17
 # Width of a weight panel: whole strips of the register tile. Narrower panels lost (bench/ladder): layers too narrow to share columns share rows.
 PANEL_WIDTHS = (4 * LANES,)
 
@@ -99,7 +103,7 @@ class CpuExecutor:
             n_threads = default_threads()
         self.spec, self.n_threads = spec, n_threads
         self._compiled_before = cpu.compile_seconds()
-        self._target = Target(n_threads, PANEL_WIDTHS, ROW_BLOCK)
+        self._target = Target(n_threads, PANEL_WIDTHS, ROW_BLOCK, gradient_groups=GRADIENT_GROUPS, chunk_bytes=CHUNK_BYTES)
         self._state: np.ndarray | None = None
         self._initial: list[np.ndarray] | None = None
         self._training: tuple[tuple[int, ...], _Runner] | None = None
@@ -233,7 +237,7 @@ class CpuExecutor:
         sizes = tuple(sorted({BLOCK_ROWS, *(length % BLOCK_ROWS for length in lengths)} - {0}))
         weight = self._data["sample_weight"]
         if self._gradient is None or self._gradient[0] != sizes:
-            program = gradient_program(self.spec, self._format, sizes)
+            program = gradient_program(self.spec, self._format, sizes, chunk_bytes=CHUNK_BYTES)
             self._gradient = sizes, [_Runner(program) for _ in range(min(self.n_threads, chunks))]
             self._fixed = {
                 "order": np.arange(n),
@@ -321,7 +325,9 @@ class CpuExecutor:
     def _inference_runner(self, thread: int, dtype: str, scale: float, sizes: tuple[int, ...]) -> _Runner:
         key = (thread, dtype, scale, sizes)
         if key not in self._inference:
-            self._inference[key] = _Runner(inference_program(self.spec, DataFormat(dtype, scale), sizes))
+            self._inference[key] = _Runner(
+                inference_program(self.spec, DataFormat(dtype, scale), sizes, chunk_bytes=CHUNK_BYTES)
+            )
         return self._inference[key]
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from fastmnist.network.layers import (
+    IN_PLACE,
     Activation,
     AvgPool2D,
     Conv2D,
@@ -23,13 +24,11 @@ from fastmnist.network.layers import (
     GlobalAvgPool2D,
     MaxPool2D,
 )
-from fastmnist.network.program import Instruction, Placement, Tensor, View
+from fastmnist.network.program import Instruction, Placement, Tensor, View, split
 from fastmnist.network.shapes import Shape, conv_padding, pool_stride
 
 if TYPE_CHECKING:
     from fastmnist.network.lowering import Lowering
-
-IN_PLACE = ("relu", "leaky_relu", "elu", "sigmoid", "tanh")  # derivatives that are functions of the output
 
 
 @dataclass
@@ -110,7 +109,7 @@ class _Conv(_Node):
 class _MaxPool(_Node):
     params: tuple[float, ...]
     mask: bool  # also takes the derivative of the relu before it
-    argmax: Tensor | None = None
+    argmax: list[Tensor] = field(default_factory=list)
 
 
 @dataclass
@@ -235,13 +234,15 @@ class ImageLayers:
             image.tensors = self._tensors(image.name, image.size, image.kept)
             if low.purpose != "inference":
                 image.gradients = self._tensors(f"d{image.name}", image.size, image.gradient_kept)
+        for node in self.nodes:
+            if isinstance(node, _MaxPool):
+                name, kept = f"argmax_{node.output.name}", low.purpose != "inference"
+                node.argmax = self._tensors(name, node.output.size, kept, "uint8")
         if low.purpose == "inference":
             return
         for i, node in enumerate(self.nodes):
             shape = (low.rows, node.output.size)
-            if isinstance(node, _MaxPool):
-                node.argmax = low.workspace.tensor(f"argmax_{i}", shape, "uint8", odd_lines=True)
-            elif isinstance(node, _Drop):
+            if isinstance(node, _Drop):
                 node.mask = low.workspace.tensor(f"mask_{i}", shape, low.target.dtype, odd_lines=True)
             elif isinstance(node, _Conv):
                 inputs, filters = low.spec.parameter_shapes[2 * node.index]
@@ -256,8 +257,8 @@ class ImageLayers:
                         for t in range(low.n_threads)
                     ]
 
-    def _tensors(self, name: str, size: int, kept: bool) -> list[Tensor]:
-        make, dtype = self.low.workspace.tensor, self.low.target.dtype
+    def _tensors(self, name: str, size: int, kept: bool, dtype: str = "") -> list[Tensor]:
+        make, dtype = self.low.workspace.tensor, dtype or self.low.target.dtype
         if kept:
             return [make(name, (self.low.rows, size), dtype, odd_lines=True)]
         return [make(f"{name}_{t}", (self.chunk, size), dtype, odd_lines=True) for t in range(self.low.n_threads)]
@@ -285,10 +286,10 @@ class ImageLayers:
     def _pieces(self, rows: int) -> list[list[_Piece]]:
         """For each thread the chunks of its groups."""
         n_groups = max(min(self.n_groups, rows), 1)
-        groups = _split(rows, n_groups)
+        groups = split(rows, n_groups)
         return [
             [piece for g in range(lo, hi) for piece in self._chunks(t, g, *groups[g])]
-            for t, (lo, hi) in enumerate(_split(n_groups, self.low.n_threads))
+            for t, (lo, hi) in enumerate(split(n_groups, self.low.n_threads))
         ]
 
     def _chunks(self, thread: int, group: int, r0: int, r1: int) -> Iterator[_Piece]:
@@ -321,9 +322,7 @@ class ImageLayers:
             op = "conv2d_relu" if node.relu else "conv2d"
             yield Instruction(op, (y,), (x, *self._weights(node)), _window(node), f"forward {node.index + 1}")
         elif isinstance(node, _MaxPool):
-            # Prediction has no use for the places, but the op writes them: where nobody looks.
-            argmax = node.argmax.view.rows(piece.r0, piece.r1) if node.argmax else self._spare_argmax(node, piece)
-            yield Instruction("max_pool", (y, argmax), (x,), node.params, "max_pool")
+            yield Instruction("max_pool", (y, self._places(node, piece)), (x,), node.params, "max_pool")
         elif isinstance(node, _AvgPool):
             yield Instruction("avg_pool", (y,), (x,), node.params, "avg_pool")
         elif isinstance(node, _Activate):
@@ -334,9 +333,9 @@ class ImageLayers:
             ins = (x, low.bound["key"].view, low.cursors[piece.thread].view)
             yield Instruction("dropout", (y, mask), ins, (node.rate, node.layer_number, piece.r0, 0), "dropout")
 
-    def _spare_argmax(self, node: _MaxPool, piece: _Piece) -> View:
-        node.argmax = self.low.workspace.tensor(f"argmax_{node.output.name}", (self.low.rows, node.output.size), "uint8")
-        return node.argmax.view.rows(piece.r0, piece.r1)
+    def _places(self, node: _MaxPool, piece: _Piece) -> View:
+        """Where the largest values stood; prediction has no use for them, but the op writes them."""
+        return _rows(node.argmax, self.low.purpose != "inference", piece)
 
     def _weights(self, node: _Conv) -> tuple[View, View]:
         w, b = (self.low.placements[2 * node.index + k][0].tensor.view for k in (0, 1))
@@ -373,9 +372,7 @@ class ImageLayers:
             wt = node.transposed[piece.thread].view
             yield Instruction("conv2d_dx", (dx,), (dy, wt), _window(node), f"backward {node.index + 1}")
         elif isinstance(node, _MaxPool):
-            assert node.argmax is not None
-            argmax = node.argmax.view.rows(piece.r0, piece.r1)
-            yield Instruction("max_pool_dx", (dx,), (dy, argmax), node.params, "max_pool_dx")
+            yield Instruction("max_pool_dx", (dx,), (dy, self._places(node, piece)), node.params, "max_pool_dx")
         elif isinstance(node, _AvgPool):
             yield Instruction("avg_pool_dx", (dx,), (dy,), node.params, "avg_pool_dx")
         elif isinstance(node, _Activate):
@@ -410,7 +407,7 @@ class ImageLayers:
         for node in self.convolutions:
             inputs = low.spec.parameter_shapes[2 * node.index][0]
             stage = []
-            for t, (lo, hi) in enumerate(_split(inputs, low.n_threads)):
+            for t, (lo, hi) in enumerate(split(inputs, low.n_threads)):
                 instructions = []
                 for start in range(lo, hi, low.target.row_block or inputs):
                     block = start, min(start + (low.target.row_block or inputs), hi)
@@ -439,6 +436,3 @@ def _window(node: _Conv) -> tuple[float, ...]:
     assert isinstance(node.layer.kernel, tuple)
     return (*node.source.shape, *node.layer.kernel, node.layer.stride)
 
-
-def _split(n: int, parts: int) -> list[tuple[int, int]]:
-    return [(n * part // parts, n * (part + 1) // parts) for part in range(parts)]

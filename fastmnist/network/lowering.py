@@ -18,14 +18,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
-from fastmnist.network.layers import Activation, Dense
+from fastmnist.network.image_lowering import ImageLayers
+from fastmnist.network.layers import IN_PLACE, Activation, Dense, Dropout
 from fastmnist.network.losses import BinaryCrossEntropy, SoftmaxCrossEntropy
 from fastmnist.network.optimizers import SGD, Optimizer
-from fastmnist.network.program import Instruction, Memory, Placement, Program, TableBuilder, Tensor, View
+from fastmnist.network.program import Instruction, Memory, Placement, Program, TableBuilder, Tensor, View, split
 from fastmnist.network.spec import Spec
-
-# Activations whose derivative is a function of the output work in place; gelu's needs the input.
-IN_PLACE = ("relu", "leaky_relu", "elu", "sigmoid", "tanh")
 
 
 @dataclass(frozen=True)
@@ -41,12 +39,18 @@ class Target:
         Weight rows of one update (gradient rows in L1, then the optimizer); 0: all rows at once.
     dtype : str
         "float32" or "float64".
+    gradient_groups : int
+        Parts of a batch of images whose filter gradients are summed apart; must not depend on the number of threads, whose work they are.
+    chunk_bytes : int
+        Images that a thread drives through the image layers at once: as many as make the largest tensor between them that large; 0: a group.
     """
 
     n_threads: int = 1
     panel_widths: tuple[int, ...] = ()
     row_block: int = 0
     dtype: str = "float32"
+    gradient_groups: int = 1
+    chunk_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -119,10 +123,6 @@ class _DropoutNode:
 _Node = _DenseNode | _ActivationNode | _DropoutNode
 
 
-def _split(n: int, parts: int) -> list[tuple[int, int]]:
-    return [(n * part // parts, n * (part + 1) // parts) for part in range(parts)]
-
-
 def _blocks(lo: int, hi: int, size: int) -> Iterator[tuple[int, int]]:
     size = size or max(hi - lo, 1)
     for start in range(lo, hi, size):
@@ -131,21 +131,27 @@ def _blocks(lo: int, hi: int, size: int) -> Iterator[tuple[int, int]]:
 
 def training_program(spec: Spec, target: Target, data: DataFormat, batch_sizes: tuple[int, ...]) -> Program:
     """One optimizer step, for each of `batch_sizes` rows (the full batch, and perhaps a shorter last one)."""
-    return _Lowering(spec, target, data, max(batch_sizes), "training").program(batch_sizes)
+    return Lowering(spec, target, data, max(batch_sizes), "training").program(batch_sizes)
 
 
-def gradient_program(spec: Spec, data: DataFormat, block_sizes: tuple[int, ...], dtype: str = "float32") -> Program:
+def gradient_program(
+    spec: Spec, data: DataFormat, block_sizes: tuple[int, ...], dtype: str = "float32", chunk_bytes: int = 0
+) -> Program:
     """Adds the gradient of a block of rows to the workspace tensors `gradient_0`, `gradient_1`, ...; the parameters lie in its
     workspace (`place_parameters`).
 
     With `BinaryCrossEntropy` the bound tensor `losses` has a column for each output, in `dtype`; otherwise one float32 value for each row.
     """
-    return _Lowering(spec, Target(dtype=dtype), data, max(block_sizes), "gradient").program(block_sizes)
+    target = Target(dtype=dtype, chunk_bytes=chunk_bytes)
+    return Lowering(spec, target, data, max(block_sizes), "gradient").program(block_sizes)
 
 
-def inference_program(spec: Spec, data: DataFormat, block_sizes: tuple[int, ...], dtype: str = "float32") -> Program:
+def inference_program(
+    spec: Spec, data: DataFormat, block_sizes: tuple[int, ...], dtype: str = "float32", chunk_bytes: int = 0
+) -> Program:
     """Writes the outputs of a block of rows to the bound tensor `outputs`; parameters are bound as `parameter_<i>`."""
-    return _Lowering(spec, Target(dtype=dtype), data, max(block_sizes), "inference").program(block_sizes)
+    target = Target(dtype=dtype, chunk_bytes=chunk_bytes)
+    return Lowering(spec, target, data, max(block_sizes), "inference").program(block_sizes)
 
 
 def optimizer_op(optimizer: Optimizer) -> tuple[str, int, tuple[float, ...]]:
@@ -157,7 +163,7 @@ def optimizer_op(optimizer: Optimizer) -> tuple[str, int, tuple[float, ...]]:
     return "adam", 2, (optimizer.beta_1, optimizer.beta_2, optimizer.epsilon)
 
 
-class _Lowering:
+class Lowering:
     """Lowers one Spec for one purpose: "training", "gradient" or "inference"."""
 
     def __init__(self, spec: Spec, target: Target, data: DataFormat, rows: int, purpose: str) -> None:
@@ -173,6 +179,8 @@ class _Lowering:
         self.op, self.n_moments, self.op_params = optimizer_op(spec.optimizer)
         self._bind_data()
         self.cursors = [self.workspace.tensor(f"cursor_{t}", (2,), "int64") for t in range(self.n_threads)]
+        # Image layers first, if there are any; what follows them are rows of numbers.
+        self.images = ImageLayers(self) if spec.image_shape is not None else None
         self.nodes = self._build_nodes()
         self.dense = [node for node in self.nodes if isinstance(node, _DenseNode)]
         self.placements = self._place_parameters()
@@ -230,13 +238,18 @@ class _Lowering:
 
     def _build_nodes(self) -> list[_Node]:
         nodes: list[_Node] = []
-        value: _Value | None = None if self.data.compressed else self._value("x", self.spec.n_features)
-        n_dense = 0
-        for i, layer in enumerate(self.spec.layers):
+        value: _Value | None
+        first = n_dense = 0
+        if self.images:
+            output, first, n_dense = self.images.output, self.images.n_layers, len(self.images.convolutions)
+            value = _Value(output.tensors[0], output.gradients[0] if output.gradients else None, False, [(0, output.size)])
+        else:
+            value = None if self.data.compressed else self._value("x", self.spec.n_features)
+        for i, layer in enumerate(self.spec.layers[first:], start=first):
             if isinstance(layer, Dense):
                 panels, by_columns = self._panels(layer.units)
                 output = self._value(f"h{n_dense + 1}", layer.units, by_columns, panels)
-                inputs = self.spec.n_features if n_dense == 0 else nodes[-1].output.tensor.shape[1]
+                inputs = self.spec.n_features if value is None else value.tensor.shape[1]
                 fused = layer.activation == "relu"
                 nodes.append(_DenseNode(n_dense, inputs, layer, value, output, fused))
                 owner = f"columns in panels of {panels[0][1]}" if by_columns else "rows"
@@ -248,7 +261,7 @@ class _Lowering:
                 if layer.name != "identity":
                     assert value is not None
                     value = self._activation(nodes, layer.name, value, i)
-            elif self.purpose == "training" and layer.rate > 0:
+            elif isinstance(layer, Dropout) and self.purpose == "training" and layer.rate > 0:
                 assert value is not None
                 output = self._value(f"dropout_{i}", value.tensor.shape[1], value.by_columns, value.panels)
                 mask = self.workspace.tensor(f"mask_{i}", output.tensor.shape, self.target.dtype, odd_lines=True)
@@ -267,7 +280,7 @@ class _Lowering:
         return output
 
     def _place_parameters(self) -> list[list[Placement]]:
-        placements: list[list[Placement]] = []
+        placements = self.images.place_parameters() if self.images else []
         for node in self.dense:
             for kind, shape in (("w", (node.inputs, node.layer.units)), ("b", (node.layer.units,))):
                 if self.purpose != "training":
@@ -325,8 +338,10 @@ class _Lowering:
         return Program(self.state, self.workspace, self.bound, self.placements, tables, self.decisions)
 
     def _lower(self, rows: int) -> None:
-        self.row_shares = _split(rows, self.n_threads)
-        if not self.data.compressed:
+        self.row_shares = split(rows, self.n_threads)
+        if self.images:
+            self.images.forward(rows)
+        elif not self.data.compressed:
             self._gather()
         for node in self.nodes:
             self._forward(node, rows)
@@ -338,11 +353,15 @@ class _Lowering:
             self._emit_loss()
             for node in reversed(self.nodes):
                 self._backward(node, rows)
+            if self.images:
+                self.images.backward(rows)
             for node in self.dense:
                 if self.purpose == "training":
                     self._update(node, rows)
                 else:
                     self._add_gradient(node, rows)
+            if self.images and self.purpose == "training":
+                self.images.update(rows)
         self.builder.stage(
             [[Instruction("advance", (cursor.view,), (), (rows,), "advance")] for cursor in self.cursors]
         )
@@ -353,7 +372,7 @@ class _Lowering:
         if not value.by_columns:
             return [(r0, r1, value.panels) for r0, r1 in self.row_shares]
         panels = value.panels
-        return [(0, rows, panels[lo:hi]) for lo, hi in _split(len(panels), self.n_threads)]
+        return [(0, rows, panels[lo:hi]) for lo, hi in split(len(panels), self.n_threads)]
 
     def _regions(self, value: _Value, rows: int) -> list[tuple[int, int, int, int] | None]:
         """For each thread the rectangle `r0, r1, c0, c1` of a value that it owns; None for an empty one."""
@@ -512,7 +531,8 @@ class _Lowering:
         self.gradient_regions[source.tensor.name] = regions
 
     def _needs_gradient(self, node: _Node) -> bool:
-        return any(isinstance(n, _DenseNode) for n in self.nodes[: self.nodes.index(node)])
+        before = self.nodes[: self.nodes.index(node)]
+        return any(isinstance(n, _DenseNode) for n in before) or bool(self.images and self.images.convolutions)
 
     def _update(self, node: _DenseNode, rows: int) -> None:
         """Gradient and optimizer, block by block: each thread its panels, or its rows of a narrow layer's weights."""
@@ -521,7 +541,7 @@ class _Lowering:
         if node.output.by_columns:
             shares = [(0, node.inputs, panels) for _, _, panels in self._shares(node.output, rows)]
         else:
-            shares = [(k0, k1, node.output.panels) for k0, k1 in _split(node.inputs, self.n_threads)]
+            shares = [(k0, k1, node.output.panels) for k0, k1 in split(node.inputs, self.n_threads)]
         for t, (k0, k1, panels) in enumerate(shares):
             instructions = []
             for c0, c1 in panels:

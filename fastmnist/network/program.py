@@ -20,6 +20,11 @@ CACHE_LINE = 64
 _ITEMSIZE = {"float32": 4, "float64": 8, "int32": 4, "int64": 8, "uint8": 1, "uint16": 2, "uint32": 4}
 
 
+def split(n: int, parts: int) -> list[tuple[int, int]]:
+    """Bounds of `parts` consecutive parts of `range(n)`, as equal as can be."""
+    return [(n * part // parts, n * (part + 1) // parts) for part in range(parts)]
+
+
 @dataclass(frozen=True)
 class Tensor:
     """A named array. `strides` are in elements, the last one is 1; `offset` is in bytes from the start of its memory."""
