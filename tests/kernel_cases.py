@@ -217,7 +217,9 @@ def _content(
     if dtype != "float32":
         raise LookupError(f"{op}: tests/kernel_cases.py has no values for {name} ({dtype}): add them to `_content`.")
     x = floats(rng, shape, values, wide=op in _WIDE)
-    return np.abs(x) if name == "v" else x
+    if name in ("moments", "total", "part"):  # of batch normalisation: sums of squares
+        x[1] = np.abs(x[1])
+    return np.abs(x) if name in ("v", "variance") else x
 
 
 def _compressed_rows(
@@ -282,7 +284,10 @@ def _params(op: str, rng: np.random.Generator) -> dict[str, float]:
         "beta": float(rng.choice([0.0, 1.0, -2.5])),
         "beta_1": 0.9,
         "beta_2": 0.999,
-        "epsilon": 1e-8,
+        "epsilon": 1e-5 if op.startswith("batch_norm") else 1e-8,
+        "n": float(rng.integers(1, 9)),
+        "n_total": float(rng.integers(1, 9)),
+        "n_part": float(rng.integers(1, 9)),
         **dict.fromkeys(GEOMETRY, 0.0),  # an image's are those of its sizes
     }
     for name in CONTRACT[op].params:
@@ -348,8 +353,9 @@ def sizes(op: str) -> Iterator[dict[str, int]]:
     if is_image_op(op):
         yield from image_sizes(op)
         return
-    if op in ("conv2d_db", "conv2d_db_add"):
-        yield from ({"B": b, "O": o, "Y": o * pixels} for b, pixels, o in UGLY_LAYERS)
+    if {"Y", "O"} <= set(CONTRACT[op].dims):
+        layers = UGLY_LAYERS if op.startswith("conv2d") else UGLY_LAYERS[1:]  # no pixels have no mean
+        yield from ({"B": b, "O": o, "Y": o * pixels} for b, pixels, o in layers)
         return
     if op == "transpose":
         yield from ({"O": rows, "K": columns} for rows, columns in UGLY_MATRICES)
@@ -515,13 +521,13 @@ def _terms(op: str, dims: dict[str, int]) -> int:
     """How many products each element of the first output sums: over the main dimensions that it does not have."""
     if op == "conv2d_dx":
         return dims["kernel_height"] * dims["kernel_width"] * dims["O"]
-    if op.startswith(("conv2d_dw", "conv2d_db")):
+    if op.startswith(("conv2d_dw", "conv2d_db")) or op in ("batch_moments", "batch_norm_sums"):
         return dims["B"] * dims["Y"] // dims["O"]
     if op in ("conv2d", "conv2d_relu"):
         return dims["K"]
     if op == "avg_pool":
         return dims["pool_height"] * dims["pool_width"]
-    if is_image_op(op):
+    if is_image_op(op) or {"Y", "O"} <= set(CONTRACT[op].dims):
         return 1
     return math.prod(size for name, size in dims.items() if name not in CONTRACT[op].outs[0].shape)
 

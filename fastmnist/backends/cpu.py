@@ -103,7 +103,9 @@ class CpuExecutor:
             n_threads = default_threads()
         self.spec, self.n_threads = spec, n_threads
         self._compiled_before = cpu.compile_seconds()
-        self._target = Target(n_threads, PANEL_WIDTHS, ROW_BLOCK, gradient_groups=GRADIENT_GROUPS, chunk_bytes=CHUNK_BYTES)
+        self._target = Target(
+            n_threads, PANEL_WIDTHS, ROW_BLOCK, gradient_groups=GRADIENT_GROUPS, chunk_bytes=CHUNK_BYTES
+        )
         self._state: np.ndarray | None = None
         self._initial: list[np.ndarray] | None = None
         self._training: tuple[tuple[int, ...], _Runner] | None = None

@@ -6,6 +6,9 @@ layer reads lies in scratch of the thread and never leaves its cache; only what 
 
 The gradient of a filter is summed group by group into a tensor of the group; the groups' tensors are added in their order by the thread that owns those
 rows of the weights. So the bits do not depend on the number of threads, and no thread waits within the image layers.
+
+Batch normalisation is the exception: its statistics are those of the whole batch, so it parts the layers into *segments*. All threads end one segment,
+the groups' statistics are merged in their order, and the next segment begins.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from fastmnist.network.layers import (
     IN_PLACE,
     Activation,
     AvgPool2D,
+    BatchNorm,
     Conv2D,
     Dropout,
     Flatten,
@@ -129,6 +133,14 @@ class _Drop(_Node):
     mask: Tensor | None = None
 
 
+@dataclass
+class _Norm(_Node):
+    layer: BatchNorm
+    index: int  # of gamma and beta among the pairs of parameters; the running mean and variance are the next pair
+    moments: list[Tensor] = field(default_factory=list)  # of each group; the first is that of the batch once they are merged
+    sums: list[Tensor] = field(default_factory=list)
+
+
 class ImageLayers:
     """Lowers the image layers; `low` is the lowering of the whole network."""
 
@@ -140,6 +152,11 @@ class ImageLayers:
         self.n_layers = 0
         self._build_nodes()
         self.convolutions = [node for node in self.nodes if isinstance(node, _Conv)]
+        self.norms = [node for node in self.nodes if isinstance(node, _Norm)]
+        if self.norms and low.purpose == "gradient":
+            raise ValueError(
+                "BatchNorm has no gradient of blocks of rows: its statistics are those of a mini-batch. Train it with mini-batches (run_epoch)."
+            )
         self._decide_what_is_kept()
         largest = max(4 * image.size for image in self._images())
         self.chunk = min(max(low.target.chunk_bytes // largest, 1) if low.target.chunk_bytes else low.rows, low.rows)
@@ -163,7 +180,7 @@ class ImageLayers:
 
     def _build_nodes(self) -> None:
         low, shapes = self.low, self.low.spec.shapes
-        n_pairs = 0
+        self.n_pairs = 0
         for i, layer in enumerate(low.spec.layers):
             self.n_layers = i + 1
             source, after = self.output, shapes[i + 1]
@@ -182,8 +199,8 @@ class ImageLayers:
                     wide = height + border[0] + border[1], width + border[2] + border[3], channels
                     self.nodes.append(_Pad(source, _Image(f"padded_{i + 1}", wide), border))
                     source = self.output
-                self.nodes.append(_Conv(source, output, layer, n_pairs, layer.activation == "relu"))
-                n_pairs += 1
+                self.nodes.append(_Conv(source, output, layer, self.n_pairs, layer.activation == "relu"))
+                self.n_pairs += 1
                 if layer.activation not in ("identity", "relu"):
                     self._activate(layer.activation, i)
             elif isinstance(layer, (MaxPool2D, AvgPool2D)):
@@ -198,6 +215,9 @@ class ImageLayers:
                         assert isinstance(before, _Conv)
                         before.mask = False
                     self.nodes.append(_MaxPool(source, output, params, moves))
+            elif isinstance(layer, BatchNorm):
+                self.nodes.append(_Norm(source, output, layer, self.n_pairs))
+                self.n_pairs += 2
             elif isinstance(layer, Activation):
                 if layer.name != "identity":
                     self._activate(layer.name, i)
@@ -224,6 +244,8 @@ class ImageLayers:
                     (node.output if node.name in IN_PLACE else node.source).kept = True
                 elif isinstance(node, _MaxPool):
                     node.output.kept |= node.mask
+                elif isinstance(node, _Norm):
+                    node.source.kept = node.output.gradient_kept = True
         self.output.kept = self.output.gradient_kept = True
 
     # --- memory -------------------------------------------------------------------------------------------------------------------
@@ -244,6 +266,11 @@ class ImageLayers:
             shape = (low.rows, node.output.size)
             if isinstance(node, _Drop):
                 node.mask = low.workspace.tensor(f"mask_{i}", shape, low.target.dtype, odd_lines=True)
+            elif isinstance(node, _Norm):
+                both = (2, node.output.shape[2])
+                for g in range(min(self.n_groups, low.rows)):
+                    node.moments.append(low.workspace.tensor(f"moments_{i}_{g}", both, low.target.dtype))
+                    node.sums.append(low.workspace.tensor(f"sums_{i}_{g}", both, low.target.dtype))
             elif isinstance(node, _Conv):
                 inputs, filters = low.spec.parameter_shapes[2 * node.index]
                 if low.purpose == "training":
@@ -264,21 +291,18 @@ class ImageLayers:
         return [make(f"{name}_{t}", (self.chunk, size), dtype, odd_lines=True) for t in range(self.low.n_threads)]
 
     def place_parameters(self) -> list[list[Placement]]:
-        """Every filter's weights and biases, each whole."""
+        """Every parameter whole; what an optimizer does not touch has no moments."""
         low = self.low
+        learned = {2 * node.index + k for node in (*self.convolutions, *self.norms) for k in (0, 1)}
         placements: list[list[Placement]] = []
-        for node in self.convolutions:
-            for kind, shape in zip("wb", low.spec.parameter_shapes[2 * node.index :], strict=False):
-                if low.purpose != "training":
-                    tensor = low._bind(f"parameter_{len(placements)}", shape, low.target.dtype)
-                    moments: tuple[Tensor, ...] = ()
-                else:
-                    name = f"{kind}{node.index + 1}"
-                    tensor = low.state.tensor(name, shape, low.target.dtype)
-                    moments = tuple(
-                        low.state.tensor(f"{name}_m{k}", shape, low.target.dtype) for k in range(low.n_moments)
-                    )
-                placements.append([Placement(tensor, moments, 0, shape[-1])])
+        for i, shape in enumerate(low.spec.parameter_shapes[: 2 * self.n_pairs]):
+            if low.purpose != "training":
+                placements.append([Placement(low._bind(f"parameter_{i}", shape, low.target.dtype), (), 0, shape[-1])])
+                continue
+            name, n_moments = f"{'wb'[i % 2]}{i // 2 + 1}", low.n_moments if i in learned else 0
+            tensor = low.state.tensor(name, shape, low.target.dtype)
+            moments = tuple(low.state.tensor(f"{name}_m{k}", shape, low.target.dtype) for k in range(n_moments))
+            placements.append([Placement(tensor, moments, 0, shape[-1])])
         return placements
 
     # --- the step -----------------------------------------------------------------------------------------------------------------
@@ -296,25 +320,75 @@ class ImageLayers:
         for start in range(r0, r1, self.chunk):
             yield _Piece(thread, group, start, min(start + self.chunk, r1), start == r0)
 
+    def _segments(self) -> list[list[_Node]]:
+        """The nodes, parted before each batch normalisation; prediction has none to part."""
+        segments: list[list[_Node]] = [[]]
+        for node in self.nodes:
+            if isinstance(node, _Norm) and self.low.purpose == "training":
+                segments.append([])
+            segments[-1].append(node)
+        return segments
+
     def forward(self, rows: int) -> None:
         """Gather the pixels and make the rows of numbers."""
-        stage = []
-        for pieces in self._pieces(rows):
-            instructions = []
-            for piece in pieces:
-                instructions.append(self._gather(piece))
-                # Augmentation will stand here: an op on the gathered chunk, its draws from the cursor's counters.
-                for node in self.nodes:
-                    instructions += self._forward(node, piece)
-            stage.append(instructions)
-        self.low.builder.stage(stage)
+        pieces = self._pieces(rows)
+        for number, segment in enumerate(self._segments()):
+            if number:
+                norm = segment[0]
+                assert isinstance(norm, _Norm)
+                self._merge_statistics(norm, rows, pieces)
+            stage = []
+            for mine in pieces:
+                instructions = []
+                for piece in mine:
+                    if not number:
+                        # Augmentation will stand behind this: an op on the gathered chunk, its draws from the cursor's counters.
+                        instructions.append(self._gather(piece))
+                    for node in segment:
+                        instructions += self._forward(node, piece, rows)
+                stage.append(instructions)
+            self.low.builder.stage(stage)
+
+    def _group_bounds(self, pieces: list[_Piece]) -> Iterator[_Piece]:
+        """The groups of a thread as one piece each."""
+        for group in dict.fromkeys(piece.group for piece in pieces):
+            parts = [piece for piece in pieces if piece.group == group]
+            yield _Piece(parts[0].thread, group, parts[0].r0, parts[-1].r1, True)
+
+    def _merge_statistics(self, node: _Norm, rows: int, pieces: list[list[_Piece]]) -> None:
+        """Mean and variance of the batch, group by group, and the running ones, by the first thread."""
+        low = self.low
+        groups = [list(self._group_bounds(mine)) for mine in pieces]
+        low.builder.stage(
+            [
+                [
+                    Instruction("batch_moments", (node.moments[g.group].view,), (node.source.view(g),), (), "moments")
+                    for g in mine
+                ]
+                for mine in groups
+            ]
+        )
+        total, merged, done = node.moments[0].view, [], 0
+        for g in (g for mine in groups for g in mine):
+            n = (g.r1 - g.r0) * self._pixels(node)
+            if done:
+                part = node.moments[g.group].view
+                merged.append(Instruction("merge_moments", (total,), (part,), (done, n), "moments"))
+            done += n
+        running = tuple(low.placements[2 * node.index + k][0].tensor.view for k in (2, 3))
+        merged.append(Instruction("moving_moments", running, (total,), (done, node.layer.momentum), "moments"))
+        low.builder.stage([merged, *([[]] * (low.n_threads - 1))])
+
+    @staticmethod
+    def _pixels(node: _Norm) -> int:
+        return node.source.shape[0] * node.source.shape[1]
 
     def _gather(self, piece: _Piece) -> Instruction:
         low = self.low
         ins = (low.bound["source"].view, low.bound["order"].view.from_row(piece.r0), low.cursors[piece.thread].view)
         return Instruction("gather_rows", (self.input.view(piece),), ins, (low.data.scale,), "gather")
 
-    def _forward(self, node: _Node, piece: _Piece) -> Iterator[Instruction]:
+    def _forward(self, node: _Node, piece: _Piece, rows: int) -> Iterator[Instruction]:
         low, x, y = self.low, node.source.view(piece), node.output.view(piece)
         if isinstance(node, _Pad):
             yield Instruction("pad", (y,), (x,), (*node.source.shape, *node.border), "pad")
@@ -327,6 +401,14 @@ class ImageLayers:
             yield Instruction("avg_pool", (y,), (x,), node.params, "avg_pool")
         elif isinstance(node, _Activate):
             yield Instruction(node.name, (y,), (x,), (), node.name)
+        elif isinstance(node, _Norm):
+            gamma, beta, mean, variance = (low.placements[2 * node.index + k][0].tensor.view for k in range(4))
+            if low.purpose == "training":
+                params = (rows * self._pixels(node), node.layer.epsilon)
+                yield Instruction("batch_norm", (y,), (x, node.moments[0].view, gamma, beta), params, "batch_norm")
+            else:
+                ins = (x, gamma, beta, mean, variance)
+                yield Instruction("batch_norm_inference", (y,), ins, (node.layer.epsilon,), "batch_norm")
         else:
             assert isinstance(node, _Drop) and node.mask is not None
             mask = node.mask.view.rows(piece.r0, piece.r1)
@@ -343,19 +425,54 @@ class ImageLayers:
 
     def backward(self, rows: int) -> None:
         """From the gradient of the rows of numbers to those of all filters."""
-        low = self.low
+        low, pieces = self.low, self._pieces(rows)
+        low.builder.stage([self._transposed_filters(t) if mine else [] for t, mine in enumerate(pieces)])
+        after: _Norm | None = None  # the batch normalisation that parts this segment from the one behind it
+        for segment in reversed(self._segments()):
+            begins_with = segment[0] if segment and isinstance(segment[0], _Norm) else None
+            stage = []
+            for mine in pieces:
+                instructions = []
+                for piece in mine:
+                    if after is not None and self._needs_gradient(after):
+                        instructions.append(self._norm_backward(after, piece, rows))
+                    for node in reversed(segment):
+                        if node is not begins_with:
+                            instructions += self._backward(node, piece)
+                stage.append(instructions)
+            low.builder.stage(stage)
+            if begins_with is not None:
+                self._merge_sums(begins_with, rows, pieces)
+            after = begins_with
+
+    def _transposed_filters(self, thread: int) -> list[Instruction]:
+        return [
+            Instruction("transpose", (node.transposed[thread].view,), (self._weights(node)[0],), (), "transpose")
+            for node in self.convolutions
+            if node.transposed
+        ]
+
+    def _merge_sums(self, node: _Norm, rows: int, pieces: list[list[_Piece]]) -> None:
+        """The gradients of gamma and beta, which that of the input needs as well, added group by group by the first thread."""
+        params = (rows * self._pixels(node), node.layer.epsilon)
+        groups = [list(self._group_bounds(mine)) for mine in pieces]
         stage = []
-        for t, pieces in enumerate(self._pieces(rows)):
+        for mine in groups:
             instructions = []
-            for node in self.convolutions if pieces else []:
-                if node.transposed:
-                    w = self._weights(node)[0]
-                    instructions.append(Instruction("transpose", (node.transposed[t].view,), (w,), (), "transpose"))
-            for piece in pieces:
-                for node in reversed(self.nodes):
-                    instructions += self._backward(node, piece)
+            for g in mine:
+                ins = (node.output.gradient(g), node.source.view(g), node.moments[0].view)
+                instructions.append(Instruction("batch_norm_sums", (node.sums[g.group].view,), ins, params, "sums"))
             stage.append(instructions)
-        low.builder.stage(stage)
+        self.low.builder.stage(stage)
+        total, *parts = (node.sums[g.group].view for mine in groups for g in mine)
+        added = [Instruction("add", (total,), (part,), (), "sums") for part in parts]
+        self.low.builder.stage([added, *([[]] * (self.low.n_threads - 1))])
+
+    def _norm_backward(self, node: _Norm, piece: _Piece, rows: int) -> Instruction:
+        gamma = self.low.placements[2 * node.index][0].tensor.view
+        ins = (node.output.gradient(piece), node.source.view(piece), node.moments[0].view, gamma, node.sums[0].view)
+        params = (rows * self._pixels(node), node.layer.epsilon)
+        return Instruction("batch_norm_dx", (node.source.gradient(piece),), ins, params, "batch_norm_dx")
 
     def _backward(self, node: _Node, piece: _Piece) -> Iterator[Instruction]:
         dy = node.output.gradient(piece)
@@ -384,8 +501,8 @@ class ImageLayers:
             yield Instruction("dropout_backward", (dx,), (dy, mask), (), "dropout_backward")
 
     def _needs_gradient(self, node: _Node) -> bool:
-        """Whether a filter stands before the node."""
-        return any(isinstance(one, _Conv) for one in self.nodes[: self.nodes.index(node)])
+        """Whether something that learns stands before the node."""
+        return any(isinstance(one, (_Conv, _Norm)) for one in self.nodes[: self.nodes.index(node)])
 
     def _filter_gradient(self, node: _Conv, piece: _Piece) -> Iterator[Instruction]:
         low, label = self.low, f"gradient {node.index + 1}"
@@ -419,6 +536,19 @@ class ImageLayers:
                 stage.append(instructions)
             low.builder.stage(stage)
 
+        if self.norms:
+            stage = [[instruction for node in self.norms for instruction in self._norm_step(node)]]
+            low.builder.stage([*stage, *([[]] * (low.n_threads - 1))])
+
+    def _norm_step(self, node: _Norm) -> Iterator[Instruction]:
+        """The optimizer on gamma and beta, as on biases: no L2."""
+        low = self.low
+        for k, row in ((0, 1), (1, 0)):
+            placement = low.placements[2 * node.index + k][0]
+            outs = tuple(tensor.view.row_matrix() for tensor in (placement.tensor, *placement.moments))
+            ins = (node.sums[0].view.rows(row, row + 1), low.bound["hyper_biases"].view, low.cursors[0].view)
+            yield Instruction(low.op, outs, ins, low.op_params, f"{low.op} {node.index + 1}")
+
     def _step(
         self, node: _Conv, thread: int, kind: int, rows: tuple[int, int] | None, parts: list[View]
     ) -> Iterator[Instruction]:
@@ -435,4 +565,3 @@ class ImageLayers:
 def _window(node: _Conv) -> tuple[float, ...]:
     assert isinstance(node.layer.kernel, tuple)
     return (*node.source.shape, *node.layer.kernel, node.layer.stride)
-

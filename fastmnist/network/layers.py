@@ -213,7 +213,9 @@ class BatchNorm:
     def __post_init__(self) -> None:
         ok = is_number(self.momentum) and 0 <= self.momentum < 1
         require(ok, "BatchNorm", "momentum", "in [0, 1)", self.momentum)
-        require(is_number(self.epsilon) and self.epsilon > 0, "BatchNorm", "epsilon", "a finite number > 0", self.epsilon)
+        require(
+            is_number(self.epsilon) and self.epsilon > 0, "BatchNorm", "epsilon", "a finite number > 0", self.epsilon
+        )
         object.__setattr__(self, "momentum", float(self.momentum))
         object.__setattr__(self, "epsilon", float(self.epsilon))
 

@@ -241,8 +241,10 @@ class Lowering:
         value: _Value | None
         first = n_dense = 0
         if self.images:
-            output, first, n_dense = self.images.output, self.images.n_layers, len(self.images.convolutions)
-            value = _Value(output.tensors[0], output.gradients[0] if output.gradients else None, False, [(0, output.size)])
+            output, first, n_dense = self.images.output, self.images.n_layers, self.images.n_pairs
+            value = _Value(
+                output.tensors[0], output.gradients[0] if output.gradients else None, False, [(0, output.size)]
+            )
         else:
             value = None if self.data.compressed else self._value("x", self.spec.n_features)
         for i, layer in enumerate(self.spec.layers[first:], start=first):
@@ -532,7 +534,7 @@ class Lowering:
 
     def _needs_gradient(self, node: _Node) -> bool:
         before = self.nodes[: self.nodes.index(node)]
-        return any(isinstance(n, _DenseNode) for n in before) or bool(self.images and self.images.convolutions)
+        return any(isinstance(n, _DenseNode) for n in before) or bool(self.images and self.images.n_pairs)
 
     def _update(self, node: _DenseNode, rows: int) -> None:
         """Gradient and optimizer, block by block: each thread its panels, or its rows of a narrow layer's weights."""

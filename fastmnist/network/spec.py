@@ -7,7 +7,7 @@ from functools import cached_property
 
 import numpy as np
 
-from fastmnist.network.layers import BatchNorm, Conv2D, Dense, Layer
+from fastmnist.network.layers import Conv2D, Dense, Layer
 from fastmnist.network.losses import Loss, SoftmaxCrossEntropy
 from fastmnist.network.optimizers import SGD, Optimizer
 from fastmnist.network.rules import is_count, is_number, require
@@ -83,19 +83,19 @@ class Spec:
 
     @property
     def dense_layers(self) -> tuple[Dense, ...]:
-        """The layers that have parameters, in order."""
+        """The fully connected layers, in order."""
         return tuple(layer for layer in self.layers if isinstance(layer, Dense))
-
-    @cached_property
-    def layers_with_parameters(self) -> tuple[Layer, ...]:
-        """Those layers, in order."""
-        return tuple(layer for layer in self.layers if isinstance(layer, (Dense, Conv2D, BatchNorm)))
 
     @cached_property
     def parameter_shapes(self) -> tuple[Shape, ...]:
         """Shapes of `[W0, b0, W1, b1, ...]`; a `BatchNorm` has four vectors: gamma, beta, running mean, running variance."""
         pairs = zip(self.layers, self.shapes, strict=False)
         return tuple(shape for layer, before in pairs for shape in parameter_shapes(layer, before))
+
+    @cached_property
+    def weight_indices(self) -> tuple[int, ...]:
+        """Which of the parameters are weights of Dense and Conv2D: those that `l2` pulls to 0."""
+        return tuple(i for i, shape in enumerate(self.parameter_shapes) if len(shape) == 2)
 
     @property
     def flops_per_sample(self) -> int:

@@ -171,7 +171,7 @@ def train(
                     progress.loss = batches.mean_loss
                 break
             parameters = executor.get_parameters()
-            loss = batches.mean_loss + batches.penalty(plan.l2, parameters)
+            loss = batches.mean_loss + batches.penalty(plan.l2, [parameters[i] for i in executor.spec.weight_indices])
             val_loss, val_accuracy = validation.evaluate(executor, parameters) if validation else (None, None)
             progress.epochs += 1
             progress.samples_seen += len(order)
@@ -258,14 +258,14 @@ class _Batches:
         """scikit-learn's: each batch counts by its number of samples."""
         return float(np.average(self.losses, weights=self.counts))
 
-    def penalty(self, l2: float, parameters: Parameters) -> float:
+    def penalty(self, l2: float, weights: Parameters) -> float:
         """The L2 term of the epoch's loss: the mean over the batches of `l2 / 2 * sum(W ** 2) / sum of the batch's weights`.
 
         scikit-learn evaluates it with the weights before each step; here it is evaluated once, with those at the epoch's end.
         """
         if l2 == 0:
             return 0.0
-        squares = sum(float(np.vdot(w, w)) for w in parameters[::2])
+        squares = sum(float(np.vdot(w, w)) for w in weights)
         return 0.5 * l2 * squares * float(np.average(1 / self.weights, weights=self.counts))
 
 

@@ -19,7 +19,17 @@ from .isa import MACHINE
 from .registry import KERNELS
 from .simd import OPTIONS, address_to, bits_to_float, long_p
 
-for _topic in ("rows", "matmul", "convolution", "pooling", "sparse", "activations", "losses", "optimizers"):
+for _topic in (
+    "rows",
+    "matmul",
+    "convolution",
+    "pooling",
+    "batch_norm",
+    "sparse",
+    "activations",
+    "losses",
+    "optimizers",
+):
     import_module(f".{_topic}", __package__)
 
 
