@@ -17,21 +17,39 @@ from fastmnist.version import __version__
 if TYPE_CHECKING:
     from fastmnist.backends import BackendUnavailable, available_backends
     from fastmnist.datasets import fetch_emnist, fetch_fashion_mnist, fetch_kmnist, load_mnist, read_idx
+    from fastmnist.estimators.cnn import CNNClassifier
     from fastmnist.estimators.logistic import LogisticRegression, OneVsRestLogisticRegression
     from fastmnist.estimators.mlp import MLPClassifier
     from fastmnist.estimators.serialization import load_model
     from fastmnist.kernel_call import call_kernel, warmup
     from fastmnist.matrix_product import MatrixProduct, gemm
-    from fastmnist.network.layers import Activation, Dense, Dropout
+    from fastmnist.network.layers import (
+        Activation,
+        AvgPool2D,
+        BatchNorm,
+        Conv2D,
+        Dense,
+        Dropout,
+        Flatten,
+        GlobalAvgPool2D,
+        MaxPool2D,
+    )
 
 __all__ = [
     "Activation",
+    "AvgPool2D",
     "BackendUnavailable",
+    "BatchNorm",
+    "CNNClassifier",
+    "Conv2D",
     "Dense",
     "Dropout",
+    "Flatten",
+    "GlobalAvgPool2D",
     "LogisticRegression",
     "MLPClassifier",
     "MatrixProduct",
+    "MaxPool2D",
     "OneVsRestLogisticRegression",
     "__version__",
     "available_backends",
@@ -49,12 +67,23 @@ __all__ = [
 _MODULES = {
     "fastmnist.backends": ("BackendUnavailable", "available_backends"),
     "fastmnist.datasets": ("fetch_emnist", "fetch_fashion_mnist", "fetch_kmnist", "load_mnist", "read_idx"),
+    "fastmnist.estimators.cnn": ("CNNClassifier",),
     "fastmnist.estimators.logistic": ("LogisticRegression", "OneVsRestLogisticRegression"),
     "fastmnist.estimators.mlp": ("MLPClassifier",),
     "fastmnist.estimators.serialization": ("load_model",),
     "fastmnist.kernel_call": ("call_kernel", "warmup"),
     "fastmnist.matrix_product": ("MatrixProduct", "gemm"),
-    "fastmnist.network.layers": ("Activation", "Dense", "Dropout"),
+    "fastmnist.network.layers": (
+        "Activation",
+        "AvgPool2D",
+        "BatchNorm",
+        "Conv2D",
+        "Dense",
+        "Dropout",
+        "Flatten",
+        "GlobalAvgPool2D",
+        "MaxPool2D",
+    ),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 

@@ -354,8 +354,8 @@ def sizes(op: str) -> Iterator[dict[str, int]]:
         yield from image_sizes(op)
         return
     if {"Y", "O"} <= set(CONTRACT[op].dims):
-        layers = UGLY_LAYERS if op.startswith("conv2d") else UGLY_LAYERS[1:]  # no pixels have no mean
-        yield from ({"B": b, "O": o, "Y": o * pixels} for b, pixels, o in layers)
+        cases = UGLY_CHANNELS if op.startswith("conv2d") else UGLY_CHANNELS[1:]  # no pixels have no mean
+        yield from ({"B": b, "O": o, "Y": o * pixels} for b, pixels, o in cases)
         return
     if op == "transpose":
         yield from ({"O": rows, "K": columns} for rows, columns in UGLY_MATRICES)
@@ -387,6 +387,7 @@ UGLY_WINDOWS = (
     (1, 3, 3, 33, 3, 3, 1, 64),
     (1, 14, 3, 5, 3, 1, 1, 48),
 )
+UGLY_CHANNELS = ((0, 3, 4), (1, 1, 1), (2, 5, 17), (3, 4, 16), (5, 9, 33), (1, 130, 6), (17, 2, 64))  # images, pixels, channels
 UGLY_POOLS = (
     (0, 4, 4, 3, 2, 2, 2, 0),
     (1, 1, 1, 1, 1, 1, 1, 0),

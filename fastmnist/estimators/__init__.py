@@ -1,6 +1,7 @@
 """scikit-learn's surface. They validate, encode and choose; what is computed, executors compute."""
 
+from fastmnist.estimators.cnn import CNNClassifier
 from fastmnist.estimators.logistic import LogisticRegression, OneVsRestLogisticRegression
 from fastmnist.estimators.mlp import MLPClassifier
 
-__all__ = ["LogisticRegression", "MLPClassifier", "OneVsRestLogisticRegression"]
+__all__ = ["CNNClassifier", "LogisticRegression", "MLPClassifier", "OneVsRestLogisticRegression"]

@@ -7,6 +7,7 @@ import warnings
 
 import numpy as np
 import scipy.sparse
+from numpy.typing import ArrayLike
 
 from fastmnist.backends.rows import Matrix, StoredRows, convert, is_mapped
 
@@ -120,3 +121,12 @@ def predict_pixel_scale(pixel_scale: str | float, fitted_scale: float, fitted_ma
     if fitted_scale != 1:
         return fitted_scale
     return PIXEL_SCALE if fitted_max <= 1 and X.max() > 1 else 1.0
+
+
+def as_rows(X: ArrayLike) -> tuple[ArrayLike, tuple[int, int, int] | None]:
+    """Images (n, height, width) or (n, height, width, channels) as rows of numbers, and their shape; None for what are rows already."""
+    array = X if isinstance(X, np.ndarray) else np.asarray(X) if isinstance(X, (list, tuple)) else None
+    if array is None or array.ndim not in (3, 4):
+        return X, None
+    height, width, channels = (*array.shape[1:], 1)[:3]
+    return array.reshape(len(array), height * width * channels), (height, width, channels)

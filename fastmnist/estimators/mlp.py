@@ -1,33 +1,23 @@
-"""Multi-layer perceptron: what users see of it. How it is fitted is in `mlp_fitting.py`."""
+"""Multi-layer perceptron. How it is fitted is in `network_fitting.py`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from numbers import Integral, Real
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import ArrayLike
-from sklearn.base import _fit_context
-from sklearn.utils._param_validation import Interval, Options, StrOptions
-from sklearn.utils.metaestimators import available_if
-from sklearn.utils.multiclass import _check_partial_fit_first_call
+from sklearn.utils._param_validation import Interval, StrOptions
 
-from fastmnist.estimators.base import NetworkClassifier
-from fastmnist.estimators.mlp_fitting import STOCHASTIC_SOLVERS, MLPFitting
-from fastmnist.network.layers import ACTIVATIONS
+from fastmnist.estimators.network_fitting import NetworkFitting
+from fastmnist.network.layers import ACTIVATIONS, Dense, Dropout, Layer
 from fastmnist.network.schedules import Schedule
+from fastmnist.network.spec import Spec
+
+MAX_UNITS = 2**24  # of a hidden layer: no array of weights of more could be allocated
 
 
-def _has_partial_fit(estimator: MLPClassifier) -> bool:
-    if estimator.solver not in STOCHASTIC_SOLVERS:
-        raise AttributeError(
-            f"partial_fit is only available for the stochastic solvers {STOCHASTIC_SOLVERS}; solver={estimator.solver!r} is not one."
-        )
-    return True
-
-
-class MLPClassifier(MLPFitting):
+class MLPClassifier(NetworkFitting):
     """Multi-layer perceptron with compiled training.
 
     Minimises the cross-entropy of softmax outputs (of two classes: of one sigmoid output) plus scikit-learn's L2 term
@@ -146,30 +136,12 @@ class MLPClassifier(MLPFitting):
     0.979
     """
 
+    _layers_parameter = "hidden_layer_sizes"
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
-        **NetworkClassifier._parameter_constraints,
+        **NetworkFitting._parameter_constraints,
         "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
         "activation": [StrOptions({*ACTIVATIONS, "logistic"})],
-        "solver": [StrOptions({*STOCHASTIC_SOLVERS, "lbfgs"})],
-        "alpha": [Interval(Real, 0, None, closed="left")],
-        "learning_rate": [StrOptions({"constant", "invscaling", "adaptive"})],
-        "power_t": [Interval(Real, 0, None, closed="left")],
-        "max_iter": [Interval(Integral, 1, None, closed="left")],
-        "shuffle": ["boolean"],
-        "momentum": [Interval(Real, 0, 1, closed="left")],
-        "nesterovs_momentum": ["boolean"],
-        "early_stopping": ["boolean"],
-        "validation_fraction": [Interval(Real, 0, 1, closed="left")],
-        "beta_1": [Interval(Real, 0, 1, closed="left")],
-        "beta_2": [Interval(Real, 0, 1, closed="left")],
-        "epsilon": [Interval(Real, 0, None, closed="neither")],
-        "n_iter_no_change": [Interval(Integral, 1, None, closed="left"), Options(Real, {np.inf})],
-        "max_fun": [Interval(Integral, 1, None, closed="left")],
         "dropout": ["array-like", Interval(Real, 0, 1, closed="left")],
-        "schedule": [None, str, Schedule],
-        "weight_decay": [Interval(Real, 0, None, closed="left")],
-        "label_smoothing": [Interval(Real, 0, 1, closed="left")],
-        "record_steps": ["boolean"],
     }
 
     def __init__(
@@ -243,111 +215,34 @@ class MLPClassifier(MLPFitting):
         self.pixel_scale = pixel_scale
         self.max_memory = max_memory
 
-    def __sklearn_is_fitted__(self) -> bool:
-        return hasattr(self, "coefs_")
+    # --- the network ------------------------------------------------------------------------------------------------------------
 
-    # --- the user's entrances ---------------------------------------------------------------------------------------------------
+    def _hidden_layers(self) -> list[int]:
+        sizes = self.hidden_layer_sizes
+        sizes = list(sizes) if isinstance(sizes, Iterable) else [sizes]
+        for size in sizes:
+            if not isinstance(size, Integral) or isinstance(size, bool) or not 1 <= size <= MAX_UNITS:
+                raise ValueError(
+                    f"hidden_layer_sizes must be > 0: integers up to {MAX_UNITS:,}, one for each hidden layer; "
+                    f"got {self.hidden_layer_sizes!r}."
+                )
+        return [int(size) for size in sizes]
 
-    @_fit_context(prefer_skip_nested_validation=True)
-    def fit(
-        self,
-        X: ArrayLike,
-        y: ArrayLike,
-        sample_weight: ArrayLike | None = None,
-        validation_data: tuple[ArrayLike, ArrayLike] | None = None,
-    ) -> Self:
-        """Fit the model.
+    def _dropout_rates(self, n_hidden: int) -> list[float]:
+        rates = list(self.dropout) if isinstance(self.dropout, Iterable) else [self.dropout] * n_hidden
+        if len(rates) != n_hidden or not all(isinstance(rate, Real) and 0 <= rate < 1 for rate in rates):
+            raise ValueError(
+                f"dropout must be in [0, 1): one number, or one for each of the {n_hidden} hidden layers; got {self.dropout!r}."
+            )
+        return [float(rate) for rate in rates]
 
-        Parameters
-        ----------
-        X : array-like or sparse matrix of shape (n_samples, n_features)
-            Numbers; uint8 pixels are scaled as `pixel_scale` says.
-        y : array-like of shape (n_samples,)
-            Class labels of any type.
-        sample_weight : array-like of shape (n_samples,), default=None
-            Weights >= 0; None: all 1. Samples of weight 0 are left out.
-        validation_data : tuple (X, y), default=None
-            Held-out data, evaluated after each epoch for `history_`. With `early_stopping` they take the place of the split.
-
-        Returns
-        -------
-        self
-
-        Raises
-        ------
-        ValueError
-            Data or parameters break a rule; the message names it.
-        fastmnist.BackendUnavailable
-            The backend that was asked for cannot run here.
-        """
-        with self._fitting():
-            return self._fit(X, y, sample_weight, validation_data, incremental=False)
-
-    @available_if(_has_partial_fit)
-    @_fit_context(prefer_skip_nested_validation=True)
-    def partial_fit(
-        self,
-        X: ArrayLike,
-        y: ArrayLike,
-        sample_weight: ArrayLike | None = None,
-        classes: ArrayLike | None = None,
-    ) -> Self:
-        """Train for one epoch over the given data, and continue where the last call stopped.
-
-        The optimizer's moments live in the process: after unpickling they start at zero.
-
-        Parameters
-        ----------
-        X : array-like or sparse matrix of shape (n_samples, n_features)
-        y : array-like of shape (n_samples,)
-        sample_weight : array-like of shape (n_samples,), default=None
-        classes : array-like of shape (n_classes,), default=None
-            All classes of all calls; needed in the first one.
-
-        Returns
-        -------
-        self
-
-        Raises
-        ------
-        ValueError
-            As in `fit`; or `early_stopping` is on, which makes no sense here.
-        """
-        if self.early_stopping:
-            raise ValueError("partial_fit does not support early_stopping=True; use fit, or early_stopping=False.")
-        with self._fitting():
-            if classes is not None and not hasattr(self, "classes_"):
-                self._set_classes(np.unique(classes))
-            _check_partial_fit_first_call(self, classes)
-            return self._fit(X, y, sample_weight, None, incremental=True)
-
-    def predict(self, X: ArrayLike) -> np.ndarray:
-        """Predicted class labels.
-
-        Parameters
-        ----------
-        X : array-like or sparse matrix of shape (n_samples, n_features)
-
-        Returns
-        -------
-        ndarray of shape (n_samples,)
-            Of the type of `classes_`.
-        """
-        outputs = self._outputs(*self._validate_new_data(X))
-        indices = (outputs[:, 0] > 0.5).astype(int) if self.n_outputs_ == 1 else outputs.argmax(axis=1)
-        return self.classes_[indices]
-
-    def predict_proba(self, X: ArrayLike) -> np.ndarray:
-        """Probability estimates.
-
-        Parameters
-        ----------
-        X : array-like or sparse matrix of shape (n_samples, n_features)
-
-        Returns
-        -------
-        ndarray of shape (n_samples, n_classes)
-            Columns as in `classes_`.
-        """
-        outputs = self._outputs(*self._validate_new_data(X))
-        return np.hstack([1 - outputs, outputs]) if self.n_outputs_ == 1 else outputs
+    def _spec(self) -> Spec:
+        activation = "sigmoid" if self.activation == "logistic" else self.activation
+        layers: list[Layer] = []
+        sizes = self._hidden_layers()
+        for units, rate in zip(sizes, self._dropout_rates(len(sizes)), strict=True):
+            layers.append(Dense(units, activation))
+            if rate > 0:
+                layers.append(Dropout(rate))
+        layers.append(Dense(self._n_outputs))
+        return Spec(self.n_features_in_, tuple(layers), self._loss(), self._optimizer(), self.alpha)

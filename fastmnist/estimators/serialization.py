@@ -14,6 +14,7 @@ else is an object with one key that names its type:
 `dict`          its pairs of key and value
 `random_state`  the state of a `numpy.random.RandomState`
 `schedule`      a class of `fastmnist.network.schedules`, with its fields
+`layer`         a class of `fastmnist.network.layers`, with its fields
 ==============  ==========================================================================
 """
 
@@ -29,29 +30,31 @@ from contextlib import contextmanager
 from dataclasses import fields
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import safetensors
 import safetensors.numpy
 
 from fastmnist.estimators.base import NetworkClassifier
+from fastmnist.estimators.cnn import CNNClassifier
 from fastmnist.estimators.logistic import LogisticRegression, OneVsRestLogisticRegression
 from fastmnist.estimators.mlp import MLPClassifier
-from fastmnist.network import schedules
+from fastmnist.network import layers, schedules
 from fastmnist.version import __version__
 
 FORMAT = "fastmnist-model"
 FORMAT_VERSION = 1
 
 _CLASSES: dict[str, type[NetworkClassifier]] = {
-    cls.__name__: cls for cls in (LogisticRegression, OneVsRestLogisticRegression, MLPClassifier)
+    cls.__name__: cls for cls in (LogisticRegression, OneVsRestLogisticRegression, MLPClassifier, CNNClassifier)
 }
 _SCHEDULES: dict[str, type[schedules.Schedule]] = {
     cls.__name__: cls
     for cls in vars(schedules).values()
     if isinstance(cls, type) and issubclass(cls, schedules.Schedule)
 }
+_LAYERS: dict[str, type[layers.Layer]] = {cls.__name__: cls for cls in get_args(layers.Layer)}
 _TENSOR_DTYPES = (
     "bool",
     *(f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)),
@@ -73,7 +76,7 @@ def save_model(estimator: NetworkClassifier, path: str | PathLike[str]) -> None:
 
     Parameters
     ----------
-    estimator : LogisticRegression, OneVsRestLogisticRegression or MLPClassifier
+    estimator : LogisticRegression, OneVsRestLogisticRegression, MLPClassifier or CNNClassifier
     path : path
 
     Raises
@@ -115,7 +118,7 @@ def load_model(path: str | PathLike[str]) -> NetworkClassifier:
 
     Returns
     -------
-    LogisticRegression, OneVsRestLogisticRegression or MLPClassifier
+    LogisticRegression, OneVsRestLogisticRegression, MLPClassifier or CNNClassifier
 
     Raises
     ------
@@ -219,6 +222,11 @@ def _encode(value: Any, name: str, tensors: dict[str, np.ndarray]) -> Any:
             "schedule": type(value).__name__,
             "fields": {f.name: _encode(getattr(value, f.name), f"{name}.{f.name}", tensors) for f in fields(value)},
         }
+    if _LAYERS.get(type(value).__name__) is type(value):
+        return {
+            "layer": type(value).__name__,
+            "fields": {f.name: _encode(getattr(value, f.name), f"{name}.{f.name}", tensors) for f in fields(value)},
+        }
     raise TypeError(
         f"{name} is a {type(value).__name__}, which can't be saved; numbers, strings, arrays, and lists, tuples and dicts of them can. "
         "Change it with set_params before saving."
@@ -268,6 +276,12 @@ def _decode_schedule(value: dict[str, Any], tensors: dict[str, np.ndarray]) -> s
     return _SCHEDULES[value["schedule"]](**{name: _decode(item, tensors) for name, item in value["fields"].items()})
 
 
+def _decode_layer(value: dict[str, Any], tensors: dict[str, np.ndarray]) -> layers.Layer:
+    if value["layer"] not in _LAYERS:
+        raise _Unknown(f"unknown layer {value['layer']!r}")
+    return _LAYERS[value["layer"]](**{name: _decode(item, tensors) for name, item in value["fields"].items()})
+
+
 def _decode_objects(value: dict[str, Any], tensors: dict[str, np.ndarray]) -> np.ndarray:
     array = np.empty(len(value["objects"]), object)
     array[:] = [_decode(item, tensors) for item in value["objects"]]
@@ -293,6 +307,7 @@ _DECODERS: dict[str, Callable[[dict[str, Any], dict[str, np.ndarray]], Any]] = {
     "dict": lambda value, tensors: {_decode(k, tensors): _decode(v, tensors) for k, v in value["dict"]},
     "random_state": _decode_random_state,
     "schedule": _decode_schedule,
+    "layer": _decode_layer,
 }
 
 

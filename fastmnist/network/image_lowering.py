@@ -1,14 +1,14 @@
 """The image layers of a Spec, from the gathered pixels to the rows of numbers that the first Dense reads.
 
-A batch is cut into *groups* of rows, whose number does not depend on the number of threads, and a group into *chunks*, small enough for a core's cache.
-A thread takes whole groups and drives each chunk through all image layers, forward, and later backward, before it touches the next: what only the next
-layer reads lies in scratch of the thread and never leaves its cache; only what the backward pass will read is kept for the whole batch.
+A batch is cut into *groups* of rows, whose number does not depend on the number of threads, and a group into *chunks*, small enough for a core's
+cache. A thread takes whole groups and drives each chunk through all image layers, forward, and later backward, before it touches the next: what
+only the next layer reads lies in scratch of the thread and never leaves its cache; only what the backward pass will read is kept for the batch.
 
-The gradient of a filter is summed group by group into a tensor of the group; the groups' tensors are added in their order by the thread that owns those
-rows of the weights. So the bits do not depend on the number of threads, and no thread waits within the image layers.
+The gradient of a filter is summed group by group into a tensor of the group; the groups' tensors are added in their order by the thread that owns
+those rows of the weights. So the bits do not depend on the number of threads, and no thread waits within the image layers.
 
-Batch normalisation is the exception: its statistics are those of the whole batch, so it parts the layers into *segments*. All threads end one segment,
-the groups' statistics are merged in their order, and the next segment begins.
+Batch normalisation is the exception: its statistics are those of the whole batch, so it parts the layers into *segments*. All threads end one
+segment, the groups' statistics are merged in their order, and the next segment begins.
 """
 
 from __future__ import annotations
@@ -137,7 +137,9 @@ class _Drop(_Node):
 class _Norm(_Node):
     layer: BatchNorm
     index: int  # of gamma and beta among the pairs of parameters; the running mean and variance are the next pair
-    moments: list[Tensor] = field(default_factory=list)  # of each group; the first is that of the batch once they are merged
+    moments: list[Tensor] = field(
+        default_factory=list
+    )  # of each group; the first is that of the batch once they are merged
     sums: list[Tensor] = field(default_factory=list)
 
 

@@ -1,25 +1,30 @@
-"""How an `MLPClassifier` is fitted: its network, the mini-batch and the L-BFGS run, and what continues from fit to fit."""
+"""How networks are fitted: the user's entrances, the mini-batch and the L-BFGS run, and what continues from fit to fit.
+
+`MLPClassifier` and `CNNClassifier` add their layers to it.
+"""
 
 from __future__ import annotations
 
 import math
 import time
 import warnings
-from collections.abc import Iterable
 from dataclasses import dataclass
 from numbers import Integral, Real
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
+from sklearn.base import _fit_context
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import Interval, Options, StrOptions
+from sklearn.utils.metaestimators import available_if
+from sklearn.utils.multiclass import _check_partial_fit_first_call
 
 from fastmnist.backends.rows import Matrix, StoredRows
 from fastmnist.estimators.base import NetworkClassifier
 from fastmnist.network.initializers import initial_parameters
-from fastmnist.network.layers import Dense, Dropout, Layer
 from fastmnist.network.losses import BinaryCrossEntropy, SoftmaxCrossEntropy
 from fastmnist.network.optimizers import SGD, Adam, AdamW, Optimizer
 from fastmnist.network.schedules import Schedule, parse
@@ -31,7 +36,6 @@ from fastmnist.training.validation import Validation
 if TYPE_CHECKING:
     from fastmnist.backends.base import BoundExecutor, Executor
 
-MAX_UNITS = 2**24  # of a hidden layer: no array of weights of more could be allocated
 STOCHASTIC_SOLVERS = ("adam", "adamw", "sgd")
 
 
@@ -47,11 +51,40 @@ class _Data:
     pixel_scale: float
 
 
-class MLPFitting(NetworkClassifier):
-    """`fit` and `partial_fit` of `MLPClassifier`, which has the parameters named here."""
+def _has_partial_fit(estimator: NetworkFitting) -> bool:
+    if estimator.solver not in STOCHASTIC_SOLVERS:
+        raise AttributeError(
+            f"partial_fit is only available for the stochastic solvers {STOCHASTIC_SOLVERS}; solver={estimator.solver!r} is not one."
+        )
+    return True
 
-    hidden_layer_sizes: int | Iterable[int]
-    activation: str
+
+class NetworkFitting(NetworkClassifier):
+    """A network that is fitted as scikit-learn's `MLPClassifier`: with the parameters named here, and the layers of a subclass' `_spec`."""
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        **NetworkClassifier._parameter_constraints,
+        "solver": [StrOptions({*STOCHASTIC_SOLVERS, "lbfgs"})],
+        "alpha": [Interval(Real, 0, None, closed="left")],
+        "learning_rate": [StrOptions({"constant", "invscaling", "adaptive"})],
+        "power_t": [Interval(Real, 0, None, closed="left")],
+        "max_iter": [Interval(Integral, 1, None, closed="left")],
+        "shuffle": ["boolean"],
+        "momentum": [Interval(Real, 0, 1, closed="left")],
+        "nesterovs_momentum": ["boolean"],
+        "early_stopping": ["boolean"],
+        "validation_fraction": [Interval(Real, 0, 1, closed="left")],
+        "beta_1": [Interval(Real, 0, 1, closed="left")],
+        "beta_2": [Interval(Real, 0, 1, closed="left")],
+        "epsilon": [Interval(Real, 0, None, closed="neither")],
+        "n_iter_no_change": [Interval(Integral, 1, None, closed="left"), Options(Real, {np.inf})],
+        "max_fun": [Interval(Integral, 1, None, closed="left")],
+        "schedule": [None, str, Schedule],
+        "weight_decay": [Interval(Real, 0, None, closed="left")],
+        "label_smoothing": [Interval(Real, 0, 1, closed="left")],
+        "record_steps": ["boolean"],
+    }
+
     solver: str
     alpha: float
     learning_rate: str
@@ -71,32 +104,124 @@ class MLPFitting(NetworkClassifier):
     epsilon: float
     n_iter_no_change: float
     max_fun: int
-    dropout: float | Iterable[float]
     schedule: str | Schedule | None
     weight_decay: float
     label_smoothing: float
     record_steps: bool
 
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "coefs_")
+
+    # --- the user's entrances ---------------------------------------------------------------------------------------------------
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        sample_weight: ArrayLike | None = None,
+        validation_data: tuple[ArrayLike, ArrayLike] | None = None,
+    ) -> Self:
+        """Fit the model.
+
+        Parameters
+        ----------
+        X : array-like or sparse matrix of shape (n_samples, n_features)
+            Numbers; uint8 pixels are scaled as `pixel_scale` says.
+        y : array-like of shape (n_samples,)
+            Class labels of any type.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights >= 0; None: all 1. Samples of weight 0 are left out.
+        validation_data : tuple (X, y), default=None
+            Held-out data, evaluated after each epoch for `history_`. With `early_stopping` they take the place of the split.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError
+            Data or parameters break a rule; the message names it.
+        fastmnist.BackendUnavailable
+            The backend that was asked for cannot run here.
+        """
+        with self._fitting():
+            return self._fit(X, y, sample_weight, validation_data, incremental=False)
+
+    @available_if(_has_partial_fit)
+    @_fit_context(prefer_skip_nested_validation=True)
+    def partial_fit(
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        sample_weight: ArrayLike | None = None,
+        classes: ArrayLike | None = None,
+    ) -> Self:
+        """Train for one epoch over the given data, and continue where the last call stopped.
+
+        The optimizer's moments live in the process: after unpickling they start at zero.
+
+        Parameters
+        ----------
+        X : array-like or sparse matrix of shape (n_samples, n_features)
+        y : array-like of shape (n_samples,)
+        sample_weight : array-like of shape (n_samples,), default=None
+        classes : array-like of shape (n_classes,), default=None
+            All classes of all calls; needed in the first one.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError
+            As in `fit`; or `early_stopping` is on, which makes no sense here.
+        """
+        if self.early_stopping:
+            raise ValueError("partial_fit does not support early_stopping=True; use fit, or early_stopping=False.")
+        with self._fitting():
+            if classes is not None and not hasattr(self, "classes_"):
+                self._set_classes(np.unique(classes))
+            _check_partial_fit_first_call(self, classes)
+            return self._fit(X, y, sample_weight, None, incremental=True)
+
+    def predict(self, X: ArrayLike) -> np.ndarray:
+        """Predicted class labels.
+
+        Parameters
+        ----------
+        X : array-like or sparse matrix of shape (n_samples, n_features)
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+            Of the type of `classes_`.
+        """
+        outputs = self._outputs(*self._validate_new_data(X))
+        indices = (outputs[:, 0] > 0.5).astype(int) if self.n_outputs_ == 1 else outputs.argmax(axis=1)
+        return self.classes_[indices]
+
+    def predict_proba(self, X: ArrayLike) -> np.ndarray:
+        """Probability estimates.
+
+        Parameters
+        ----------
+        X : array-like or sparse matrix of shape (n_samples, n_features)
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes)
+            Columns as in `classes_`.
+        """
+        outputs = self._outputs(*self._validate_new_data(X))
+        return np.hstack([1 - outputs, outputs]) if self.n_outputs_ == 1 else outputs
+
     # --- the network ------------------------------------------------------------------------------------------------------------
 
-    def _hidden_layers(self) -> list[int]:
-        sizes = self.hidden_layer_sizes
-        sizes = list(sizes) if isinstance(sizes, Iterable) else [sizes]
-        for size in sizes:
-            if not isinstance(size, Integral) or isinstance(size, bool) or not 1 <= size <= MAX_UNITS:
-                raise ValueError(
-                    f"hidden_layer_sizes must be > 0: integers up to {MAX_UNITS:,}, one for each hidden layer; "
-                    f"got {self.hidden_layer_sizes!r}."
-                )
-        return [int(size) for size in sizes]
-
-    def _dropout_rates(self, n_hidden: int) -> list[float]:
-        rates = list(self.dropout) if isinstance(self.dropout, Iterable) else [self.dropout] * n_hidden
-        if len(rates) != n_hidden or not all(isinstance(rate, Real) and 0 <= rate < 1 for rate in rates):
-            raise ValueError(
-                f"dropout must be in [0, 1): one number, or one for each of the {n_hidden} hidden layers; got {self.dropout!r}."
-            )
-        return [float(rate) for rate in rates]
+    # Name of the parameter that says which layers there are.
+    _layers_parameter: ClassVar[str]
 
     def _optimizer(self) -> Optimizer:
         if self.solver == "sgd":
@@ -107,19 +232,12 @@ class MLPFitting(NetworkClassifier):
     def _loss(self) -> SoftmaxCrossEntropy | BinaryCrossEntropy:
         return BinaryCrossEntropy() if self._n_outputs == 1 else SoftmaxCrossEntropy(self.label_smoothing)
 
-    def _spec(self) -> Spec:
-        activation = "sigmoid" if self.activation == "logistic" else self.activation
-        layers: list[Layer] = []
-        sizes = self._hidden_layers()
-        for units, rate in zip(sizes, self._dropout_rates(len(sizes)), strict=True):
-            layers.append(Dense(units, activation))
-            if rate > 0:
-                layers.append(Dropout(rate))
-        layers.append(Dense(self._n_outputs))
-        return Spec(self.n_features_in_, tuple(layers), self._loss(), self._optimizer(), self.alpha)
-
     def _parameters(self) -> list[np.ndarray]:
         return [p for layer in zip(self.coefs_, self.intercepts_, strict=True) for p in layer]
+
+    def _store_parameters(self, parameters: list[np.ndarray]) -> None:
+        """Make them public attributes, from which `_parameters` makes them again."""
+        self.coefs_, self.intercepts_ = parameters[::2], parameters[1::2]
 
     # --- fitting ----------------------------------------------------------------------------------------------------------------
 
@@ -170,7 +288,7 @@ class MLPFitting(NetworkClassifier):
             executor.reset_optimizer()  # its moments are no finite numbers either, and partial_fit would go on with them
             raise
         parameters = [np.ascontiguousarray(p, executor.dtype) for p in parameters]
-        self.coefs_, self.intercepts_ = parameters[::2], parameters[1::2]
+        self._store_parameters(parameters)
         self.n_layers_ = len(self.coefs_) + 1
         self.n_outputs_ = self._n_outputs
         self.out_activation_ = "logistic" if self.n_outputs_ == 1 else "softmax"
@@ -229,7 +347,7 @@ class MLPFitting(NetworkClassifier):
         """
         if self.solver == "lbfgs":
             for name, off in (("dropout", 0.0), ("weight_decay", 0.0), ("schedule", None)):
-                value = getattr(self, name)
+                value = getattr(self, name, off)
                 if np.any(value) if name == "dropout" else value != off:
                     raise ValueError(
                         f"{name} needs mini-batches: solver must be one of {STOCHASTIC_SOLVERS}; got solver='lbfgs' with "
@@ -268,7 +386,7 @@ class MLPFitting(NetworkClassifier):
         shapes = tuple(p.shape for p in self._parameters())
         if spec.parameter_shapes != shapes:
             raise ValueError(
-                f"The fitted layers have the shapes {shapes[::2]}, hidden_layer_sizes={self.hidden_layer_sizes!r} asks for "
+                f"The fitted layers have the shapes {shapes[::2]}, {self._layers_parameter}={getattr(self, self._layers_parameter)!r} asks for "
                 f"{spec.parameter_shapes[::2]}. To change them use warm_start=False, or a new estimator."
             )
         if getattr(self, "_executor", None) is not None and self._executor.spec != spec:

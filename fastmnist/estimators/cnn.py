@@ -1,0 +1,243 @@
+"""Convolutional networks. How they are fitted is in `network_fitting.py`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import ArrayLike
+from sklearn.utils._param_validation import StrOptions
+
+from fastmnist.estimators.inputs import as_rows
+from fastmnist.estimators.network_fitting import NetworkFitting
+from fastmnist.network.architectures import ARCHITECTURES
+from fastmnist.network.layers import BatchNorm, Conv2D, Dense, Layer
+from fastmnist.network.schedules import Schedule
+from fastmnist.network.shapes import Shape
+from fastmnist.network.spec import Spec
+from fastmnist.training.validation import Validation
+
+
+class CNNClassifier(NetworkFitting):
+    """Convolutional network with compiled training.
+
+    Minimises the cross-entropy of softmax outputs (of two classes: of one sigmoid output). The output layer, a Dense with a unit for each
+    class, is added to `layers`.
+
+    X are images (n, height, width), (n, height, width, channels), or rows of numbers (n, height * width * channels): pixel by pixel from the top left,
+    the channels of a pixel side by side.
+
+    Parameters
+    ----------
+    layers : str or sequence of layers, default="simple"
+        "lenet5", "simple", "fast" or "accurate" (`fastmnist.network.architectures`), or the layers before the output layer, of
+        `fastmnist.network.layers`: `Conv2D`, `MaxPool2D`, `AvgPool2D`, `BatchNorm`, `Activation`, `Dropout`, then `Flatten` or
+        `GlobalAvgPool2D`, then `Dense`.
+    image_shape : tuple (height, width) or (height, width, channels), default=None
+        What a row of a flat X is. None: a grey square if the number of features is a square number, else a line of pixels.
+    solver, alpha, batch_size, learning_rate, learning_rate_init, power_t, max_iter, shuffle, random_state, tol, verbose, warm_start, momentum, \
+nesterovs_momentum, early_stopping, validation_fraction, beta_1, beta_2, epsilon, n_iter_no_change, max_fun, class_weight, schedule, weight_decay, \
+label_smoothing, record_steps, backend, n_threads, pixel_scale
+        As of `MLPClassifier`; other defaults are `alpha=0`, `batch_size=64`, `max_iter=10`. Biases of a `BatchNorm` (gamma and beta) are free of
+        `alpha`. Solver "lbfgs" takes networks without Dropout and BatchNorm.
+
+    Attributes
+    ----------
+    coefs_ : list of ndarray
+        Weights of each Conv2D (kernel height, kernel width, channels, filters) and Dense (inputs, units).
+    intercepts_ : list of ndarray
+        Their biases.
+    batch_norms_ : list of ndarray of shape (4, channels)
+        gamma, beta, running mean and running variance of each BatchNorm.
+    image_shape_ : tuple (height, width, channels)
+    n_features_in_ : int
+        height * width * channels.
+    classes_, loss_, best_loss_, loss_curve_, validation_scores_, best_validation_score_, n_iter_, t_, n_layers_, n_outputs_, out_activation_, \
+feature_names_in_, history_, step_losses_, backend_, backend_reason_, pixel_scale_, input_max_, interrupted_, compile_seconds_, fit_seconds_
+        As of `MLPClassifier`.
+
+    Examples
+    --------
+    >>> from fastmnist import CNNClassifier, load_mnist
+    >>> X, y = load_mnist("train", return_X_y=True)
+    >>> clf = CNNClassifier("lenet5", max_iter=5, random_state=0).fit(X.reshape(-1, 28, 28), y)  # doctest: +SKIP
+    >>> clf.score(*load_mnist("test", return_X_y=True))  # doctest: +SKIP
+    0.989
+    """
+
+    _layers_parameter = "layers"
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        **NetworkFitting._parameter_constraints,
+        "layers": [StrOptions(set(ARCHITECTURES)), "array-like"],
+        "image_shape": ["array-like", None],
+    }
+
+    def __init__(
+        self,
+        layers: str | Iterable[Layer] = "simple",
+        *,
+        image_shape: Shape | None = None,
+        solver: str = "adam",
+        alpha: float = 0.0,
+        batch_size: int | str = 64,
+        learning_rate: str = "constant",
+        learning_rate_init: float = 0.001,
+        power_t: float = 0.5,
+        max_iter: int = 10,
+        shuffle: bool = True,
+        random_state: int | np.random.RandomState | None = None,
+        tol: float = 1e-4,
+        verbose: bool = False,
+        warm_start: bool = False,
+        momentum: float = 0.9,
+        nesterovs_momentum: bool = True,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-8,
+        n_iter_no_change: float = 10,
+        max_fun: int = 15000,
+        class_weight: dict | str | None = None,
+        schedule: str | Schedule | None = None,
+        weight_decay: float = 0.0,
+        label_smoothing: float = 0.0,
+        record_steps: bool = False,
+        backend: str = "auto",
+        n_threads: int | None = None,
+        pixel_scale: float | str = "auto",
+    ) -> None:
+        self.layers = layers
+        self.image_shape = image_shape
+        self.solver = solver
+        self.alpha = alpha
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.learning_rate_init = learning_rate_init
+        self.power_t = power_t
+        self.max_iter = max_iter
+        self.shuffle = shuffle
+        self.random_state = random_state
+        self.tol = tol
+        self.verbose = verbose
+        self.warm_start = warm_start
+        self.momentum = momentum
+        self.nesterovs_momentum = nesterovs_momentum
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.beta_1 = beta_1
+        self.beta_2 = beta_2
+        self.epsilon = epsilon
+        self.n_iter_no_change = n_iter_no_change
+        self.max_fun = max_fun
+        self.class_weight = class_weight
+        self.schedule = schedule
+        self.weight_decay = weight_decay
+        self.label_smoothing = label_smoothing
+        self.record_steps = record_steps
+        self.backend = backend
+        self.n_threads = n_threads
+        self.pixel_scale = pixel_scale
+
+    # --- the network ------------------------------------------------------------------------------------------------------------
+
+    def _hidden_layers(self) -> tuple[Layer, ...]:
+        if isinstance(self.layers, str):
+            return ARCHITECTURES[self.layers]
+        layers = tuple(self.layers)
+        for layer in layers:
+            if not isinstance(layer, Layer):
+                raise ValueError(
+                    "layers must be the name of an architecture or layers of fastmnist.network.layers, as Conv2D(32, 3, "
+                    f"activation='relu'); got {layer!r} among them."
+                )
+        return layers
+
+    def _spec(self) -> Spec:
+        layers = (*self._hidden_layers(), Dense(self._n_outputs))
+        return Spec(self.n_features_in_, layers, self._loss(), self._optimizer(), self.alpha, self.image_shape_)
+
+    def _check_combinations(self) -> None:
+        super()._check_combinations()
+        if self.solver == "lbfgs":
+            for layer in self._hidden_layers():
+                if type(layer).__name__ in ("BatchNorm", "Dropout"):
+                    raise ValueError(
+                        f"{type(layer).__name__} needs mini-batches: solver must be 'adam', 'adamw' or 'sgd'; got solver='lbfgs' with {layer}. "
+                        "Leave the layer out, or change the solver."
+                    )
+
+    def _parameters(self) -> list[np.ndarray]:
+        coefs, intercepts, norms = iter(self.coefs_), iter(self.intercepts_), iter(self.batch_norms_)
+        parameters: list[np.ndarray] = []
+        for layer in self._spec().layers:
+            if isinstance(layer, (Conv2D, Dense)):
+                w = next(coefs)
+                parameters += [w.reshape(-1, w.shape[-1]), next(intercepts)]
+            elif isinstance(layer, BatchNorm):
+                parameters += list(next(norms))
+        return parameters
+
+    def _store_parameters(self, parameters: list[np.ndarray]) -> None:
+        self.coefs_, self.intercepts_, self.batch_norms_ = [], [], []
+        rest = iter(parameters)
+        spec = self._spec()
+        for layer, before in zip(spec.layers, spec.shapes, strict=False):
+            if isinstance(layer, Conv2D):
+                assert isinstance(layer.kernel, tuple)
+                self.coefs_.append(next(rest).reshape(*layer.kernel, before[2], layer.filters))
+                self.intercepts_.append(next(rest))
+            elif isinstance(layer, Dense):
+                self.coefs_.append(next(rest))
+                self.intercepts_.append(next(rest))
+            elif isinstance(layer, BatchNorm):
+                self.batch_norms_.append(np.stack([next(rest) for _ in range(4)]))
+
+    # --- images -----------------------------------------------------------------------------------------------------------------
+
+    def _validate_training_data(
+        self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None, *, reset: bool
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        X, shape = as_rows(X)
+        if reset:
+            result = super()._validate_training_data(X, y, sample_weight, reset=True)
+            self.image_shape_ = self._learn_image_shape(shape)
+            return result
+        self._require_image_shape(shape)
+        return super()._validate_training_data(X, y, sample_weight, reset=False)
+
+    def _validate_new_data(self, X: ArrayLike) -> tuple[np.ndarray, float]:
+        X, shape = as_rows(X)
+        result = super()._validate_new_data(X)
+        self._require_image_shape(shape)
+        return result
+
+    def _validation(self, validation_data: tuple[ArrayLike, ArrayLike] | None, dtype: np.dtype) -> Validation | None:
+        if isinstance(validation_data, (tuple, list)) and len(validation_data) == 2:
+            X, shape = as_rows(validation_data[0])
+            self._require_image_shape(shape)
+            validation_data = X, validation_data[1]
+        return super()._validation(validation_data, dtype)
+
+    def _learn_image_shape(self, shape: Shape | None) -> Shape:
+        """From the shape of X, None for flat rows, and the parameter."""
+        asked = None if self.image_shape is None else (*self.image_shape, 1)[:3]
+        n = self.n_features_in_
+        if shape is None:
+            side = math.isqrt(n)
+            shape = asked or ((side, side, 1) if side * side == n else (1, n, 1))
+        if asked not in (None, shape) or math.prod(shape) != n:
+            raise ValueError(
+                f"image_shape must be (height, width) or (height, width, channels) of the images in X; got {self.image_shape!r}, and X "
+                f"has {n} features{'' if shape == asked else f', images of the shape {shape}'}. Leave it at None, or correct it."
+            )
+        return shape
+
+    def _require_image_shape(self, shape: Shape | None) -> None:
+        if shape not in (None, self.image_shape_):
+            raise ValueError(
+                f"X has images of the shape {shape}, but {type(self).__name__} was fitted on images of the shape {self.image_shape_} "
+                "(height, width, channels). Resize them first."
+            )

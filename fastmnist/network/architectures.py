@@ -1,0 +1,65 @@
+"""Convolutional networks by name: the layers before the output layer."""
+
+from __future__ import annotations
+
+from fastmnist.network.layers import (
+    Activation,
+    BatchNorm,
+    Conv2D,
+    Dense,
+    Dropout,
+    Flatten,
+    Layer,
+    MaxPool2D,
+)
+
+
+def _normed(filters: int) -> tuple[Layer, ...]:
+    return Conv2D(filters, 3, padding="same", use_bias=False), BatchNorm(), Activation("relu")
+
+
+# lenet5: after LeCun et al. 1998, as it is written today: every map reads all maps before it, rectified, largest values pooled.
+# simple: Chollet's "Simple MNIST convnet" of Keras' examples.
+# fast: Tuomas Oikarinen's train_mnist_fast: 24 filters of 5 x 5, 32 of 3 x 3, 256 units.
+# accurate: three stages of two normalised convolutions; the last is what the first two cannot pool further.
+ARCHITECTURES: dict[str, tuple[Layer, ...]] = {
+    "lenet5": (
+        Conv2D(6, 5, padding="same", activation="relu"),
+        MaxPool2D(),
+        Conv2D(16, 5, activation="relu"),
+        MaxPool2D(),
+        Flatten(),
+        Dense(120, "relu"),
+        Dense(84, "relu"),
+    ),
+    "simple": (
+        Conv2D(32, 3, activation="relu"),
+        MaxPool2D(),
+        Conv2D(64, 3, activation="relu"),
+        MaxPool2D(),
+        Flatten(),
+        Dropout(0.5),
+    ),
+    "fast": (
+        Conv2D(24, 5, activation="relu"),
+        MaxPool2D(),
+        Conv2D(32, 3, activation="relu"),
+        MaxPool2D(),
+        Flatten(),
+        Dense(256, "relu"),
+    ),
+    "accurate": (
+        *_normed(32),
+        *_normed(32),
+        MaxPool2D(),
+        *_normed(64),
+        *_normed(64),
+        MaxPool2D(),
+        *_normed(96),
+        MaxPool2D(),
+        Flatten(),
+        Dropout(0.3),
+        Dense(128, "relu"),
+        Dropout(0.3),
+    ),
+}
