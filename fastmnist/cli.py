@@ -16,9 +16,9 @@ from fastmnist.version import __version__
 
 if TYPE_CHECKING:
     from fastmnist.datasets import Splits
-    from fastmnist.estimators import LogisticRegression, MLPClassifier, OneVsRestLogisticRegression
+    from fastmnist.estimators import CNNClassifier, LogisticRegression, MLPClassifier, OneVsRestLogisticRegression
 
-    Estimator = LogisticRegression | OneVsRestLogisticRegression | MLPClassifier
+    Estimator = LogisticRegression | OneVsRestLogisticRegression | MLPClassifier | CNNClassifier
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
 
@@ -63,7 +63,7 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
     for option in reversed(
         [
-            click.argument("model", type=click.Choice(["softmax", "ovr", "mlp"]), default="mlp"),
+            click.argument("model", type=click.Choice(["softmax", "ovr", "mlp", "cnn"]), default="mlp"),
             click.option(
                 "--data", type=click.Path(), help="FILE.npz, folder of IDX files, .csv or .mat; default: MNIST."
             ),
@@ -82,10 +82,15 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option("--backend", type=click.Choice(["auto", "numpy", "numba", "cupy"]), help="Default: auto."),
             click.option("--threads", type=click.IntRange(min=1), help="Default: as many as this process may use."),
             click.option("--epochs", type=click.IntRange(min=1), help="At most (iterations of full-batch solvers)."),
-            click.option("--batch-size", type=click.IntRange(min=1), help="Default: 32 (mlp)."),
+            click.option("--batch-size", type=click.IntRange(min=1), help="Default: 32 (mlp), 64 (cnn)."),
             click.option("--hidden", type=Widths(), help="Widths of the hidden layers of an mlp; default: 128,64."),
-            click.option("--learning-rate", type=click.FloatRange(0, min_open=True), help="Default: 0.001 (mlp)."),
-            click.option("--solver", help="adam, adamw, sgd, lbfgs (mlp); lbfgs, gd, sgd (softmax, ovr)."),
+            click.option(
+                "--layers",
+                type=click.Choice(["lenet5", "simple", "fast", "accurate"]),
+                help="Architecture of a cnn; default: simple.",
+            ),
+            click.option("--learning-rate", type=click.FloatRange(0, min_open=True), help="Default: 0.001 (mlp, cnn)."),
+            click.option("--solver", help="adam, adamw, sgd, lbfgs (mlp, cnn); lbfgs, gd, sgd (softmax, ovr)."),
         ]
     ):
         wrapper = option(wrapper)
@@ -99,26 +104,37 @@ _PARAMETERS = {
     "epochs": "max_iter",
     "batch_size": "batch_size",
     "hidden": "hidden_layer_sizes",
+    "layers": "layers",
     "learning_rate": "learning_rate_init",
     "solver": "solver",
 }
-_MLP_DEFAULTS = {"hidden": (128, 64), "batch_size": 32, "epochs": 10}
+_DEFAULTS: dict[str, dict[str, Any]] = {
+    "mlp": {"hidden": (128, 64), "batch_size": 32, "epochs": 10},
+    "cnn": {"epochs": 10},
+}
 
 
 def _estimator(model: str, seed: int, options: dict[str, Any]) -> Estimator:
-    from fastmnist import LogisticRegression, MLPClassifier, OneVsRestLogisticRegression
+    from fastmnist import CNNClassifier, LogisticRegression, MLPClassifier, OneVsRestLogisticRegression
 
-    solver = options.get("solver", "adam" if model == "mlp" else "lbfgs")
+    solver = options.get("solver", "adam" if model in _DEFAULTS else "lbfgs")
     if model != "mlp" and "hidden" in options:
-        raise click.UsageError(f"--hidden is for mlp; {model} has no hidden layers.")
+        reason = "the layers of a cnn are named by --layers" if model == "cnn" else f"{model} has no hidden layers"
+        raise click.UsageError(f"--hidden is for mlp; {reason}.")
+    if model != "cnn" and "layers" in options:
+        raise click.UsageError(f"--layers is for cnn; got it with {model}.")
     if solver in ("lbfgs", "gd") and "batch_size" in options:
         raise click.UsageError(f"--batch-size does nothing with --solver {solver}, which takes all data at once.")
     if solver == "lbfgs" and "learning_rate" in options:
         raise click.UsageError("--learning-rate does nothing with --solver lbfgs, which finds its own step.")
-    if model == "mlp":
-        options = _MLP_DEFAULTS | options
+    options = _DEFAULTS.get(model, {}) | options
     parameters = {_PARAMETERS[name]: value for name, value in options.items()}
-    classes = {"softmax": LogisticRegression, "ovr": OneVsRestLogisticRegression, "mlp": MLPClassifier}
+    classes = {
+        "softmax": LogisticRegression,
+        "ovr": OneVsRestLogisticRegression,
+        "mlp": MLPClassifier,
+        "cnn": CNNClassifier,
+    }
     return classes[model](random_state=seed, **parameters)
 
 

@@ -56,7 +56,7 @@ NAN, INF = float("nan"), float("inf")
         (lambda: Spec(3, Dense(2)), r"Spec: layers must be a tuple of layers; got Dense\("),
         (
             lambda: Spec(3, ("relu", Dense(2))),
-            "Spec: each of layers must be a Dense, Activation or Dropout; got 'relu'",
+            "Spec: each of layers must be a layer of fastmnist.network.layers; got 'relu'",
         ),
         (lambda: Spec(3, (Dense(2),), loss="softmax"), "Spec: loss must be a SoftmaxCrossEntropy or .*; got 'softmax'"),
         (lambda: Spec(3, (Dense(2),), optimizer="adam"), "Spec: optimizer must be an SGD, Adam or AdamW; got 'adam'"),

@@ -67,6 +67,8 @@ class NetworkClassifier(ClassifierMixin, BaseEstimator):
         "max_memory": [None, Interval(Integral, 1, None, closed="left")],
     }
 
+    _auto_batch_size: ClassVar[int] = 200  # what batch_size="auto" means: scikit-learn's
+
     backend: str
     n_threads: int | None
     pixel_scale: str | float
@@ -247,7 +249,7 @@ class NetworkClassifier(ClassifierMixin, BaseEstimator):
     def _effective_batch_size(self, n_samples: int) -> int:
         """`batch_size` as a number that is not larger than the data."""
         if self.batch_size == "auto":
-            return min(200, n_samples)
+            return min(self._auto_batch_size, n_samples)
         if self.batch_size > n_samples:  # type: ignore[operator]
             warnings.warn(
                 f"batch_size={self.batch_size} is larger than the number of training samples, {n_samples}; it is clipped to that.",

@@ -26,8 +26,8 @@ class CNNClassifier(NetworkFitting):
     Minimises the cross-entropy of softmax outputs (of two classes: of one sigmoid output). The output layer, a Dense with a unit for each
     class, is added to `layers`.
 
-    X are images (n, height, width), (n, height, width, channels), or rows of numbers (n, height * width * channels): pixel by pixel from the top left,
-    the channels of a pixel side by side.
+    X are images (n, height, width), (n, height, width, channels), or rows of numbers (n, height * width * channels): pixel by pixel from the
+    top left, the channels of a pixel side by side.
 
     Parameters
     ----------
@@ -40,8 +40,8 @@ class CNNClassifier(NetworkFitting):
     solver, alpha, batch_size, learning_rate, learning_rate_init, power_t, max_iter, shuffle, random_state, tol, verbose, warm_start, momentum, \
 nesterovs_momentum, early_stopping, validation_fraction, beta_1, beta_2, epsilon, n_iter_no_change, max_fun, class_weight, schedule, weight_decay, \
 label_smoothing, record_steps, backend, n_threads, pixel_scale
-        As of `MLPClassifier`; other defaults are `alpha=0`, `batch_size=64`, `max_iter=10`. Biases of a `BatchNorm` (gamma and beta) are free of
-        `alpha`. Solver "lbfgs" takes networks without Dropout and BatchNorm.
+        As of `MLPClassifier`; other defaults are `alpha=0` and `max_iter=10`; batch_size "auto" is `min(64, n_samples)`. gamma and beta of a
+        `BatchNorm` are free of `alpha`. Solver "lbfgs" takes networks without Dropout and BatchNorm.
 
     Attributes
     ----------
@@ -68,6 +68,7 @@ feature_names_in_, history_, step_losses_, backend_, backend_reason_, pixel_scal
     """
 
     _layers_parameter = "layers"
+    _auto_batch_size = 64
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         **NetworkFitting._parameter_constraints,
         "layers": [StrOptions(set(ARCHITECTURES)), "array-like"],
@@ -81,7 +82,7 @@ feature_names_in_, history_, step_losses_, backend_, backend_reason_, pixel_scal
         image_shape: Shape | None = None,
         solver: str = "adam",
         alpha: float = 0.0,
-        batch_size: int | str = 64,
+        batch_size: int | str = "auto",
         learning_rate: str = "constant",
         learning_rate_init: float = 0.001,
         power_t: float = 0.5,
@@ -186,8 +187,7 @@ feature_names_in_, history_, step_losses_, backend_, backend_reason_, pixel_scal
         spec = self._spec()
         for layer, before in zip(spec.layers, spec.shapes, strict=False):
             if isinstance(layer, Conv2D):
-                assert isinstance(layer.kernel, tuple)
-                self.coefs_.append(next(rest).reshape(*layer.kernel, before[2], layer.filters))
+                self.coefs_.append(next(rest).reshape(*layer.window, before[2], layer.filters))
                 self.intercepts_.append(next(rest))
             elif isinstance(layer, Dense):
                 self.coefs_.append(next(rest))

@@ -377,7 +377,7 @@ class NetworkFitting(NetworkClassifier):
         if self.solver == "lbfgs":
             steps = self.max_iter
         else:
-            batch_size = min(200 if self.batch_size == "auto" else int(self.batch_size), n_samples)
+            batch_size = min(self._auto_batch_size if self.batch_size == "auto" else int(self.batch_size), n_samples)
             steps = epochs * math.ceil(n_samples / batch_size)
         return self._open_executor(spec, X, flops=float(spec.flops_per_sample) * n_samples * epochs, steps=steps)
 

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from fastmnist.network.layers import describe
 
 if TYPE_CHECKING:
-    from fastmnist.estimators import LogisticRegression, MLPClassifier, OneVsRestLogisticRegression
+    from fastmnist.estimators import CNNClassifier, LogisticRegression, MLPClassifier, OneVsRestLogisticRegression
     from fastmnist.network.program import Program
     from fastmnist.network.spec import Spec
 
@@ -54,13 +54,15 @@ class Explanation:
 
 
 def explain(
-    estimator: LogisticRegression | OneVsRestLogisticRegression | MLPClassifier, X: ArrayLike, y: ArrayLike
+    estimator: LogisticRegression | OneVsRestLogisticRegression | MLPClassifier | CNNClassifier,
+    X: ArrayLike,
+    y: ArrayLike,
 ) -> Explanation:
     """Say what `estimator.fit(X, y)` would run.
 
     Parameters
     ----------
-    estimator : LogisticRegression, OneVsRestLogisticRegression or MLPClassifier
+    estimator : LogisticRegression, OneVsRestLogisticRegression, MLPClassifier or CNNClassifier
         Stays as it is.
     X : array-like or sparse matrix of shape (n_samples, n_features)
     y : array-like of shape (n_samples,)
@@ -104,7 +106,12 @@ def explain(
 
 
 def _network(spec: Spec, full_batch_solver: str) -> list[str]:
-    layers = [f"Input({spec.n_features})", *map(describe, spec.layers), f"loss: {spec.loss}"]
+    if spec.image_shape is None:
+        layers = [f"Input({spec.n_features})", *map(describe, spec.layers)]
+    else:
+        named = zip(["Input", *map(describe, spec.layers)], spec.shapes, strict=True)
+        layers = [f"{layer} -> {' x '.join(map(str, shape))}" for layer, shape in named]
+    layers.append(f"loss: {spec.loss}")
     if full_batch_solver:
         return [*layers, f"solver: {full_batch_solver}, full batch"]
     return [*layers, f"optimizer: {spec.optimizer}", *([f"l2: {spec.l2:g}"] if spec.l2 else [])]

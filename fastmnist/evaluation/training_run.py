@@ -14,7 +14,7 @@ from fastmnist.evaluation.report import Report, classification_report
 
 if TYPE_CHECKING:
     from fastmnist.datasets import Splits
-    from fastmnist.estimators import LogisticRegression, MLPClassifier, OneVsRestLogisticRegression
+    from fastmnist.estimators import CNNClassifier, LogisticRegression, MLPClassifier, OneVsRestLogisticRegression
     from fastmnist.training.history import OnEpoch
 
 
@@ -92,7 +92,7 @@ class TrainingRun:
 
 def training_run(
     model: str,
-    estimator: LogisticRegression | OneVsRestLogisticRegression | MLPClassifier,
+    estimator: LogisticRegression | OneVsRestLogisticRegression | MLPClassifier | CNNClassifier,
     splits: Splits,
     on_epoch: OnEpoch | None = None,
     *,
@@ -104,7 +104,7 @@ def training_run(
     ----------
     model : str
         Its name in what is returned.
-    estimator : LogisticRegression, OneVsRestLogisticRegression or MLPClassifier
+    estimator : LogisticRegression, OneVsRestLogisticRegression, MLPClassifier or CNNClassifier
         Is fitted.
     splits : Splits
     on_epoch : callable, optional

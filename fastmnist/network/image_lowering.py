@@ -206,8 +206,7 @@ class ImageLayers:
                 if layer.activation not in ("identity", "relu"):
                     self._activate(layer.activation, i)
             elif isinstance(layer, (MaxPool2D, AvgPool2D)):
-                assert isinstance(layer.size, tuple)
-                params = (*window, *layer.size, pool_stride(layer))
+                params = (*window, *layer.window, pool_stride(layer))
                 if isinstance(layer, AvgPool2D):
                     self.nodes.append(_AvgPool(source, output, params))
                 else:
@@ -295,7 +294,8 @@ class ImageLayers:
     def place_parameters(self) -> list[list[Placement]]:
         """Every parameter whole; what an optimizer does not touch has no moments."""
         low = self.low
-        learned = {2 * node.index + k for node in (*self.convolutions, *self.norms) for k in (0, 1)}
+        owners: list[_Conv | _Norm] = [*self.convolutions, *self.norms]
+        learned = {2 * node.index + k for node in owners for k in (0, 1)}
         placements: list[list[Placement]] = []
         for i, shape in enumerate(low.spec.parameter_shapes[: 2 * self.n_pairs]):
             if low.purpose != "training":
@@ -409,8 +409,8 @@ class ImageLayers:
                 params = (rows * self._pixels(node), node.layer.epsilon)
                 yield Instruction("batch_norm", (y,), (x, node.moments[0].view, gamma, beta), params, "batch_norm")
             else:
-                ins = (x, gamma, beta, mean, variance)
-                yield Instruction("batch_norm_inference", (y,), ins, (node.layer.epsilon,), "batch_norm")
+                everything = (x, gamma, beta, mean, variance)
+                yield Instruction("batch_norm_inference", (y,), everything, (node.layer.epsilon,), "batch_norm")
         else:
             assert isinstance(node, _Drop) and node.mask is not None
             mask = node.mask.view.rows(piece.r0, piece.r1)
@@ -518,6 +518,8 @@ class ImageLayers:
         yield Instruction(f"conv2d_dw{add}", (dw,), (x, dy), _window(node), label)
         if node.layer.use_bias:
             yield Instruction(f"conv2d_db{add}", (db,), (dy,), (), label)
+        elif low.purpose == "gradient":
+            yield Instruction("conv2d_db", (db,), (dy.rows(0, 0),), (), label)  # the sum over no images: 0
 
     def update(self, rows: int) -> None:
         """Add the groups' gradients in their order and take the optimizer's step: each thread on its rows of the weights."""
@@ -527,7 +529,7 @@ class ImageLayers:
             inputs = low.spec.parameter_shapes[2 * node.index][0]
             stage = []
             for t, (lo, hi) in enumerate(split(inputs, low.n_threads)):
-                instructions = []
+                instructions: list[Instruction] = []
                 for start in range(lo, hi, low.target.row_block or inputs):
                     block = start, min(start + (low.target.row_block or inputs), hi)
                     parts = [dw.view.rows(*block) for dw, _ in node.partial[:n_groups]]
@@ -565,5 +567,4 @@ class ImageLayers:
 
 
 def _window(node: _Conv) -> tuple[float, ...]:
-    assert isinstance(node.layer.kernel, tuple)
-    return (*node.source.shape, *node.layer.kernel, node.layer.stride)
+    return (*node.source.shape, *node.layer.window, node.layer.stride)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.random import Generator, RandomState
 from numpy.typing import DTypeLike
@@ -44,8 +46,7 @@ def initial_parameters(spec: Spec, rng: Generator | RandomState, dtype: DTypeLik
         if isinstance(layer, Dense):
             parameters += _draw(layer, before[0], layer.units, (before[0], layer.units), next(activations), rng)
         elif isinstance(layer, Conv2D):
-            assert isinstance(layer.kernel, tuple)
-            window = layer.kernel[0] * layer.kernel[1]
+            window = math.prod(layer.window)
             inputs, units = window * before[2], window * layer.filters
             parameters += _draw(layer, inputs, units, (inputs, layer.filters), next(activations), rng)
         elif isinstance(layer, BatchNorm):

@@ -142,6 +142,11 @@ class Conv2D:
         require(known, "Conv2D", "kernel_initializer", f"one of {INITIALIZERS}", self.kernel_initializer)
         require(isinstance(self.use_bias, bool), "Conv2D", "use_bias", "True or False", self.use_bias)
 
+    @property
+    def window(self) -> tuple[int, int]:
+        """Height and width of the kernel."""
+        return _pair("Conv2D", "kernel", self.kernel)
+
 
 @dataclass(frozen=True)
 class _Pool2D:
@@ -168,6 +173,11 @@ class _Pool2D:
         else:
             require(is_count(self.stride), owner, "stride", "an integer >= 1 or None", self.stride)
             object.__setattr__(self, "stride", int(self.stride))
+
+    @property
+    def window(self) -> tuple[int, int]:
+        """Height and width of the window."""
+        return _pair(type(self).__name__, "size", self.size)
 
 
 class MaxPool2D(_Pool2D):

@@ -241,10 +241,8 @@ class Lowering:
         value: _Value | None
         first = n_dense = 0
         if self.images:
-            output, first, n_dense = self.images.output, self.images.n_layers, self.images.n_pairs
-            value = _Value(
-                output.tensors[0], output.gradients[0] if output.gradients else None, False, [(0, output.size)]
-            )
+            made, first, n_dense = self.images.output, self.images.n_layers, self.images.n_pairs
+            value = _Value(made.tensors[0], made.gradients[0] if made.gradients else None, False, [(0, made.size)])
         else:
             value = None if self.data.compressed else self._value("x", self.spec.n_features)
         for i, layer in enumerate(self.spec.layers[first:], start=first):

@@ -262,13 +262,20 @@ class Program:
         return lines
 
 
+LONGEST_PERIOD = 128  # instructions that are repeated: longer than a chunk of images needs, the longest there are
+
+
 def _repeats(instructions: Sequence[Instruction], at: int) -> tuple[int, int]:
-    """Length of the run of instructions at `at` that repeats with the same labels, and how often it does after the first time."""
+    """Length of the run of instructions at `at` that repeats with the same labels, and how often it does after the first time.
+
+    Of all runs the one that, repeated, takes the most instructions; of equals the shortest.
+    """
     labels = [(instruction.op, instruction.label) for instruction in instructions]
-    for period in (2, 1):
+    best, best_repeats = 1, 0
+    for period in range(1, LONGEST_PERIOD + 1):
         block, repeats = labels[at : at + period], 0
         while len(block) == period and labels[at + (repeats + 1) * period : at + (repeats + 2) * period] == block:
             repeats += 1
-        if repeats:
-            return period, repeats
-    return 1, 0
+        if repeats and period * (repeats + 1) > best * (best_repeats + 1):
+            best, best_repeats = period, repeats
+    return best, best_repeats

@@ -5,6 +5,7 @@ A shape is `(width,)` for rows of numbers and `(height, width, channels)` for im
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from fastmnist.network.layers import (
@@ -71,9 +72,9 @@ def _output_shape(layer: Layer, shape: Shape) -> Shape:
     if isinstance(layer, Conv2D):
         top, bottom, left, right = conv_padding(layer, shape)
         height, width = height + top + bottom, width + left + right
-        return *_places((height, width), layer.kernel, layer.stride, "kernel"), layer.filters
+        return *_places((height, width), layer.window, layer.stride, "kernel"), layer.filters
     assert isinstance(layer, (MaxPool2D, AvgPool2D))
-    return *_places((height, width), layer.size, pool_stride(layer), "window"), channels
+    return *_places((height, width), layer.window, pool_stride(layer), "window"), channels
 
 
 def _places(image: tuple[int, int], window: tuple[int, int], stride: int, what: str) -> tuple[int, int]:
@@ -92,7 +93,7 @@ def conv_padding(layer: Conv2D, shape: Shape) -> Padding:
     if layer.padding == "same":
         both = [
             max((-(-size // layer.stride) - 1) * layer.stride + window - size, 0)
-            for size, window in zip(shape[:2], layer.kernel, strict=True)
+            for size, window in zip(shape[:2], layer.window, strict=True)
         ]
         return both[0] // 2, both[0] - both[0] // 2, both[1] // 2, both[1] - both[1] // 2
     assert isinstance(layer.padding, int)
@@ -101,7 +102,7 @@ def conv_padding(layer: Conv2D, shape: Shape) -> Padding:
 
 def pool_stride(layer: MaxPool2D | AvgPool2D) -> int:
     """Windows lie side by side unless a stride says otherwise."""
-    return layer.size[0] if layer.stride is None else layer.stride
+    return layer.window[0] if layer.stride is None else layer.stride
 
 
 def parameter_shapes(layer: Layer, shape: Shape) -> tuple[Shape, ...]:
@@ -109,7 +110,7 @@ def parameter_shapes(layer: Layer, shape: Shape) -> tuple[Shape, ...]:
     if isinstance(layer, Dense):
         return (shape[0], layer.units), (layer.units,)
     if isinstance(layer, Conv2D):
-        return (layer.kernel[0] * layer.kernel[1] * shape[2], layer.filters), (layer.filters,)
+        return (math.prod(layer.window) * shape[2], layer.filters), (layer.filters,)
     if isinstance(layer, BatchNorm):
         return ((shape[2],),) * 4
     return ()

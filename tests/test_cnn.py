@@ -1,0 +1,175 @@
+"""`CNNClassifier`: images in every form, its parameters, saving, scikit-learn's surface, the command line."""
+
+from __future__ import annotations
+
+import json
+import pickle
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from sklearn.base import clone
+from sklearn.datasets import load_digits
+from sklearn.model_selection import cross_val_score
+
+from fastmnist import (
+    Activation,
+    BatchNorm,
+    CNNClassifier,
+    Conv2D,
+    Dense,
+    Dropout,
+    Flatten,
+    GlobalAvgPool2D,
+    MaxPool2D,
+    load_model,
+)
+from fastmnist.cli import main
+from fastmnist.evaluation.explanation import explain
+from fastmnist.network.architectures import ARCHITECTURES
+
+LAYERS = (Conv2D(8, 3, activation="relu"), MaxPool2D(), Flatten(), Dense(16, "relu"))
+NORMED = (Conv2D(8, 3, use_bias=False), BatchNorm(), Activation("relu"), Dropout(0.1), GlobalAvgPool2D())
+
+
+@pytest.fixture(scope="module")
+def digits():
+    X, y = load_digits(return_X_y=True)
+    return (X * 15).astype(np.uint8), y  # 8 x 8 pixels
+
+
+def _fitted(X, y, **parameters):
+    parameters = {"layers": LAYERS, "max_iter": 8, "random_state": 0, "n_threads": 2, "backend": "numba", **parameters}
+    return CNNClassifier(**parameters).fit(X, y)
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+class TestFits:
+    def test_learns_digits(self, digits):
+        X, y = digits
+        clf = _fitted(X[:1300], y[:1300], max_iter=20, learning_rate_init=0.01)
+        assert clf.score(X[1300:], y[1300:]) > 0.88  # as an MLP; the last digits are by other writers
+        assert clf.loss_curve_[-1] < 0.2 < clf.loss_curve_[0]
+        assert [w.shape for w in clf.coefs_] == [(3, 3, 1, 8), (72, 16), (16, 10)]
+        assert [b.shape for b in clf.intercepts_] == [(8,), (16,), (10,)]
+        assert (clf.image_shape_, clf.n_features_in_, clf.n_outputs_) == ((8, 8, 1), 64, 10)
+
+    @pytest.mark.parametrize("layers", [LAYERS, NORMED], ids=["plain", "normed"])
+    def test_backends_agree(self, digits, layers):
+        X, y = digits
+        ours = _fitted(X[:300], y[:300], layers=layers, max_iter=3)
+        theirs = _fitted(X[:300], y[:300], layers=layers, max_iter=3, backend="numpy")
+        np.testing.assert_allclose(ours.predict_proba(X), theirs.predict_proba(X), atol=2e-3)
+        np.testing.assert_allclose(ours.loss_curve_, theirs.loss_curve_, rtol=1e-3)
+
+    def test_images_and_rows_are_the_same(self, digits):
+        X, y = digits
+        flat = _fitted(X[:200], y[:200], max_iter=2)
+        for images in (X.reshape(-1, 8, 8), X.reshape(-1, 8, 8, 1)):
+            clf = _fitted(images[:200], y[:200], max_iter=2)
+            np.testing.assert_array_equal(clf.predict_proba(images), flat.predict_proba(X))
+            np.testing.assert_array_equal(clf.predict_proba(X), flat.predict_proba(images.tolist()[:0] or images))
+
+    def test_colours_and_validation_data(self, digits):
+        X, y = digits
+        images = np.stack([X.reshape(-1, 8, 8)] * 3, axis=-1)
+        clf = CNNClassifier(LAYERS, max_iter=2, random_state=0, backend="numba", early_stopping=True)
+        clf.fit(images[:200], y[:200], validation_data=(images[200:300], y[200:300]))
+        assert clf.image_shape_ == (8, 8, 3)
+        assert clf.coefs_[0].shape == (3, 3, 3, 8)
+        assert len(clf.validation_scores_) == 2
+        assert clf.score(images[200:300], y[200:300]) == clf.best_validation_score_
+
+    def test_flat_colours_need_their_shape(self, digits):
+        X, y = digits
+        flat = np.repeat(X, 3, axis=1)
+        clf = _fitted(flat[:100], y[:100], image_shape=(8, 8, 3), max_iter=1)
+        assert clf.image_shape_ == (8, 8, 3)
+        assert _fitted(X[:100, :48], y[:100], image_shape=(6, 8), max_iter=1).image_shape_ == (6, 8, 1)
+        assert _fitted(X[:100, :48], y[:100], layers=(Flatten(),), max_iter=1).image_shape_ == (1, 48, 1)
+
+    @pytest.mark.parametrize("layers", [LAYERS, NORMED], ids=["plain", "normed"])
+    def test_saved_and_pickled(self, digits, layers, tmp_path):
+        X, y = digits
+        clf = _fitted(X[:200], y[:200], layers=layers, max_iter=2)
+        clf.save(tmp_path / "cnn.safetensors")
+        expected = clf.predict_proba(X)
+        for other in (load_model(tmp_path / "cnn.safetensors"), pickle.loads(pickle.dumps(clf))):
+            assert other.layers == layers
+            np.testing.assert_array_equal(other.predict_proba(X), expected)
+
+    @pytest.mark.parametrize("layers", [LAYERS, NORMED], ids=["plain", "normed"])
+    def test_partial_fit_goes_on(self, digits, layers):
+        X, y = digits
+        whole = _fitted(X[:200], y[:200], layers=layers, max_iter=3, shuffle=False)
+        parts = CNNClassifier(layers, random_state=0, shuffle=False, backend="numba", n_threads=2)
+        if layers is NORMED:  # dropout draws a new seed with each call
+            parts.set_params(layers=tuple(one for one in layers if not isinstance(one, Dropout)))
+            whole = _fitted(X[:200], y[:200], layers=parts.layers, max_iter=3, shuffle=False)
+        for _ in range(3):
+            parts.partial_fit(X[:200], y[:200], classes=np.unique(y))
+        np.testing.assert_array_equal(parts.predict_proba(X), whole.predict_proba(X))
+
+    def test_two_classes_lbfgs_and_smoothing(self, digits):
+        X, y = digits
+        clf = _fitted(X[:200], y[:200] > 4, solver="lbfgs", max_iter=30)
+        assert clf.out_activation_ == "logistic"
+        assert clf.score(X[:200], y[:200] > 4) > 0.95
+        smooth = _fitted(X[:200], y[:200], label_smoothing=0.2, max_iter=2)
+        assert smooth.loss_ != _fitted(X[:200], y[:200], max_iter=2).loss_
+
+    def test_works_with_scikit_learn_s_tools(self, digits):
+        X, y = digits
+        estimator = CNNClassifier(LAYERS, max_iter=15, learning_rate_init=0.01, random_state=0, backend="numba")
+        assert clone(estimator).get_params() == estimator.get_params()
+        assert cross_val_score(estimator, X[:400].reshape(-1, 8, 8), y[:400], cv=2).mean() > 0.7
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"layers": "lenet"}, r"The 'layers' parameter of CNNClassifier must be a str among .*'lenet5'"),
+        ({"layers": (Conv2D(3), "relu")}, r"layers must be the name .* got 'relu' among them"),
+        ({"layers": (Conv2D(3),)}, r"layer 2, Dense\(10, identity\), gets the shape \(6, 6, 3\)"),
+        ({"image_shape": (4, 4)}, r"image_shape must be .*; got \(4, 4\), and X has 64 features"),
+        ({"layers": NORMED, "solver": "lbfgs"}, "BatchNorm needs mini-batches: solver must be"),
+    ],
+)
+def test_errors_teach(digits, parameters, message):
+    X, y = digits
+    with pytest.raises(ValueError, match=message):
+        _fitted(X[:50], y[:50], **parameters)
+
+
+def test_images_of_another_shape_are_refused(digits):
+    X, y = digits
+    with pytest.raises(ValueError, match=r"image_shape must be .* images of the shape \(8, 8, 1\)"):
+        _fitted(X[:50].reshape(-1, 8, 8), y[:50], image_shape=(4, 16))
+    clf = _fitted(X[:50], y[:50], max_iter=1, layers=(Flatten(),))
+    with pytest.raises(ValueError, match=r"shape \(4, 16, 1\), but CNNClassifier was fitted on .* \(8, 8, 1\)"):
+        clf.predict(X.reshape(-1, 4, 16))
+    with pytest.raises(ValueError, match="X has 63 features, but CNNClassifier is expecting 64"):
+        clf.predict(X[:, 1:])
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_architectures_fit_mnist_s_images(name):
+    rng = np.random.default_rng(0)
+    X, y = rng.integers(0, 256, (30, 28, 28)).astype(np.uint8), np.arange(30) % 10
+    told = explain(CNNClassifier(name, backend="numba", max_iter=1), X, y)
+    assert told.network[0] == "Input -> 28 x 28 x 1"
+    assert told.network[-3].endswith("-> 10")
+    assert any(line.startswith("image layers: ") for line in told.program)
+    assert len(told.program) < 400  # chunks of images are folded
+
+
+def test_command_line(tmp_path):
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "data.npz", X=rng.integers(0, 256, (80, 784)).astype(np.uint8), y=np.arange(80) % 4)
+    arguments = ["--data", str(tmp_path / "data.npz"), "--layers", "lenet5", "--epochs", "1", "--backend", "numba"]
+    result = CliRunner().invoke(main, ["train", "cnn", *arguments, "--json"])
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["model"] == "cnn"
+    refused = CliRunner().invoke(main, ["train", "mlp", *arguments])
+    assert refused.exit_code == 2
+    assert "--layers is for cnn" in refused.output
