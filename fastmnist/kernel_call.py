@@ -188,6 +188,13 @@ def _check_contents(
         counts, rows = operands["counts"], operands["rows"]
         within("counts", counts, 0, dims["B"] + 1)
         within("rows", rows[np.arange(dims["B"]) < counts[:, None]], 0, dims["B"])
+    if "height" in params:
+        _check_images(op, operands, dims, params)
+    elif {"Y", "O"} <= dims.keys() and (dims["O"] == 0 or dims["Y"] % dims["O"]):
+        raise ValueError(f"{op.name}: Y = pixels * O must be a multiple of O = {dims['O']}; got {dims['Y']}.")
+    for name in ("n", "n_total", "n_part"):
+        if name in params and not params[name] > 0:
+            raise ValueError(f"{op.name}: {name} must be > 0; got {params[name]:g}.")
     for name in ("rate", "label_smoothing"):
         if name in params and not (0 <= params[name] < 1):
             raise ValueError(f"{op.name}: {name} must be in [0, 1); got {params[name]:g}.")
@@ -211,6 +218,36 @@ def _check_room(indptr: np.ndarray, source: np.ndarray, values: np.ndarray) -> N
         )
     if values.dtype == np.uint8 and not np.isin(source, np.arange(256)).all():
         raise ValueError("compress_rows: to become bytes the source's values must be whole numbers from 0 to 255.")
+
+
+def _check_images(
+    op: Op, operands: Mapping[str, np.ndarray], dims: Mapping[str, int], params: Mapping[str, float]
+) -> None:
+    """Refuse images whose sizes contradict each other: compiled kernels compute addresses from the parameters alone."""
+    borders = ("top", "bottom", "left", "right")
+    for name, value in params.items():
+        least = 0 if name in borders else 1
+        if value != int(value) or value < least:
+            raise ValueError(f"{op.name}: {name} must be an integer >= {least}; got {value:g}.")
+    of = {name: int(value) for name, value in params.items()}
+    height, width, channels = of["height"], of["width"], of["channels"]
+    sizes = {"X": height * width * channels}
+    if "top" in of:
+        sizes["Y"] = (height + of["top"] + of["bottom"]) * (width + of["left"] + of["right"]) * channels
+    else:
+        kind = "kernel" if "kernel_height" in of else "pool"
+        rows, columns = of[f"{kind}_height"], of[f"{kind}_width"]
+        if rows > height or columns > width:
+            raise ValueError(
+                f"{op.name}: the window must fit into the image of {height} x {width}; got {rows} x {columns}."
+            )
+        places = ((height - rows) // of["stride"] + 1) * ((width - columns) // of["stride"] + 1)
+        sizes |= {"Y": places * dims.get("O", channels), "K": rows * columns * channels}
+        if "argmax" in operands and rows * columns > 256:
+            raise ValueError(f"{op.name}: the window must have at most 256 pixels; got {rows} x {columns}.")
+    for name in sizes.keys() & dims.keys():
+        if dims[name] != sizes[name]:
+            raise ValueError(f"{op.name}: {name} must be {sizes[name]} for {params}; got {dims[name]}.")
 
 
 @dataclass(frozen=True)

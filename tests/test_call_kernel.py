@@ -4,13 +4,13 @@ import re
 
 import numpy as np
 import pytest
-from kernel_cases import make_case
+from kernel_cases import is_image_op, make_case, sizes
 
 from fastmnist import BackendUnavailable, call_kernel, kernel_call, warmup
 from fastmnist.kernels import reference
 from fastmnist.kernels.contract import CONTRACT
 
-DIMS = {"B": 5, "I": 9, "O": 7, "C": 4, "R": 6, "Q": 8}
+DIMS = {"B": 5, "I": 9, "O": 7, "C": 4, "R": 6, "Q": 8, "K": 3}
 
 X = np.arange(6, dtype=np.float32).reshape(2, 3)
 W = np.ones((3, 4), np.float32)
@@ -21,7 +21,8 @@ CURSOR = np.zeros(2, np.int64)
 def case_arguments(name, variant=0):
     """Inputs and keywords of a random call, and the oracle's outputs."""
     op = CONTRACT[name]
-    dims = {d: DIMS[d] for d in op.dims if d in DIMS}
+    of_images = is_image_op(name) or "Y" in op.dims
+    dims = list(sizes(name))[3] if of_images else {d: DIMS[d] for d in op.dims if d in DIMS}
     case = make_case(name, dims, np.random.default_rng(0), variant=variant)
     ins = [np.ascontiguousarray(case.arrays[o.name]) for o in op.ins]
     inferable = {d for o in op.ins for d in o.shape if not d.isdecimal()}
@@ -195,6 +196,35 @@ def test_rows_of_features_are_checked_where_they_count():
         dy,
     )
     call_kernel("sparse_linear_dw", np.zeros_like(counts), rows, entries, dy, **keywords)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("conv2d", {"height": 7}, "conv2d: [XY] must be .* for .*'height': 7.0.*; got"),
+        ("conv2d", {"stride": 0}, "conv2d: stride must be an integer >= 1; got 0"),
+        ("conv2d", {"width": 2.5}, "conv2d: width must be an integer >= 1; got 2.5"),
+        ("conv2d_dx", {"kernel_height": 99}, "the window must fit into the image of 6 x 6; got 99 x 3"),
+        ("conv2d_dw", {"kernel_width": 2}, "conv2d_dw: [YK] must be"),
+        ("max_pool", {"pool_height": 1}, "max_pool: Y must be"),
+        ("pad", {"top": -1}, "pad: top must be an integer >= 0; got -1"),
+        ("crop", {"left": 9}, "crop: Y must be"),
+        ("batch_norm", {"n": 0}, "batch_norm: n must be > 0; got 0"),
+    ],
+)
+def test_images_of_contradictory_sizes_are_refused(name, changes, message):
+    ins, keywords, _ = case_arguments(name)
+    refused(ValueError, message, name, *ins, **keywords | changes)
+
+
+def test_pixels_of_broken_channels_are_refused():
+    refused(
+        ValueError,
+        "Y = pixels . O must be a multiple of O = 3; got 4",
+        "conv2d_db",
+        np.ones((2, 4), np.float32),
+        db=np.ones(3, np.float32),
+    )
 
 
 @pytest.mark.parametrize(("name", "parameter"), [("dropout", "rate"), ("softmax_cross_entropy", "label_smoothing")])

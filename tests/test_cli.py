@@ -167,7 +167,7 @@ def test_a_solver_that_did_not_converge_gives_one_line(data):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["forest"], "'forest' is not one of 'softmax', 'ovr', 'mlp'. Try 'fastmnist train --help'."),
+        (["forest"], "'forest' is not one of 'softmax', 'ovr', 'mlp', 'cnn'. Try 'fastmnist train --help'."),
         (["--backend", "cuda"], "'cuda' is not one of 'auto', 'numpy', 'numba', 'cupy'."),
         (["--backend", "cupy"], "backend 'cupy': GPU: the NVIDIA driver library"),
         (["softmax", "--hidden", "8"], "--hidden is for mlp; softmax has no hidden layers."),

@@ -278,7 +278,7 @@ GOLDEN_LAYERS = {
 @pytest.mark.parametrize("name", GOLDEN_LAYERS)
 @pytest.mark.parametrize("make", [ReferenceExecutor, CpuExecutor])
 def test_training_steps_equal_torch_s(name, make):
-    """Four steps of SGD with momentum from the same parameters; `golden/make_torch.py` made the file, with its versions inside."""
+    """Four steps of SGD with momentum from the same parameters; `bench/peers/golden_cnn.py` made the file, with its versions inside."""
     golden = np.load(GOLDEN / "torch_cnn.npz")
     shape, layers = GOLDEN_LAYERS[name]
     n_parameters = sum(key.startswith(f"{name}_before_") for key in golden)

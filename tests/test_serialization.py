@@ -165,7 +165,7 @@ def test_other_classes_are_refused(tmp_path):
     class Mine(LogisticRegression):
         pass
 
-    with pytest.raises(TypeError, match=r"takes a fitted LogisticRegression, .*MLPClassifier; got Mine\. Pickle"):
+    with pytest.raises(TypeError, match=r"takes a fitted LogisticRegression, .*CNNClassifier; got Mine\. Pickle"):
         save_model(Mine(backend="numpy").fit(X, Y), tmp_path / "m")
 
 
@@ -248,7 +248,7 @@ def test_a_newer_format_is_refused_with_the_command(saved):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda model: model.update({"class": "CNNClassifier"}), "unknown class 'CNNClassifier'"),
+        (lambda model: model.update({"class": "TransformerClassifier"}), "unknown class 'TransformerClassifier'"),
         (lambda model: model["parameters"].update(new_option=1), "MLPClassifier has no parameter new_option"),
         (lambda model: model["fitted"].update(t_={"pickle": "..."}), "unknown type of value 'pickle'"),
         (

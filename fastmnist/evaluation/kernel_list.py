@@ -10,7 +10,7 @@ from fastmnist.kernels import reference
 from fastmnist.kernels.contract import CONTRACT, Operand
 
 # The first layer of the default network (batch 32, 784-128) on MNIST, whose 60,000 images have some 150 nonzero
-# pixels each.
+# pixels each; images of 13 x 13 pixels and 32 channels, and 3 x 3 filters, which make 11 x 11 pixels.
 STANDARD_DIMS = {
     "B": 32,
     "I": 784,
@@ -23,6 +23,9 @@ STANDARD_DIMS = {
     "S": 1_875,
     "P": 60_001,
     "Z": 9_000_000,
+    "X": 13 * 13 * 32,
+    "Y": 11 * 11 * 128,
+    "K": 3 * 3 * 32,
 }
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from fastmnist.backends.base import BoundExecutor, Epoch, Parameters, ReadingOrder
 from fastmnist.network.layers import Dropout
 from fastmnist.network.schedules import Schedule
+from fastmnist.network.spec import Spec
 from fastmnist.training.history import EpochRecord, History, OnEpoch, append, empty_history
 from fastmnist.training.validation import Validation
 
@@ -171,7 +172,7 @@ def train(
                     progress.loss = batches.mean_loss
                 break
             parameters = executor.get_parameters()
-            loss = batches.mean_loss + batches.penalty(plan.l2, [parameters[i] for i in executor.spec.weight_indices])
+            loss = batches.mean_loss + batches.penalty(plan.l2, executor.spec, parameters)
             val_loss, val_accuracy = validation.evaluate(executor, parameters) if validation else (None, None)
             progress.epochs += 1
             progress.samples_seen += len(order)
@@ -258,14 +259,14 @@ class _Batches:
         """scikit-learn's: each batch counts by its number of samples."""
         return float(np.average(self.losses, weights=self.counts))
 
-    def penalty(self, l2: float, weights: Parameters) -> float:
+    def penalty(self, l2: float, spec: Spec, parameters: Parameters) -> float:
         """The L2 term of the epoch's loss: the mean over the batches of `l2 / 2 * sum(W ** 2) / sum of the batch's weights`.
 
         scikit-learn evaluates it with the weights before each step; here it is evaluated once, with those at the epoch's end.
         """
         if l2 == 0:
             return 0.0
-        squares = sum(float(np.vdot(w, w)) for w in weights)
+        squares = sum(float(np.vdot(w, w)) for w in (parameters[i] for i in spec.weight_indices))
         return 0.5 * l2 * squares * float(np.average(1 / self.weights, weights=self.counts))
 
 

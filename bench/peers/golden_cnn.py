@@ -1,6 +1,6 @@
-"""Make `torch_cnn.npz`: four training steps of two small networks by PyTorch, for `tests/test_image_layers.py`.
+"""Make `tests/golden/torch_cnn.npz`: four training steps of two small networks by PyTorch, for `tests/test_image_layers.py`.
 
-Run with a Python that has torch: `python tests/golden/make_torch.py`. The test does not need torch, it reads the file.
+Run with a Python that has torch: `python bench/peers/golden_cnn.py`. The test does not need torch, it reads the file.
 """
 
 from __future__ import annotations
@@ -99,5 +99,7 @@ if __name__ == "__main__":
     torch.manual_seed(0)
     recorded = record("lenet", Lenet()) | record("normed", Normed())
     versions = f"torch {torch.__version__}, numpy {np.__version__}"
-    np.savez_compressed(Path(__file__).with_name("torch_cnn.npz"), versions=np.array(versions), **recorded)
+    np.savez_compressed(
+        Path(__file__).parents[2] / "tests" / "golden" / "torch_cnn.npz", versions=np.array(versions), **recorded
+    )
     print(versions)
