@@ -27,6 +27,7 @@ class Lenet(nn.Module):
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits of images (n, channels, height, width)."""
         first, second, third, last = self.layers
         x = functional.max_pool2d(first(x).relu(), 2)
         x = second(x).tanh()
@@ -52,6 +53,7 @@ class Normed(nn.Module):
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits of images (n, channels, height, width)."""
         first, norm, second, other_norm, last = self.layers
         x = functional.avg_pool2d(functional.gelu(norm(first(x))), 2, 1)
         x = functional.max_pool2d(other_norm(second(x)).relu(), 2, 1)

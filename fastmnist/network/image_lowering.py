@@ -299,7 +299,8 @@ class ImageLayers:
         placements: list[list[Placement]] = []
         for i, shape in enumerate(low.spec.parameter_shapes[: 2 * self.n_pairs]):
             if low.purpose != "training":
-                placements.append([Placement(low._bind(f"parameter_{i}", shape, low.target.dtype), (), 0, shape[-1])])
+                reserve = low.workspace.tensor if low.purpose == "gradient" else low._bind
+                placements.append([Placement(reserve(f"parameter_{i}", shape, low.target.dtype), (), 0, shape[-1])])
                 continue
             name, n_moments = f"{'wb'[i % 2]}{i // 2 + 1}", low.n_moments if i in learned else 0
             tensor = low.state.tensor(name, shape, low.target.dtype)
