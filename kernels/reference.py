@@ -499,7 +499,7 @@ def avg_pool_dx(
 def batch_moments(moments: Array, x: Array) -> None:
     """Mean, and sum of squared deviations from it, of each channel; moments (2, O), x (B, pixels O)."""
     pixels = _pixels(x, moments.shape[1])
-    moments[0] = pixels.mean(axis=0)
+    moments[0] = pixels.sum(axis=0) / len(pixels)
     moments[1] = ((pixels - moments[0]) ** 2).sum(axis=0)
 
 
