@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.utils._param_validation import StrOptions
 
+from fastmnist.backends.rows import Matrix
 from fastmnist.estimators.inputs import as_rows
 from fastmnist.estimators.network_fitting import NetworkFitting
 from fastmnist.network.architectures import ARCHITECTURES
@@ -39,7 +40,7 @@ class CNNClassifier(NetworkFitting):
         What a row of a flat X is. None: a grey square if the number of features is a square number, else a line of pixels.
     solver, alpha, batch_size, learning_rate, learning_rate_init, power_t, max_iter, shuffle, random_state, tol, verbose, warm_start, momentum, \
 nesterovs_momentum, early_stopping, validation_fraction, beta_1, beta_2, epsilon, n_iter_no_change, max_fun, class_weight, schedule, weight_decay, \
-label_smoothing, record_steps, backend, n_threads, pixel_scale
+label_smoothing, record_steps, backend, n_threads, pixel_scale, max_memory
         As of `MLPClassifier`; other defaults are `alpha=0` and `max_iter=10`; batch_size "auto" is `min(64, n_samples)`. gamma and beta of a
         `BatchNorm` are free of `alpha`. Solver "lbfgs" takes networks without Dropout and BatchNorm.
 
@@ -109,6 +110,7 @@ feature_names_in_, history_, step_losses_, backend_, backend_reason_, pixel_scal
         backend: str = "auto",
         n_threads: int | None = None,
         pixel_scale: float | str = "auto",
+        max_memory: int | None = None,
     ) -> None:
         self.layers = layers
         self.image_shape = image_shape
@@ -141,6 +143,7 @@ feature_names_in_, history_, step_losses_, backend_, backend_reason_, pixel_scal
         self.backend = backend
         self.n_threads = n_threads
         self.pixel_scale = pixel_scale
+        self.max_memory = max_memory
 
     # --- the network ------------------------------------------------------------------------------------------------------------
 
@@ -199,7 +202,7 @@ feature_names_in_, history_, step_losses_, backend_, backend_reason_, pixel_scal
 
     def _validate_training_data(
         self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None, *, reset: bool
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    ) -> tuple[Matrix, np.ndarray, np.ndarray | None]:
         X, shape = as_rows(X)
         if reset:
             result = super()._validate_training_data(X, y, sample_weight, reset=True)
@@ -208,18 +211,20 @@ feature_names_in_, history_, step_losses_, backend_, backend_reason_, pixel_scal
         self._require_image_shape(shape)
         return super()._validate_training_data(X, y, sample_weight, reset=False)
 
-    def _validate_new_data(self, X: ArrayLike) -> tuple[np.ndarray, float]:
+    def _validate_new_data(self, X: ArrayLike) -> tuple[Matrix, float]:
         X, shape = as_rows(X)
         result = super()._validate_new_data(X)
         self._require_image_shape(shape)
         return result
 
-    def _validation(self, validation_data: tuple[ArrayLike, ArrayLike] | None, dtype: np.dtype) -> Validation | None:
+    def _validation(
+        self, validation_data: tuple[ArrayLike, ArrayLike] | None, dtype: np.dtype, max_memory: int
+    ) -> Validation | None:
         if isinstance(validation_data, (tuple, list)) and len(validation_data) == 2:
             X, shape = as_rows(validation_data[0])
             self._require_image_shape(shape)
             validation_data = X, validation_data[1]
-        return super()._validation(validation_data, dtype)
+        return super()._validation(validation_data, dtype, max_memory)
 
     def _learn_image_shape(self, shape: Shape | None) -> Shape:
         """From the shape of X, None for flat rows, and the parameter."""
