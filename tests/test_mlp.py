@@ -214,6 +214,8 @@ def test_warm_start_as_sklearn(backend, digits):
     assert (model.n_iter_, model.t_) == (theirs.n_iter_, theirs.t_)
     with pytest.raises(ValueError, match=r"same classes as in the previous call.*Use warm_start=False"):
         model.fit(X[y < 5], y[y < 5])
+    with pytest.raises(ValueError, match=r"classes not in `self.classes_`: \[10\]"):
+        model.fit(X, np.where(y == 9, 10, y))
     with pytest.raises(ValueError, match=r"hidden_layer_sizes=\(17,\) asks for.*warm_start=False"):
         model.set_params(hidden_layer_sizes=(17,)).fit(X, y)
 

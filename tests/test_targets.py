@@ -136,7 +136,7 @@ ALL = ["test_kernels.py", "test_kernel_errors.py", "test_simd.py", "test_machine
 
 @pytest.mark.long
 @on_x86
-@pytest.mark.parametrize("name", ["haswell", "x86-64", "generic"])
+@pytest.mark.parametrize("name", ["haswell", "x86-64"])
 def test_all_kernels_on_older_processors(name, tmp_path):
     """The same tests that this machine's code passes, the executors' included."""
     arguments = ["-m", "pytest", "-q", "-p", "no:cacheprovider", *(str(TESTS / file) for file in ALL)]

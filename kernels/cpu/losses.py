@@ -67,15 +67,16 @@ def softmax_cross_entropy(
         zp, dp = offset(z, r * ld_z), offset(dz, r * ld_dz)
         top, arg = _row_maximum(zp, C)
         total = _exponentials(dp, zp, C, top)
-        log_total = math.log(np.float64(total))
-        loss = np.float64(0)
-        if 0 <= label < C:  # else the label names no output
-            loss = np.float64(_F(1) - smooth) * (log_total - np.float64(zp[label] - top))
+        loss = math.log(np.float64(total))
+        if 0 <= label < C:
+            loss -= np.float64(_F(1) - smooth) * np.float64(zp[label] - top)
+        else:  # it names no output
+            loss *= np.float64(smooth)
         if smooth > _F(0):
-            every = np.float64(0)
+            shifted = np.float64(0)
             for c in range(C):
-                every += log_total - np.float64(zp[c] - top)
-            loss += np.float64(share) * every
+                shifted += np.float64(zp[c] - top)
+            loss -= np.float64(share) * shifted
         losses[at] = _F(loss)
         hits[at] = np.uint8(arg == label)
         factor = sample_weight[i] * scale[cursor[1]]
