@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fastmnist import backends
-from fastmnist.kernels.contract import CONTRACT, Op, Operand, check
+from fastmnist.kernels.contract import CONTRACT, JOBS, Op, Operand, check
 
 
 def call_kernel(
@@ -301,7 +301,7 @@ def warmup(on_kernel: Callable[[str, int, int], None] | None = None) -> Warmup:
         kernels = [
             ("walk", ()),
             ("helpers", ()),
-            *((op.name, dtypes) for op in CONTRACT.values() for dtypes in _variants(op)),
+            *((op.name, dtypes) for op in (*CONTRACT.values(), *JOBS.values()) for dtypes in _variants(op)),
         ]
         for number, (name, dtypes) in enumerate(kernels, start=1):
             if on_kernel is not None:

@@ -107,6 +107,8 @@ class Op:
 
 
 CONTRACT: dict[str, Op] = {}
+# Whole jobs, described and compiled like ops, that no program contains: called one by one from the host. What they cost depends on the data.
+JOBS: dict[str, Op] = {}
 
 _INTEGER = {"cursor": "int64", "order": "int64", "labels": "int32", "indptr": "int64"}
 
@@ -132,6 +134,7 @@ def _op(
     flops: Callable[[Dims], float] = lambda d: 0,
     nbytes: Callable[[Dims], float] | None = None,
     types: Mapping[str, tuple[str, ...]] | None = None,
+    table: dict[str, Op] = CONTRACT,
 ) -> None:
     outputs, inputs = _operands(outs, types or {}), _operands(ins, types or {})
 
@@ -139,7 +142,7 @@ def _op(
         size = lambda o: 1.0 * _product(d[s] if not s.isdecimal() else int(s) for s in o.shape) * _itemsize(o.dtypes[0])  # noqa: E731
         return sum(map(size, outputs + inputs)) + sum(size(o) for o in outputs if o.name in updates.split())
 
-    CONTRACT[name] = Op(
+    table[name] = Op(
         name,
         outputs,
         inputs,
@@ -561,13 +564,75 @@ _op(
 _op("add", "total[R,Q]", "part[R,Q]", "total += part.", updates="total", flops=lambda d: d["R"] * d["Q"])
 
 
+# --- random forest: jobs ------------------------------------------------------------------------------------------------------------
+# T trees, M nodes, V distributions of mixed leaves. A reference is the number of a node, or ~c for a leaf of class c alone, or ~(C + v) for
+# the mixed leaf v. Random words are those of Philox4x32-10 with counter (i div 4 mod 2^32, i div 2^34, purpose, tree) and key = key, word i mod 4;
+# a word stands for the integer floor(word n / 2^32) below n.
+_FOREST = {
+    **dict.fromkeys(("weights", "sample_weight", "gains", "carried", "sums", "p", "values"), ("float64",)),
+    **dict.fromkeys(("nodes", "spans", "rows", "classes", "drawn", "roots"), ("int32",)),
+    **dict.fromkeys(("summary", "scratch", "stack", "stop"), ("int64",)),
+    **dict.fromkeys(("source", "columns", "block"), ("uint8",)),
+    "key": ("uint32",),
+    "thresholds": ("float32",),
+    "x": ("uint8", "float32"),
+}
+_op(
+    "bootstrap",
+    "weights[N]",
+    "sample_weight[N] key[2]",
+    """weights[i] = sample_weight[i] times how often i was drawn in n_draws draws with replacement, draw d by word d of purpose 1.""",
+    params="tree n_draws",
+    types=_FOREST,
+    table=JOBS,
+)
+_op(
+    "grow_tree",
+    "nodes[N,4] gains[N] spans[N,2] rows[N] summary[4] classes[N] carried[2,N] scratch[4,N] stack[N,4] sums[2,C] drawn[I] block[K]",
+    "source[N,I] columns[I,N] labels[N] weights[N] key[2] stop[1]",
+    """A classification tree on the rows with weights > 0 (Breiman et al. 1984; features drawn at each node as in Breiman 2001). columns =
+    source^T. Nodes are numbered parents first, left before right. Node k sends x to the left if x[feature] <= low: nodes[k] = (feature, 256 low +
+    high, left, right), low < high the values in the node on both sides of its cut; gains[k] = SL / WL + SR / WR - S / W, S the sum of the classes'
+    squared weights and W the weight, of the sides and of the node: W times the decrease of Gini's impurity. The mixed leaf v has rows[first:last],
+    (first, last) = spans[v]. summary = (nodes, mixed leaves, reference of the root, depth). A node draws features, without repetition, by the
+    words of purpose 0 that follow each other in the tree, until max_features were drawn and one of them varied, or a cut separates the classes;
+    of equal cuts the lowest of the feature drawn first wins. It ends as summary[0] = -1 once stop[0] is not 0. What lies behind the numbers in
+    summary, and classes, carried, scratch, stack, sums, drawn and block, which are workspace, is unspecified; block has room for block_rows rows,
+    see `layout.block_stride`.""",
+    params="tree max_features max_depth min_samples_split min_samples_leaf min_weight_leaf min_decrease block_rows",
+    types=_FOREST,
+    table=JOBS,
+)
+_op(
+    "forest_proba",
+    "p[B,C]",
+    "x[B,I] nodes[M,3] thresholds[M] roots[T] values[V,C]",
+    """p = mean over the trees of the distribution in the leaf that a row arrives at: 1 for class c, or values[v]. nodes[k] = (feature, left,
+    right); a row goes to the left if scale x[feature] <= thresholds[k].""",
+    params="scale",
+    types=_FOREST,
+    table=JOBS,
+)
+
+
+def find(name: str) -> Op:
+    """The op or job of that name.
+
+    Raises
+    ------
+    KeyError
+        There is none.
+    """
+    return CONTRACT[name] if name in CONTRACT else JOBS[name]
+
+
 def check(name: str, *arrays: object, backend: str = "numba") -> dict[str, int]:
     """Check arrays against the contract; runs once, when an executor or a call is set up, never in the hot path.
 
     Parameters
     ----------
     name : str
-        An op of `CONTRACT`.
+        An op of `CONTRACT`, or a job.
     *arrays
         Objects with `shape` and `dtype`, outputs first.
 
@@ -583,9 +648,9 @@ def check(name: str, *arrays: object, backend: str = "numba") -> dict[str, int]:
     TypeError
         A dtype that the op does not take.
     """
-    if name not in CONTRACT:
+    if name not in CONTRACT and name not in JOBS:
         raise ValueError(f"Unknown op {name!r}; known: {', '.join(sorted(CONTRACT))}.")
-    op = CONTRACT[name]
+    op = find(name)
     if len(arrays) != len(op.operands):
         raise ValueError(
             f"{name} takes {len(op.operands)} arrays ({', '.join(o.name for o in op.operands)}); got {len(arrays)}."

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from ..contract import CONTRACT
+from ..contract import CONTRACT, find
 from . import objects
 from .interrupts import interrupts_kept
 from .layout import CONTROL_WORDS, LANE_WORDS, ROW_WORDS
@@ -86,9 +86,7 @@ def entry(op: str, dtypes: tuple[str, ...]) -> int:
                     return compile_entry(op, dtypes)
 
                 # Only operands with a choice of type tell variants of an op apart.
-                variant = [
-                    d for operand, d in zip(CONTRACT[op].operands, dtypes, strict=True) if len(operand.dtypes) > 1
-                ]
+                variant = [d for operand, d in zip(find(op).operands, dtypes, strict=True) if len(operand.dtypes) > 1]
                 _addresses[key] = _load("-".join([op, *variant]), compile_op)
     return _addresses[key]
 
@@ -106,31 +104,37 @@ def encode(
         In the contract's order; the leading dimension of vectors is ignored.
     params : sequence of float
     """
-    contract = CONTRACT[op]
+    words = _words(op, operands, params)
+    row[: len(words)] = words
+
+
+def _words(op: str, operands: Sequence[tuple[int, tuple[int, ...], int, str]], params: Sequence[float]) -> list[int]:
+    """What an entry finds in its row."""
+    contract = find(op)
     words = [entry(op, tuple(dtype for _, _, _, dtype in operands))]
     words += [address for address, _, _, _ in operands]
     words += np.asarray(params, np.float64).view(np.int64).tolist()
     words += contract.bind_dims([shape for _, shape, _, _ in operands]).values()
     words += [ld for _, shape, ld, _ in operands if len(shape) == 2]
-    row[: len(words)] = words
+    return words
 
 
 def call(op: str, *arrays: np.ndarray, **params: float) -> None:
-    """Run one op in place on NumPy arrays: for tests, study and benchmarks; executors fill tables instead.
+    """Run one op in place on NumPy arrays: jobs, and ops for tests, study and benchmarks; executors fill tables with these.
 
     Parameters
     ----------
     op : str
+        Of the contract, or a job.
     *arrays : ndarray
         Operands in the contract's order, already checked; matrices may have any row stride, their last axis is contiguous.
     **params : float
         The op's params by name.
     """
-    row = np.zeros(ROW_WORDS, np.int64)
     operands = [
         (a.ctypes.data, a.shape, a.strides[0] // a.itemsize if a.ndim == 2 else 0, a.dtype.name) for a in arrays
     ]
-    encode(row, op, operands, [params[name] for name in CONTRACT[op].params])
+    row = np.array(_words(op, operands, [params[name] for name in find(op).params]), np.int64)
     function = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(int(row[0]))
     function(row.ctypes.data)
 

@@ -13,7 +13,7 @@ from typing import Any
 import llvmlite.binding as llvm
 from numba import njit, types
 
-from ..contract import CONTRACT
+from ..contract import find
 from . import crew, walker
 from .isa import MACHINE
 from .registry import KERNELS
@@ -29,13 +29,14 @@ for _topic in (
     "activations",
     "losses",
     "optimizers",
+    "forest",
 ):
     import_module(f".{_topic}", __package__)
 
 
 def _entry(op_name: str, dtypes: tuple[str, ...]) -> Any:
     """A Python function `entry(row)` that unpacks a row of the table and calls the kernel."""
-    op = CONTRACT[op_name]
+    op = find(op_name)
     scope: dict[str, Any] = {"kernel": njit(**OPTIONS)(KERNELS[op_name]), "number": bits_to_float}
     arguments, word = [], 1
     for operand, dtype in zip(op.operands, dtypes, strict=True):

@@ -1,4 +1,4 @@
-"""Sizes that the compiled walker and crew and what stands above them agree on."""
+"""Sizes that compiled code and the executors above it agree on."""
 
 # int64 words of a table's row: the entry's address, then operands, params, dims and leading dimensions.
 ROW_WORDS = 24
@@ -19,3 +19,11 @@ ALONE_COST, ALONE_UNTIL, ALONE_SPAN = 64, 65, 66
 CREW_WORDS = 40
 CREW_TURN, CREW_ROWS, CREW_MODE, CREW_QUITS = 0, 1, 2, 3
 CREW_LEFT, CREW_ENDED, CREW_SLEEPERS = 8, 16, 24
+
+
+def block_stride(n_rows: int) -> int:
+    """Bytes from one feature to the next in a block of a tree: whole tiles of 16 rows, an odd number of them.
+
+    An even number would put the same row of many features into the same few sets of the cache.
+    """
+    return ((n_rows + 15) // 16 | 1) * 16

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 
-from ..contract import CONTRACT
+from ..contract import find
 
 KERNELS: dict[str, Callable] = {}
 
@@ -21,7 +21,7 @@ def kernel(function: Callable) -> Callable:
     TypeError
         The signature is not the contract's.
     """
-    op = CONTRACT[function.__name__]
+    op = find(function.__name__)
     expected = [
         *(operand.name for operand in op.operands),
         *op.params,

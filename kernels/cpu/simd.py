@@ -29,6 +29,8 @@ from .isa import LANES, MACHINE
 FASTMATH = frozenset({"contract"})
 OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": set(FASTMATH), "boundscheck": False}
 inline = njit(**OPTIONS)
+# For what must round as NumPy does, to the last bit: not even fused multiply-add is formed.
+strict = njit(**(OPTIONS | {"fastmath": set(FASTMATH - FASTMATH)}))  # said, not left out: Numba would take the caller's
 
 f32, f64 = ir.FloatType(), ir.DoubleType()
 i1, i8, i16, i32, i64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
@@ -194,12 +196,14 @@ def _address_to(target: types.Type) -> Any:
         types.uint8: i8,
         types.uint16: i16,
         types.uint32: i32,
+        types.float64: f64,
     }[target.dtype]
     return _vector_intrinsic((types.int64,), target, lambda b, a: b.inttoptr(a, element.as_pointer()), lambda a: a)
 
 
 POINTERS: dict[str, types.CPointer] = {
-    name: types.CPointer(getattr(types, name)) for name in ("float32", "int32", "int64", "uint8", "uint16", "uint32")
+    name: types.CPointer(getattr(types, name))
+    for name in ("float32", "float64", "int32", "int64", "uint8", "uint16", "uint32")
 }
 # int64 address -> typed pointer, by dtype name.
 address_to = {name: _address_to(pointer) for name, pointer in POINTERS.items()}
@@ -398,6 +402,40 @@ def emit_prefetch(b: ir.IRBuilder, p: ir.Value) -> None:
     """Ask for the cache line of an address, which may lie anywhere."""
     prefetch_ = function(b, ir.VoidType(), [i8.as_pointer(), i32, i32, i32], "llvm.prefetch.p0")
     b.call(prefetch_, [b.bitcast(p, i8.as_pointer()), i32(0), i32(3), i32(1)])
+
+
+TILE = 16  # bytes on each side of a transposed tile
+_bytes_ir = ir.VectorType(i8, TILE)
+
+
+def _twin_transpose(target: np.ndarray, stride: int, source: np.ndarray, starts: np.ndarray) -> None:
+    for c in range(TILE):
+        for r in range(TILE):
+            target[c * stride + r] = source[starts[r] + c]
+
+
+def _emit_transpose(b: ir.IRBuilder, target: ir.Value, stride: ir.Value, source: ir.Value, starts: ir.Value) -> None:
+    """Interleaving line r with line r + 8, for all r, four times: each doubles the width of what lies together."""
+    lines = []
+    for r in range(TILE):
+        line = b.load(b.bitcast(b.gep(source, [b.load(b.gep(starts, [i64(r)]))]), _bytes_ir.as_pointer()))
+        line.align = 1
+        lines.append(line)
+    for _ in range(4):
+        mixed = []
+        for low, high in zip(lines[: TILE // 2], lines[TILE // 2 :], strict=True):
+            for start in (0, TILE // 2):
+                index = [i32(lane) for k in range(start, start + TILE // 2) for lane in (k, TILE + k)]
+                mixed.append(b.shuffle_vector(low, high, ir.Constant(ir.VectorType(i32, TILE), index)))
+        lines = mixed
+    for c, line in enumerate(lines):
+        b.store(line, b.bitcast(b.gep(target, [b.mul(stride, i64(c))]), _bytes_ir.as_pointer())).align = 1
+
+
+# target[c * stride + r] = source[starts[r] + c] for c, r < TILE.
+transpose_tile = _vector_intrinsic(
+    (POINTERS["uint8"], types.int64, POINTERS["uint8"], POINTERS["int64"]), types.void, _emit_transpose, _twin_transpose
+)
 
 
 @with_twin(lambda p, n: None)
