@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from fastmnist.backends import BackendUnavailable, available_backends
     from fastmnist.datasets import fetch_emnist, fetch_fashion_mnist, fetch_kmnist, load_mnist, read_idx
     from fastmnist.estimators.cnn import CNNClassifier
+    from fastmnist.estimators.forest import RandomForestClassifier
     from fastmnist.estimators.logistic import LogisticRegression, OneVsRestLogisticRegression
     from fastmnist.estimators.mlp import MLPClassifier
     from fastmnist.estimators.serialization import load_model
@@ -51,6 +52,7 @@ __all__ = [
     "MatrixProduct",
     "MaxPool2D",
     "OneVsRestLogisticRegression",
+    "RandomForestClassifier",
     "__version__",
     "available_backends",
     "call_kernel",
@@ -68,6 +70,7 @@ _MODULES = {
     "fastmnist.backends": ("BackendUnavailable", "available_backends"),
     "fastmnist.datasets": ("fetch_emnist", "fetch_fashion_mnist", "fetch_kmnist", "load_mnist", "read_idx"),
     "fastmnist.estimators.cnn": ("CNNClassifier",),
+    "fastmnist.estimators.forest": ("RandomForestClassifier",),
     "fastmnist.estimators.logistic": ("LogisticRegression", "OneVsRestLogisticRegression"),
     "fastmnist.estimators.mlp": ("MLPClassifier",),
     "fastmnist.estimators.serialization": ("load_model",),

@@ -16,9 +16,17 @@ from fastmnist.version import __version__
 
 if TYPE_CHECKING:
     from fastmnist.datasets import Splits
-    from fastmnist.estimators import CNNClassifier, LogisticRegression, MLPClassifier, OneVsRestLogisticRegression
+    from fastmnist.estimators import (
+        CNNClassifier,
+        LogisticRegression,
+        MLPClassifier,
+        OneVsRestLogisticRegression,
+        RandomForestClassifier,
+    )
 
-    Estimator = LogisticRegression | OneVsRestLogisticRegression | MLPClassifier | CNNClassifier
+    Estimator = (
+        LogisticRegression | OneVsRestLogisticRegression | MLPClassifier | CNNClassifier | RandomForestClassifier
+    )
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
 
@@ -50,6 +58,9 @@ class Widths(click.ParamType):
         return tuple(map(int, words))
 
 
+MODELS = ("softmax", "ovr", "mlp", "cnn", "forest")
+
+
 def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the model, its parameters and the data; the command receives the splits and an unfitted estimator."""
 
@@ -63,7 +74,7 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
     for option in reversed(
         [
-            click.argument("model", type=click.Choice(["softmax", "ovr", "mlp", "cnn"]), default="mlp"),
+            click.argument("model", type=click.Choice(MODELS), default="mlp"),
             click.option(
                 "--data", type=click.Path(), help="FILE.npz, folder of IDX files, .csv or .mat; default: MNIST."
             ),
@@ -91,6 +102,8 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
             ),
             click.option("--learning-rate", type=click.FloatRange(0, min_open=True), help="Default: 0.001 (mlp, cnn)."),
             click.option("--solver", help="adam, adamw, sgd, lbfgs (mlp, cnn); lbfgs, gd, sgd (softmax, ovr)."),
+            click.option("--trees", type=click.IntRange(min=1), help="Trees of a forest; default: 100."),
+            click.option("--max-depth", type=click.IntRange(min=1), help="Of a forest's trees; default: no limit."),
         ]
     ):
         wrapper = option(wrapper)
@@ -107,7 +120,10 @@ _PARAMETERS = {
     "layers": "layers",
     "learning_rate": "learning_rate_init",
     "solver": "solver",
+    "trees": "n_estimators",
+    "max_depth": "max_depth",
 }
+_FOREST_OPTIONS = ("backend", "threads", "trees", "max_depth")
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "mlp": {"hidden": (128, 64), "batch_size": 32, "epochs": 10},
     "cnn": {"epochs": 10},
@@ -115,6 +131,21 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
 
 
 def _estimator(model: str, seed: int, options: dict[str, Any]) -> Estimator:
+    for name in options:
+        if name not in _FOREST_OPTIONS if model == "forest" else name in ("trees", "max_depth"):
+            has = "trees, which are not trained in steps" if model == "forest" else "no trees"
+            raise click.UsageError(f"--{name.replace('_', '-')} does nothing for {model}, which has {has}.")
+    return _forest(seed, options) if model == "forest" else _network(model, seed, options)
+
+
+def _forest(seed: int, options: dict[str, Any]) -> RandomForestClassifier:
+    from fastmnist import RandomForestClassifier
+
+    names = _PARAMETERS | {"threads": "n_jobs"}
+    return RandomForestClassifier(random_state=seed, **{names[name]: value for name, value in options.items()})
+
+
+def _network(model: str, seed: int, options: dict[str, Any]) -> Estimator:
     from fastmnist import CNNClassifier, LogisticRegression, MLPClassifier, OneVsRestLogisticRegression
 
     solver = options.get("solver", "adam" if model in _DEFAULTS else "lbfgs")
@@ -171,17 +202,17 @@ def train(
     quiet: bool,
     as_json: bool,
 ) -> None:
-    """Train MODEL (softmax, ovr or mlp; default: mlp) and show how good it is.
+    """Train MODEL (softmax, ovr, mlp or forest; default: mlp) and show how good it is.
 
     Without options: 784-128-64-10, ReLU, Adam, batches of 32, 10 epochs, on MNIST.
     """
-    from fastmnist.evaluation.training_run import training_run
+    from fastmnist.evaluation.training_run import training_run, unit_of_work
 
     if save is not None:
         from fastmnist.estimators.serialization import check_writable
 
         check_writable(save)
-    unit = "iteration" if estimator.solver in ("lbfgs", "gd") else "epoch"
+    unit = unit_of_work(estimator)
     with epoch_progress(quiet=quiet, unit=unit) as on_epoch:
         run = training_run(model, estimator, splits, on_epoch, save=save)
     if as_json:
@@ -299,6 +330,10 @@ def explain(model: str, splits: Splits, estimator: Estimator, as_json: bool) -> 
     """Show what training MODEL would run: network, backend with its reason, and the program as a table."""
     from fastmnist.evaluation.explanation import explain as explain_fit
 
+    if model == "forest":
+        raise click.UsageError(
+            "A forest has no program: each of its trees is one job, `grow_tree`. Explain softmax, ovr or mlp."
+        )
     explanation = explain_fit(estimator, splits.X_train, splits.y_train)
     if as_json:
         emit_json({"data": splits.source, **explanation.as_dict()})

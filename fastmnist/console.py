@@ -156,7 +156,7 @@ def epoch_progress(*, quiet: bool, unit: str = "epoch") -> Iterator[Callable[[Ep
 
 
 def _facts(record: EpochRecord) -> str:
-    facts = [f"loss {record.loss:.4f}"]
+    facts = [] if record.loss is None else [f"loss {record.loss:.4f}"]
     if record.accuracy is not None:
         facts.append(f"training accuracy {record.accuracy:.4f}")
     return ", ".join([*facts, f"{record.seconds:.2f} s"])

@@ -89,6 +89,18 @@ def test_train_prints_one_json_object(data, name):
     assert facts["saved"] is None
 
 
+def test_train_a_forest(data, tmp_path):
+    saved = tmp_path / "forest.safetensors"
+    result = run("train", "forest", "--data", data, "--trees", 7, "--max-depth", 6, "--threads", 1, "--save", saved)
+    assert "RandomForestClassifier(max_depth=6, n_estimators=7, n_jobs=1" in result.stdout
+    assert "(7 trees, " in result.stdout
+    assert "tree 7/7: " in result.stderr
+    facts = json.loads(run("train", "forest", "--data", data, "--trees", 7, "--backend", "numpy", "--json").stdout)
+    assert (facts["epochs"], facts["unit"], facts["loss_curve"], facts["interrupted"]) == (7, "tree", [], False)
+    assert facts["accuracy"] > 0.5
+    assert len(fastmnist.load_model(saved).tree_roots_) == 7
+
+
 def test_train_prints_what_people_want_to_know(data):
     result = run("train", "--data", data, "--epochs", 3, "--backend", "numpy", "--hidden", "16,8", "--batch-size", 20)
     assert "precision" in result.stdout
@@ -167,7 +179,13 @@ def test_a_solver_that_did_not_converge_gives_one_line(data):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["forest"], "'forest' is not one of 'softmax', 'ovr', 'mlp', 'cnn'. Try 'fastmnist train --help'."),
+        (
+            ["boosting"],
+            "'boosting' is not one of 'softmax', 'ovr', 'mlp', 'cnn', 'forest'. Try 'fastmnist train --help'.",
+        ),
+        (["forest", "--epochs", "3"], "--epochs does nothing for forest, which has trees"),
+        (["mlp", "--trees", "3"], "--trees does nothing for mlp, which has no trees."),
+        (["forest", "--backend", "cupy"], "random forests are grown and asked on the CPU"),
         (["--backend", "cuda"], "'cuda' is not one of 'auto', 'numpy', 'numba', 'cupy'."),
         (["--backend", "cupy"], "backend 'cupy': GPU: the NVIDIA driver library"),
         (["softmax", "--hidden", "8"], "--hidden is for mlp; softmax has no hidden layers."),

@@ -5,15 +5,24 @@ from __future__ import annotations
 import pytest
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from fastmnist.estimators import CNNClassifier, LogisticRegression, MLPClassifier, OneVsRestLogisticRegression
+from fastmnist.estimators import (
+    CNNClassifier,
+    LogisticRegression,
+    MLPClassifier,
+    OneVsRestLogisticRegression,
+    RandomForestClassifier,
+)
 from fastmnist.network.layers import Conv2D, Flatten
 
 FLOAT32 = (
     "compares probabilities of float64 data to 1e-7; the compiled kernels compute in float32, which rounds at 6e-8"
 )
+BOOTSTRAP = "a row of weight 2 is drawn as one row, two equal rows one by one; scikit-learn's forest fails it too"
 
 
 def expected_failures(estimator: object) -> dict[str, str]:
+    if isinstance(estimator, RandomForestClassifier):
+        return {"check_sample_weight_equivalence_on_dense_data": BOOTSTRAP}
     if estimator.backend == "numba":
         return {f"check_sample_weight_equivalence_on_{kind}_data": FLOAT32 for kind in ("dense", "sparse")}
     return {}
@@ -31,6 +40,8 @@ def expected_failures(estimator: object) -> dict[str, str]:
         MLPClassifier(max_iter=100, backend="numba"),
         CNNClassifier((Conv2D(16, 1, activation="relu"), Flatten()), max_iter=100),
         CNNClassifier((Conv2D(16, 1, activation="relu"), Flatten()), max_iter=100, backend="numba"),
+        RandomForestClassifier(5),
+        RandomForestClassifier(5, backend="numba"),
     ],
     expected_failed_checks=expected_failures,
 )

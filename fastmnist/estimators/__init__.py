@@ -1,7 +1,14 @@
 """scikit-learn's surface. They validate, encode and choose; what is computed, executors compute."""
 
 from fastmnist.estimators.cnn import CNNClassifier
+from fastmnist.estimators.forest import RandomForestClassifier
 from fastmnist.estimators.logistic import LogisticRegression, OneVsRestLogisticRegression
 from fastmnist.estimators.mlp import MLPClassifier
 
-__all__ = ["CNNClassifier", "LogisticRegression", "MLPClassifier", "OneVsRestLogisticRegression"]
+__all__ = [
+    "CNNClassifier",
+    "LogisticRegression",
+    "MLPClassifier",
+    "OneVsRestLogisticRegression",
+    "RandomForestClassifier",
+]

@@ -40,51 +40,41 @@ if TYPE_CHECKING:
     from fastmnist.training.history import EpochRecord, OnEpoch
 
 # What lives only as long as the process: compiled state, locks, listeners. Not copied, pickled or saved.
-_TRANSIENT = ("_executor", "_executor_checked", "_lock", "_fit_lock", "_on_epoch")
+_TRANSIENT = ("_executor", "_executor_checked", "_lock", "_fit_lock", "_on_epoch", "_asked")
 MAX_THREADS = 1024  # more would spend their time waiting for each other
 # Mean weights beyond these leave float32 when a batch's weights are summed, or 1 is divided by the sum.
 LEAST_MEAN_WEIGHT, LARGEST_MEAN_WEIGHT = 1e-30, 1e30
 
 
-class NetworkClassifier(ClassifierMixin, BaseEstimator):
-    """A classifier whose model is a `Spec` and its parameters.
+class Classifier(ClassifierMixin, BaseEstimator):
+    """Validation, labels, weights, listeners and saving.
 
-    Subclasses have the parameters `backend`, `n_threads`, `pixel_scale`, `max_memory`, `class_weight` and `verbose`, and implement `_spec`
-    and `_parameters`.
+    Subclasses have the parameters `backend`, `pixel_scale`, `class_weight` and `verbose`.
     """
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "class_weight": [dict, StrOptions({"balanced"}), None],
         "random_state": ["random_state"],
         "verbose": ["verbose"],
-        "warm_start": ["boolean"],
-        "learning_rate_init": [Interval(Real, 0, None, closed="neither")],
-        "tol": [Interval(Real, 0, None, closed="left")],
-        "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
         "backend": [str],
-        "n_threads": [None, Interval(Integral, 1, MAX_THREADS, closed="both")],
         "pixel_scale": [StrOptions({"auto"}), Interval(Real, 0, None, closed="neither")],
-        "max_memory": [None, Interval(Integral, 1, None, closed="left")],
     }
 
-    _auto_batch_size: ClassVar[int] = 200  # what batch_size="auto" means: scikit-learn's
-
     backend: str
-    n_threads: int | None
     pixel_scale: str | float
-    max_memory: int | None
     class_weight: dict | str | None
     verbose: int
-    batch_size: str | int
     classes_: np.ndarray
     n_features_in_: int
 
-    def _spec(self) -> Spec:
-        """The network of the fitted model, or of the one that is about to be."""
-        raise NotImplementedError
+    def _require_sound(self) -> None:
+        """Refuse fitted arrays that compiled code, which does not look, could not follow: a file may hold anything.
 
-    def _parameters(self) -> list[np.ndarray]:
-        """The fitted parameters `[W0, b0, ...]`."""
+        Raises
+        ------
+        ValueError
+            The message says what is wrong.
+        """
         raise NotImplementedError
 
     def __sklearn_tags__(self) -> Tags:
@@ -175,14 +165,6 @@ class NetworkClassifier(ClassifierMixin, BaseEstimator):
             )
         return np.searchsorted(self.classes_, y)
 
-    @property
-    def _n_outputs(self) -> int:
-        return 1 if len(self.classes_) == 2 else len(self.classes_)
-
-    def _labels(self, indices: np.ndarray) -> np.ndarray:
-        """Output that is 1 for each sample; of two classes the second is the positive one, output 0 (DESIGN.md, Vocabulary)."""
-        return (1 - indices if self._n_outputs == 1 else indices).astype(np.int32)
-
     def _weights(self, indices: np.ndarray, sample_weight: np.ndarray | None) -> np.ndarray | None:
         """Product of sample weights and class weights, float64; None for ones.
 
@@ -222,6 +204,92 @@ class NetworkClassifier(ClassifierMixin, BaseEstimator):
 
     def _pixel_scale_for(self, X: Matrix) -> float:
         return predict_pixel_scale(self.pixel_scale, self.pixel_scale_, self.input_max_, X)
+
+    @contextmanager
+    def _fitting(self) -> Iterator[None]:
+        """Fits of one estimator take turns; one that fails leaves the model of the fit before it, not a mixture of both."""
+        with self.__dict__.setdefault("_fit_lock", threading.RLock()):  # setdefault: all threads get the same lock
+            before = dict(self.__dict__)
+            try:
+                yield
+            except BaseException:
+                self.__dict__.update(before)
+                for name in self.__dict__.keys() - before.keys():
+                    delattr(self, name)
+                raise
+
+    def _validate_new_data(self, X: ArrayLike) -> tuple[Matrix, float]:
+        """X for a fitted model, and what to multiply it by."""
+        if not hasattr(self, "classes_"):  # asking scikit-learn takes as long as predicting one row
+            check_is_fitted(self)
+        if not (isinstance(X, np.ndarray) and self._is_plain(X)):
+            X = checked_numbers(validate_data(self, X, accept_sparse="csr", dtype="numeric", reset=False))
+        return X, self._pixel_scale_for(X)
+
+    def _is_plain(self, X: np.ndarray) -> bool:
+        """Whether X is what `validate_data` would return as it is; asking costs a tenth of it."""
+        if (
+            type(X) is not np.ndarray
+            or X.ndim != 2
+            or X.shape[0] == 0
+            or X.shape[1] != self.n_features_in_
+            or hasattr(self, "feature_names_in_")
+        ):
+            return False
+        if X.dtype == np.uint8:
+            return True
+        with np.errstate(over="ignore", invalid="ignore"):  # a sum that overflows only takes the long way
+            return X.dtype in (np.float32, np.float64) and bool(np.isfinite(X.sum()))
+
+
+class NetworkClassifier(Classifier):
+    """A classifier whose model is a `Spec` and its parameters.
+
+    Subclasses have the parameters of `Classifier`, `n_threads` and `max_memory`, and implement `_spec` and `_parameters`.
+    """
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        **Classifier._parameter_constraints,
+        "warm_start": ["boolean"],
+        "learning_rate_init": [Interval(Real, 0, None, closed="neither")],
+        "tol": [Interval(Real, 0, None, closed="left")],
+        "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
+        "n_threads": [None, Interval(Integral, 1, MAX_THREADS, closed="both")],
+        "max_memory": [None, Interval(Integral, 1, None, closed="left")],
+    }
+
+    _auto_batch_size: ClassVar[int] = 200  # what batch_size="auto" means: scikit-learn's
+
+    n_threads: int | None
+    max_memory: int | None
+    batch_size: str | int
+
+    def _spec(self) -> Spec:
+        """The network of the fitted model, or of the one that is about to be."""
+        raise NotImplementedError
+
+    def _parameters(self) -> list[np.ndarray]:
+        """The fitted parameters `[W0, b0, ...]`."""
+        raise NotImplementedError
+
+    def _require_sound(self) -> None:
+        """See `Classifier`."""
+        arrays = self._parameters()
+        shapes = tuple(array.shape for array in arrays)
+        expected = self._spec().parameter_shapes
+        dtypes = {array.dtype.name for array in arrays}
+        if shapes != expected or len(dtypes) != 1 or not dtypes <= {"float32", "float64"}:
+            raise ValueError(f"weights of shapes {shapes} and types {sorted(dtypes)}, where the network has {expected}")
+
+    # --- labels, validation data ------------------------------------------------------------------------------------------------
+
+    @property
+    def _n_outputs(self) -> int:
+        return 1 if len(self.classes_) == 2 else len(self.classes_)
+
+    def _labels(self, indices: np.ndarray) -> np.ndarray:
+        """Output that is 1 for each sample; of two classes the second is the positive one, output 0 (DESIGN.md, Vocabulary)."""
+        return (1 - indices if self._n_outputs == 1 else indices).astype(np.int32)
 
     def _memory_limit(self) -> int:
         """`max_memory` as a number of bytes."""
@@ -298,19 +366,6 @@ class NetworkClassifier(ClassifierMixin, BaseEstimator):
         self._lock = threading.Lock()  # first: another thread may look for an executor right now
         self._executor = executor
 
-    @contextmanager
-    def _fitting(self) -> Iterator[None]:
-        """Fits of one estimator take turns; one that fails leaves the model of the fit before it, not a mixture of both."""
-        with self.__dict__.setdefault("_fit_lock", threading.RLock()):  # setdefault: all threads get the same lock
-            before = dict(self.__dict__)
-            try:
-                yield
-            except BaseException:
-                self.__dict__.update(before)
-                for name in self.__dict__.keys() - before.keys():
-                    delattr(self, name)
-                raise
-
     def _release_data(self, executor: Executor, X: np.ndarray | StoredRows, labels: np.ndarray) -> None:
         """Let go of the training data: an estimator must not keep them alive."""
         row = X[:1].dense() if isinstance(X, StoredRows) else X[:1].copy()
@@ -348,29 +403,6 @@ class NetworkClassifier(ClassifierMixin, BaseEstimator):
             return backends.build(choice.backend, self._spec(), n_threads=self.n_threads, dtype=dtype)
 
     # --- inference --------------------------------------------------------------------------------------------------------------
-
-    def _validate_new_data(self, X: ArrayLike) -> tuple[Matrix, float]:
-        """X for a fitted model, and what to multiply it by."""
-        if not hasattr(self, "classes_"):  # asking scikit-learn takes as long as predicting one row
-            check_is_fitted(self)
-        if not (isinstance(X, np.ndarray) and self._is_plain(X)):
-            X = checked_numbers(validate_data(self, X, accept_sparse="csr", dtype="numeric", reset=False))
-        return X, self._pixel_scale_for(X)
-
-    def _is_plain(self, X: np.ndarray) -> bool:
-        """Whether X is what `validate_data` would return as it is; asking costs a tenth of it."""
-        if (
-            type(X) is not np.ndarray
-            or X.ndim != 2
-            or X.shape[0] == 0
-            or X.shape[1] != self.n_features_in_
-            or hasattr(self, "feature_names_in_")
-        ):
-            return False
-        if X.dtype == np.uint8:
-            return True
-        with np.errstate(over="ignore", invalid="ignore"):  # a sum that overflows only takes the long way
-            return X.dtype in (np.float32, np.float64) and bool(np.isfinite(X.sum()))
 
     def _outputs(self, X: Matrix, scale: float) -> np.ndarray:
         """Outputs of the network after the loss's link, (n, n_outputs)."""

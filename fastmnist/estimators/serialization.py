@@ -36,8 +36,9 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from fastmnist.estimators.base import NetworkClassifier
+from fastmnist.estimators.base import Classifier
 from fastmnist.estimators.cnn import CNNClassifier
+from fastmnist.estimators.forest import RandomForestClassifier
 from fastmnist.estimators.logistic import LogisticRegression, OneVsRestLogisticRegression
 from fastmnist.estimators.mlp import MLPClassifier
 from fastmnist.network import layers, schedules
@@ -46,8 +47,15 @@ from fastmnist.version import __version__
 FORMAT = "fastmnist-model"
 FORMAT_VERSION = 1
 
-_CLASSES: dict[str, type[NetworkClassifier]] = {
-    cls.__name__: cls for cls in (LogisticRegression, OneVsRestLogisticRegression, MLPClassifier, CNNClassifier)
+_CLASSES: dict[str, type[Classifier]] = {
+    cls.__name__: cls
+    for cls in (
+        LogisticRegression,
+        OneVsRestLogisticRegression,
+        MLPClassifier,
+        CNNClassifier,
+        RandomForestClassifier,
+    )
 }
 _SCHEDULES: dict[str, type[schedules.Schedule]] = {
     cls.__name__: cls
@@ -68,7 +76,7 @@ class ModelFileError(ValueError):
     """A file that is no model, or one that this version cannot read."""
 
 
-def save_model(estimator: NetworkClassifier, path: str | PathLike[str]) -> None:
+def save_model(estimator: Classifier, path: str | PathLike[str]) -> None:
     """Write a fitted estimator to a file.
 
     The file appears under its name only when it is complete and on the disk: whatever happens before, an older file
@@ -76,7 +84,7 @@ def save_model(estimator: NetworkClassifier, path: str | PathLike[str]) -> None:
 
     Parameters
     ----------
-    estimator : LogisticRegression, OneVsRestLogisticRegression, MLPClassifier or CNNClassifier
+    estimator : LogisticRegression, OneVsRestLogisticRegression, MLPClassifier, CNNClassifier or RandomForestClassifier
     path : path
 
     Raises
@@ -106,7 +114,7 @@ def save_model(estimator: NetworkClassifier, path: str | PathLike[str]) -> None:
     write_atomically(path, safetensors.numpy.save(tensors, metadata))
 
 
-def load_model(path: str | PathLike[str]) -> NetworkClassifier:
+def load_model(path: str | PathLike[str]) -> Classifier:
     """Read an estimator from a file.
 
     It predicts what it predicted when it was saved, to the last bit, on the same backend; where that backend is
@@ -118,7 +126,7 @@ def load_model(path: str | PathLike[str]) -> NetworkClassifier:
 
     Returns
     -------
-    LogisticRegression, OneVsRestLogisticRegression, MLPClassifier or CNNClassifier
+    LogisticRegression, OneVsRestLogisticRegression, MLPClassifier, CNNClassifier or RandomForestClassifier
 
     Raises
     ------
@@ -167,7 +175,7 @@ def _is_fitted_name(name: str) -> bool:
     return name.endswith("_") and not name.startswith("_")
 
 
-def _restore(model: dict[str, Any], tensors: dict[str, np.ndarray]) -> NetworkClassifier:
+def _restore(model: dict[str, Any], tensors: dict[str, np.ndarray]) -> Classifier:
     cls = _CLASSES.get(model["class"])
     if cls is None:
         raise _Unknown(f"unknown class {model['class']!r} (known: {', '.join(_CLASSES)})")
@@ -180,18 +188,8 @@ def _restore(model: dict[str, Any], tensors: dict[str, np.ndarray]) -> NetworkCl
         if not _is_fitted_name(name):
             raise ValueError(f"{name!r} is no name of a fitted attribute")
         setattr(estimator, name, _decode(value, tensors))
-    _require_consistent(estimator)
+    estimator._require_sound()
     return estimator
-
-
-def _require_consistent(estimator: NetworkClassifier) -> None:
-    """Refuse arrays that do not fit the network: compiled code relies on their shapes."""
-    arrays = estimator._parameters()
-    shapes = tuple(array.shape for array in arrays)
-    expected = estimator._spec().parameter_shapes
-    dtypes = {array.dtype.name for array in arrays}
-    if shapes != expected or len(dtypes) != 1 or not dtypes <= {"float32", "float64"}:
-        raise ValueError(f"weights of shapes {shapes} and types {sorted(dtypes)}, where the network has {expected}")
 
 
 # --- values -----------------------------------------------------------------------------------------------------------

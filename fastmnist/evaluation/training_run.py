@@ -14,7 +14,13 @@ from fastmnist.evaluation.report import Report, classification_report
 
 if TYPE_CHECKING:
     from fastmnist.datasets import Splits
-    from fastmnist.estimators import CNNClassifier, LogisticRegression, MLPClassifier, OneVsRestLogisticRegression
+    from fastmnist.estimators import (
+        CNNClassifier,
+        LogisticRegression,
+        MLPClassifier,
+        OneVsRestLogisticRegression,
+        RandomForestClassifier,
+    )
     from fastmnist.training.history import OnEpoch
 
 
@@ -33,7 +39,9 @@ class TrainingRun:
     train_seconds, compile_seconds : float
         Wall time of the fit without compiling, and of all compiling, that for the test included.
     epochs : int
-        Epochs, or iterations of a full-batch solver.
+        How much was done, in `unit`s.
+    unit : str
+        "epoch", "iteration" of a full-batch solver, or "tree".
     n_train, n_test : int
     loss_curve : list of float
     interrupted : bool
@@ -48,6 +56,7 @@ class TrainingRun:
     train_seconds: float
     compile_seconds: float
     epochs: int
+    unit: str
     n_train: int
     n_test: int
     loss_curve: list[float]
@@ -70,6 +79,7 @@ class TrainingRun:
             "train_seconds": self.train_seconds,
             "compile_seconds": self.compile_seconds,
             "epochs": self.epochs,
+            "unit": self.unit,
             "n_train": self.n_train,
             "n_test": self.n_test,
             "interrupted": self.interrupted,
@@ -85,14 +95,18 @@ class TrainingRun:
             f"{self.description}",
             f"data: {self.data}",
             f"backend {self.backend}: {self.reason}",
-            f"compiling {self.compile_seconds:.2f} s, training {self.train_seconds:.2f} s ({self.epochs} epochs{each})",
+            f"compiling {self.compile_seconds:.2f} s, training {self.train_seconds:.2f} s ({self.epochs} {self.unit}s{each})",
             f"test accuracy {self.accuracy:.4f} on {self.n_test:,} samples",
         ]
 
 
 def training_run(
     model: str,
-    estimator: LogisticRegression | OneVsRestLogisticRegression | MLPClassifier | CNNClassifier,
+    estimator: LogisticRegression
+    | OneVsRestLogisticRegression
+    | MLPClassifier
+    | CNNClassifier
+    | RandomForestClassifier,
     splits: Splits,
     on_epoch: OnEpoch | None = None,
     *,
@@ -104,7 +118,7 @@ def training_run(
     ----------
     model : str
         Its name in what is returned.
-    estimator : LogisticRegression, OneVsRestLogisticRegression, MLPClassifier or CNNClassifier
+    estimator : LogisticRegression, OneVsRestLogisticRegression, MLPClassifier, CNNClassifier or RandomForestClassifier
         Is fitted.
     splits : Splits
     on_epoch : callable, optional
@@ -126,6 +140,7 @@ def training_run(
         The file can't be written.
     """
     compiled_before = _compile_seconds()
+    unit = unit_of_work(estimator)
     with warnings.catch_warnings():
         # Whoever asks for ten epochs knows that the optimizer might go on.
         warnings.filterwarnings("ignore", message="Stochastic Optimizer: Maximum iterations")
@@ -134,7 +149,8 @@ def training_run(
     if save is not None:
         estimator.save(save)
     # Whoever has pressed Ctrl-C shall not wait for more kernels to be compiled: NumPy predicts at once.
-    judge = copy.copy(estimator).set_params(backend="numpy") if estimator.interrupted_ else estimator
+    interrupted = getattr(estimator, "interrupted_", False)  # a forest is grown whole or not at all
+    judge = copy.copy(estimator).set_params(backend="numpy") if interrupted else estimator
     predicted = judge.predict(splits.X_test)
     return TrainingRun(
         model=model,
@@ -145,12 +161,23 @@ def training_run(
         report=classification_report(splits.y_test, predicted),
         train_seconds=estimator.fit_seconds_,
         compile_seconds=_compile_seconds() - compiled_before,
-        epochs=int(np.max(estimator.n_iter_)),
+        epochs=len(estimator.tree_roots_) if unit == "tree" else int(np.max(estimator.n_iter_)),
+        unit=unit,
         n_train=len(splits.X_train),
         n_test=len(splits.X_test),
-        loss_curve=list(estimator.loss_curve_),
-        interrupted=estimator.interrupted_,
+        loss_curve=list(getattr(estimator, "loss_curve_", [])),
+        interrupted=interrupted,
     )
+
+
+def unit_of_work(
+    estimator: LogisticRegression | OneVsRestLogisticRegression | MLPClassifier | RandomForestClassifier,
+) -> str:
+    """What a fit of the estimator counts: "epoch", "iteration" or "tree"."""
+    solver = getattr(estimator, "solver", None)
+    if solver is None:
+        return "tree"
+    return "iteration" if solver in ("lbfgs", "gd") else "epoch"
 
 
 def _compile_seconds() -> float:

@@ -12,14 +12,14 @@ History = dict[str, list[float | None]]
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """One epoch of mini-batches, or one iteration of a full-batch solver.
+    """One epoch of mini-batches, one iteration of a full-batch solver, or one tree of a forest.
 
     Attributes
     ----------
     epoch, n_epochs : int
         Its number, from 1, and the largest number that this fit may reach.
-    loss : float
-        Training loss with the L2 term, as in `loss_curve_`.
+    loss : float or None
+        Training loss with the L2 term, as in `loss_curve_`; None for a tree.
     val_loss, val_accuracy : float or None
         Mean loss (without L2 and without label smoothing) and accuracy on the validation data; None without any.
     accuracy : float or None
@@ -32,7 +32,7 @@ class EpochRecord:
 
     epoch: int
     n_epochs: int
-    loss: float
+    loss: float | None
     val_loss: float | None
     accuracy: float | None
     val_accuracy: float | None
