@@ -165,7 +165,9 @@ def test_other_classes_are_refused(tmp_path):
     class Mine(LogisticRegression):
         pass
 
-    with pytest.raises(TypeError, match=r"takes a fitted LogisticRegression, .*CNNClassifier; got Mine\. Pickle"):
+    with pytest.raises(
+        TypeError, match=r"takes a fitted LogisticRegression, .*RandomForestClassifier; got Mine\. Pickle"
+    ):
         save_model(Mine(backend="numpy").fit(X, Y), tmp_path / "m")
 
 
