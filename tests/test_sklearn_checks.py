@@ -22,7 +22,7 @@ BOOTSTRAP = "a row of weight 2 is drawn as one row, two equal rows one by one; s
 
 def expected_failures(estimator: object) -> dict[str, str]:
     if isinstance(estimator, RandomForestClassifier):
-        return {"check_sample_weight_equivalence_on_dense_data": BOOTSTRAP}
+        return {f"check_sample_weight_equivalence_on_{kind}_data": BOOTSTRAP for kind in ("dense", "sparse")}
     if estimator.backend == "numba":
         return {f"check_sample_weight_equivalence_on_{kind}_data": FLOAT32 for kind in ("dense", "sparse")}
     return {}

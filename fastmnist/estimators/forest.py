@@ -211,7 +211,8 @@ class RandomForestClassifier(Classifier):
             raise ValueError(
                 "oob_score=True needs rows that a tree did not get: it is only available with bootstrap=True."
             )
-        numbers, labels, weights = self._validate_training_data(X, y, sample_weight, reset=True)
+        validated, labels, weights = self._validate_training_data(X, y, sample_weight, reset=True)
+        numbers = _dense(validated)
         if len(numbers) > LARGEST_ROW_NUMBER:
             raise ValueError(
                 f"A forest takes at most {LARGEST_ROW_NUMBER:,} rows; got {len(numbers):,}. Fit on a part of them."
@@ -226,15 +227,14 @@ class RandomForestClassifier(Classifier):
             numbers, indices, row_weights = numbers[kept], indices[kept], row_weights[kept]
         plan = self._plan(len(numbers), self.n_features_in_)
         executor = self._open_forest_executor(len(numbers), self.n_features_in_, plan)
-        data = _dense(numbers)
-        self._set_pixel_scale(data)
+        self._set_pixel_scale(numbers)
         start, compiled_before = time.perf_counter(), _compile_seconds(executor)
-        coding = self._code(data, executor.n_threads)
+        coding = self._code(numbers, executor.n_threads)
         trees = executor.grow(coding.codes, indices.astype(np.int32), row_weights, plan, self._listen_to_trees)
         self._keep(trees, coding)
         self._forest()
         if self.oob_score:
-            self._judge_out_of_bag(executor, plan, data, indices, row_weights, kept)
+            self._judge_out_of_bag(executor, plan, numbers, indices, row_weights, kept)
         self.compile_seconds_ = _compile_seconds(executor) - compiled_before
         self.fit_seconds_ = time.perf_counter() - start - self.compile_seconds_
 
