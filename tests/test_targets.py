@@ -234,9 +234,13 @@ def _outside(assembly):
     return called - set(re.findall(r"\n([A-Za-z_][\w.]*):", assembly))
 
 
+# One or two ops of each topic besides the tiles; the long test has all.
+OF_EACH_TOPIC = ["conv2d", "max_pool", "batch_norm", "softmax_cross_entropy", "adam", "gelu", "dropout"]
+
+
 @pytest.fixture(scope="module")
-def arm(tmp_path_factory):
-    """LLVM IR and assembly of every op and of the walker for 64-bit ARM."""
+def arm(request, tmp_path_factory):
+    """LLVM IR and assembly of ops and of the walker for 64-bit ARM."""
     llvm.initialize_all_targets()
     llvm.initialize_all_asmprinters()
     triple = "aarch64-unknown-linux-gnu"
@@ -245,7 +249,7 @@ def arm(tmp_path_factory):
     except RuntimeError:
         pytest.skip("this llvmlite was built without the aarch64 target")
     folder = tmp_path_factory.mktemp("arm")
-    names = [*CONTRACT, "walk"]
+    names = [*getattr(request, "param", (*TILES, *OF_EACH_TOPIC)), "walk"]
     _python(["-c", WRITE, "aarch64", str(folder), *names], folder, NUMBA_CPU_NAME="generic")
     result = {}
     for name in names:
@@ -255,7 +259,16 @@ def arm(tmp_path_factory):
     return result
 
 
+@pytest.mark.parametrize("arm", [pytest.param(tuple(CONTRACT), id="all", marks=pytest.mark.long)], indirect=True)
 def test_every_kernel_is_lowered_for_arm(arm):
+    _assert_lowered_for_arm(arm)
+
+
+def test_kernels_of_each_topic_are_lowered_for_arm(arm):
+    _assert_lowered_for_arm(arm)
+
+
+def _assert_lowered_for_arm(arm):
     """Vector multiply-adds stay vector multiply-adds, and nothing but the C library is called."""
     for name, (ir, assembly) in arm.items():
         assert _outside(assembly) <= (WAITING if name == "walk" else C_LIBRARY), (name, _outside(assembly))

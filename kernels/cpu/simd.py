@@ -405,7 +405,7 @@ def emit_prefetch(b: ir.IRBuilder, p: ir.Value) -> None:
 
 
 TILE = 16  # bytes on each side of a transposed tile
-_bytes_ir = ir.VectorType(i8, TILE)
+_tile_bytes_ir = ir.VectorType(i8, TILE)
 
 
 def _twin_transpose(target: np.ndarray, stride: int, source: np.ndarray, starts: np.ndarray) -> None:
@@ -418,7 +418,7 @@ def _emit_transpose(b: ir.IRBuilder, target: ir.Value, stride: ir.Value, source:
     """Interleaving line r with line r + 8, for all r, four times: each doubles the width of what lies together."""
     lines = []
     for r in range(TILE):
-        line = b.load(b.bitcast(b.gep(source, [b.load(b.gep(starts, [i64(r)]))]), _bytes_ir.as_pointer()))
+        line = b.load(b.bitcast(b.gep(source, [b.load(b.gep(starts, [i64(r)]))]), _tile_bytes_ir.as_pointer()))
         line.align = 1
         lines.append(line)
     for _ in range(4):
@@ -429,7 +429,7 @@ def _emit_transpose(b: ir.IRBuilder, target: ir.Value, stride: ir.Value, source:
                 mixed.append(b.shuffle_vector(low, high, ir.Constant(ir.VectorType(i32, TILE), index)))
         lines = mixed
     for c, line in enumerate(lines):
-        b.store(line, b.bitcast(b.gep(target, [b.mul(stride, i64(c))]), _bytes_ir.as_pointer())).align = 1
+        b.store(line, b.bitcast(b.gep(target, [b.mul(stride, i64(c))]), _tile_bytes_ir.as_pointer())).align = 1
 
 
 # target[c * stride + r] = source[starts[r] + c] for c, r < TILE.
