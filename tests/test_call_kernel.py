@@ -240,11 +240,14 @@ def test_warmup_compiles_everything_once(monkeypatch):
     asked = []
     monkeypatch.setattr(cpu, "entry", lambda name, dtypes: asked.append((name, dtypes)))
     monkeypatch.setattr(cpu, "walk", lambda: [listener("walk") for listener in cpu.on_compile])
+    asked_helpers: list[bool] = []
+    monkeypatch.setattr(cpu, "helpers", lambda: asked_helpers.append(True))
     listeners = cpu.on_compile[:]
     seen = []
     done = warmup(lambda name, number, total: seen.append((name, number, total)))
     assert {name for name, _ in asked} == {*CONTRACT, *JOBS}
-    assert len(asked) == len(set(asked)) == done.n_kernels - 1
+    assert len(asked) == len(set(asked)) == done.n_kernels - 2
+    assert len(asked_helpers) == 1
     assert ("gather_rows", ("float32", "uint8", "int64", "int64")) in asked
     assert ("gather_rows", ("float32", "float32", "int64", "int64")) in asked
     assert [number for _, number, _ in seen] == list(range(1, done.n_kernels + 1))

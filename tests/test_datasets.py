@@ -44,8 +44,8 @@ def mnist_files(n_train=20, n_test=10):
     files = {}
     for prefix, n in (("train", n_train), ("t10k", n_test)):
         images, labels = small_mnist(n)
-        files[f"{prefix}-images-idx3-ubyte.gz"] = gzip.compress(to_idx(images))
-        files[f"{prefix}-labels-idx1-ubyte.gz"] = gzip.compress(to_idx(labels))
+        files[f"{prefix}-images-idx3-ubyte.gz"] = gzip.compress(to_idx(images), mtime=0)
+        files[f"{prefix}-labels-idx1-ubyte.gz"] = gzip.compress(to_idx(labels), mtime=0)
     return files
 
 
@@ -310,7 +310,7 @@ def test_fetch_emnist_comes_upright(server, monkeypatch):
             file.writestr(
                 f"gzip/emnist-letters-{part}-images-idx3-ubyte.gz", gzip.compress(to_idx(images.transpose(0, 2, 1)))
             )
-            file.writestr(f"gzip/emnist-letters-{part}-labels-idx1-ubyte.gz", gzip.compress(to_idx(labels)))
+            file.writestr(f"gzip/emnist-letters-{part}-labels-idx1-ubyte.gz", gzip.compress(to_idx(labels), mtime=0))
     publish(server, monkeypatch, "emnist", {"gzip.zip": archive.getvalue()})
     letters = fetch_emnist("letters", "all")
     np.testing.assert_array_equal(letters.data, np.concatenate([images, images]).reshape(12, 784))

@@ -17,14 +17,21 @@ from fastmnist.backends import BackendUnavailable, gpu, gpu_probe
 from fastmnist.backends.gpu import CupyExecutor
 from fastmnist.backends.reference import ReferenceExecutor
 from fastmnist.kernels.gpu import launches
-from fastmnist.network.layers import Dense
+from fastmnist.network.layers import Conv2D, Dense, Flatten
 from fastmnist.network.losses import BinaryCrossEntropy
 from fastmnist.network.optimizers import Adam
+from fastmnist.network.spec import Spec
 
 if compiler_missing():
     pytest.skip(compiler_missing(), allow_module_level=True)
 
 CLASSES = 5
+
+
+def test_layers_of_images_are_refused():
+    spec = Spec(64, (Conv2D(4, 3), Flatten(), Dense(3)), image_shape=(8, 8, 1))
+    with pytest.raises(BackendUnavailable, match=r"no layers of images.*Use backend='numba'"):
+        CupyExecutor(spec, device=SimulatedDevice())
 
 
 def executor(spec, **options):

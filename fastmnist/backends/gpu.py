@@ -58,6 +58,9 @@ class CupyExecutor:
     reading_order = None
 
     def __init__(self, spec: Spec, *, device: Device | None = None) -> None:
+        if spec.image_shape is not None:
+            reason = "it has no layers of images: they have no CUDA kernels yet."
+            raise BackendUnavailable("cupy", "no-kernel", reason, "Use backend='numba'.")
         device = device or open_device()
         self.spec, self.device = spec, device
         self._compiled_before = device.compile_seconds

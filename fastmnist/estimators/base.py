@@ -365,6 +365,7 @@ class NetworkClassifier(Classifier):
     def _keep_executor(self, executor: Executor) -> None:
         self._lock = threading.Lock()  # first: another thread may look for an executor right now
         self._executor = executor
+        self._remember_network(executor)
 
     def _release_data(self, executor: Executor, X: np.ndarray | StoredRows, labels: np.ndarray) -> None:
         """Let go of the training data: an estimator must not keep them alive."""
@@ -382,9 +383,13 @@ class NetworkClassifier(Classifier):
         backend = self.backend_ if self.backend == "auto" else self.backend
         if executor is None or executor.backend != backend or not _same_network(executor.spec, self._spec()):
             self._keep_executor(executor := self._rebuild_executor(backend))
+        else:
+            self._remember_network(executor)
+        return executor
+
+    def _remember_network(self, executor: Executor) -> None:
         names = (*self._get_param_names(), "n_features_in_")
         self._executor_checked = names, executor, self._values(names)
-        return executor
 
     def _values(self, names: tuple[str, ...]) -> list[Any]:
         return [getattr(self, name) for name in names]

@@ -33,6 +33,36 @@ NOT_ON_GPU = {
         ),
         "the data set stays on the device as dense bytes: 47 MB for MNIST, less than its level-2 cache",
     ),
+    **dict.fromkeys(
+        ("gemm_nn", "gemm_nt", "gemm_tn", "gemm_tt"),
+        "it multiplies matrices as linear layers, which need no alpha and beta; a product for itself is not asked of it yet",
+    ),
+    **dict.fromkeys(
+        (
+            "conv2d",
+            "conv2d_relu",
+            "conv2d_dx",
+            "conv2d_dw",
+            "conv2d_dw_add",
+            "conv2d_db",
+            "conv2d_db_add",
+            "transpose",
+            "pad",
+            "crop",
+            "max_pool",
+            "max_pool_dx",
+            "avg_pool",
+            "avg_pool_dx",
+            "batch_moments",
+            "merge_moments",
+            "moving_moments",
+            "batch_norm",
+            "batch_norm_inference",
+            "batch_norm_sums",
+            "batch_norm_dx",
+        ),
+        "layers of images have no CUDA kernels yet",
+    ),
 }
 
 
