@@ -68,7 +68,7 @@ class TestFits:
         for images in (X.reshape(-1, 8, 8), X.reshape(-1, 8, 8, 1)):
             clf = _fitted(images[:200], y[:200], max_iter=2)
             np.testing.assert_array_equal(clf.predict_proba(images), flat.predict_proba(X))
-            np.testing.assert_array_equal(clf.predict_proba(X), flat.predict_proba(images.tolist()[:0] or images))
+            np.testing.assert_array_equal(clf.predict_proba(X), flat.predict_proba(images))
 
     def test_colours_and_validation_data(self, digits):
         X, y = digits
@@ -132,6 +132,10 @@ class TestFits:
         ({"layers": (Conv2D(3), "relu")}, r"layers must be the name .* got 'relu' among them"),
         ({"layers": (Conv2D(3),)}, r"layer 2, Dense\(10, identity\), gets the shape \(6, 6, 3\)"),
         ({"image_shape": (4, 4)}, r"image_shape must be .*; got \(4, 4\), and X has 64 features"),
+        ({"image_shape": (8, 8, 1, 1)}, r"image_shape must be integers .*; got \(8, 8, 1, 1\)"),
+        ({"image_shape": (64,)}, r"image_shape must be integers .*; got \(64,\)"),
+        ({"image_shape": (None, 8)}, r"image_shape must be integers .*; got \(None, 8\)"),
+        ({"image_shape": (8.0, 8.0)}, r"image_shape must be integers .*; got \(8.0, 8.0\)"),
         ({"layers": NORMED, "solver": "lbfgs"}, "BatchNorm needs mini-batches: solver must be"),
     ],
 )
@@ -150,6 +154,38 @@ def test_images_of_another_shape_are_refused(digits):
         clf.predict(X.reshape(-1, 4, 16))
     with pytest.raises(ValueError, match="X has 63 features, but CNNClassifier is expecting 64"):
         clf.predict(X[:, 1:])
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [LAYERS[:-1], (*LAYERS, Dense(10)), (BatchNorm(), *LAYERS)],
+    ids=["fewer", "more", "another BatchNorm"],
+)
+def test_layers_changed_after_fit_are_refused(digits, layers):
+    X, y = digits
+    clf = _fitted(X[:50], y[:50], max_iter=1, warm_start=True)
+    expected = clf.predict_proba(X[:5])
+    clf.set_params(layers=layers)
+    for use in (lambda: clf.predict(X), lambda: clf.fit(X[:50], y[:50])):
+        with pytest.raises(ValueError, match=r"fitted with 3 layers .* Set layers back with set_params"):
+            use()
+    np.testing.assert_array_equal(clf.set_params(layers=LAYERS).predict_proba(X[:5]), expected)
+
+
+def test_fewer_layers_whose_shapes_fit_by_chance_are_refused(digits):
+    X, y = digits
+    clf = _fitted(X[:50], y[:50], layers=(Flatten(), Dense(10)), max_iter=1)
+    clf.set_params(layers=(Flatten(),))
+    with pytest.raises(ValueError, match="now asks for 1 and 0"):
+        clf.predict(X)
+
+
+def test_a_shape_of_numpy_s_integers_is_saved(digits, tmp_path):
+    X, y = digits
+    clf = _fitted(X[:50, :48], y[:50], image_shape=np.array([6, 8]), max_iter=1)
+    assert [type(size) for size in clf.image_shape_] == [int, int, int]
+    clf.save(tmp_path / "cnn.safetensors")
+    assert load_model(tmp_path / "cnn.safetensors").image_shape_ == (6, 8, 1)
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)

@@ -15,6 +15,7 @@ from fastmnist.estimators.inputs import as_rows
 from fastmnist.estimators.network_fitting import NetworkFitting
 from fastmnist.network.architectures import ARCHITECTURES
 from fastmnist.network.layers import BatchNorm, Conv2D, Dense, Layer
+from fastmnist.network.rules import is_count
 from fastmnist.network.schedules import Schedule
 from fastmnist.network.shapes import Shape
 from fastmnist.network.spec import Spec
@@ -174,9 +175,17 @@ feature_names_in_, history_, step_losses_, backend_, backend_reason_, pixel_scal
                     )
 
     def _parameters(self) -> list[np.ndarray]:
+        layers = self._spec().layers
+        asked = [sum(isinstance(layer, kind) for layer in layers) for kind in ((Conv2D, Dense), BatchNorm)]
+        if asked != [len(self.coefs_), len(self.batch_norms_)]:
+            raise ValueError(
+                f"{type(self).__name__} was fitted with {len(self.coefs_)} layers that have weights and {len(self.batch_norms_)} BatchNorm, "
+                f"the output layer included; layers={self.layers!r} now asks for {asked[0]} and {asked[1]}. Set layers back with set_params, "
+                "or fit anew with warm_start=False."
+            )
         coefs, intercepts, norms = iter(self.coefs_), iter(self.intercepts_), iter(self.batch_norms_)
         parameters: list[np.ndarray] = []
-        for layer in self._spec().layers:
+        for layer in layers:
             if isinstance(layer, (Conv2D, Dense)):
                 w = next(coefs)
                 parameters += [w.reshape(-1, w.shape[-1]), next(intercepts)]
@@ -228,14 +237,17 @@ feature_names_in_, history_, step_losses_, backend_, backend_reason_, pixel_scal
 
     def _learn_image_shape(self, shape: Shape | None) -> Shape:
         """From the shape of X, None for flat rows, and the parameter."""
-        asked = None if self.image_shape is None else (*self.image_shape, 1)[:3]
+        asked, valid = None, True
+        if self.image_shape is not None:
+            valid = len(self.image_shape) in (2, 3) and all(is_count(size) for size in self.image_shape)
+            asked = (*map(int, self.image_shape), 1)[:3] if valid else None
         n = self.n_features_in_
         if shape is None:
             side = math.isqrt(n)
             shape = asked or ((side, side, 1) if side * side == n else (1, n, 1))
-        if asked not in (None, shape) or math.prod(shape) != n:
+        if not valid or asked not in (None, shape) or math.prod(shape) != n:
             raise ValueError(
-                f"image_shape must be (height, width) or (height, width, channels) of the images in X; got {self.image_shape!r}, and X "
+                f"image_shape must be integers (height, width) or (height, width, channels) of the images in X; got {self.image_shape!r}, and X "
                 f"has {n} features{'' if shape == asked else f', images of the shape {shape}'}. Leave it at None, or correct it."
             )
         return shape
