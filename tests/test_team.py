@@ -187,6 +187,7 @@ def test_a_thread_that_cannot_be_started_leaves_nobody_waiting(monkeypatch):
     monkeypatch.setattr(threading.Thread, "start", start)
     with pytest.raises(RuntimeError, match="can't start"):
         Team(3).run(lambda t: 0)
+    assert len(team_module._pool._idle) == 2  # those that were started are kept, not lost
     assert Team(2).run(lambda t: 7) == 7
 
 

@@ -52,13 +52,15 @@ class _Pool:
             if self._closed:
                 raise SystemExit("The interpreter is exiting.")
             self._running.add(team)
-            idle = [self._idle.pop() for _ in range(min(team.n_threads, len(self._idle)))]
+            workers = [self._idle.pop() for _ in range(min(team.n_threads, len(self._idle)))]
         try:
-            return idle + [_Worker() for _ in range(team.n_threads - len(idle))]
+            while len(workers) < team.n_threads:
+                workers.append(_Worker())
         except BaseException:
-            self.park(idle)
+            self.park(workers)
             self.end(team)
             raise
+        return workers
 
     def park(self, workers: list[_Worker]) -> None:
         """Take workers back."""
