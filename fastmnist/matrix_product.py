@@ -151,7 +151,7 @@ def _layout(name: str, x: np.ndarray) -> bool:
     """Whether a matrix is stored by columns; refuses what is no float32 matrix stored by rows or columns."""
     if not isinstance(x, np.ndarray) or isinstance(x, np.ma.MaskedArray):
         raise TypeError(
-            f"{name} must be a NumPy array of float32; got {type(x).__name__}. Convert it: np.asarray(...)."
+            f"{name} must be a NumPy array of float32; got {type(x).__name__}. Convert it: np.asarray({name}, np.float32)."
         )
     if x.dtype != FLOAT:
         raise TypeError(f"{name} must have dtype float32; got {x.dtype}. Convert it: {name}.astype(np.float32).")

@@ -124,12 +124,10 @@ class CupyExecutor:
     def _prepare(self, batch_sizes: tuple[int, ...]) -> _Runner:
         if self._training is None or self._training[0] != batch_sizes:
             program = self.program(batch_sizes)
-            parameters = self._initial
             if self._state is None:
                 self._state = _reserve(self.device, {"parameters and moments": program.state.size})
                 self.device.clear(self._state.address, self._state.nbytes)
             self._training = (batch_sizes, _Runner(self.device, program, self._data, self._state))
-            self._initial = parameters
         runner = self._training[1]
         if self._initial is not None:
             runner.place_parameters(self._initial)

@@ -19,9 +19,8 @@ from fastmnist.backends.rows import StoredRows
 WINDOWS_A_MEMORY = 4
 LARGEST_WINDOW = 256 << 20  # bytes; larger ones would shuffle hardly better
 BLOCK_BYTES = 256 << 10  # read as one piece: more than a disk reads ahead
-BLOCKS_A_WINDOW = (
-    128  # at least: in a file that is sorted by class a block has one class, and a window should have its share of each
-)
+# At least: in a file that is sorted by class a block has one class, and a window should have its share of each.
+BLOCKS_A_WINDOW = 128
 
 
 def bind_rows(
