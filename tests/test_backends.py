@@ -85,6 +85,18 @@ def test_small_work_gives_no_notice_without_numba(no_numba):
         assert select("auto", **SMALL).backend == "numpy"
 
 
+def test_numba_that_is_switched_off_is_named(monkeypatch):
+    monkeypatch.setenv("NUMBA_DISABLE_JIT", "1")
+    with pytest.raises(BackendUnavailable, match=r"NUMBA_DISABLE_JIT switches .* off\. Unset it\.") as error:
+        select("numba", **SMALL)
+    assert error.value.code == "switched-off"
+    available, why = available_backends()["numba"]
+    assert not available
+    assert "NUMBA_DISABLE_JIT" in why
+    monkeypatch.setenv("NUMBA_DISABLE_JIT", "0")
+    assert select("numba", **SMALL).backend == "numba"
+
+
 def test_a_broken_numba_is_named(monkeypatch, tmp_path):
     monkeypatch.setenv("FASTMNIST_CACHE_DIR", str(tmp_path))  # nothing compiled: Numba would have to be imported
     real_import = importlib.import_module

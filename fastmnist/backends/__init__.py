@@ -61,8 +61,8 @@ class BackendUnavailable(RuntimeError):
     backend : str
         Its name.
     code : str
-        The kind of obstacle in one word, for programs: "not-installed", "broken-install", "dtype", "memory"; of the GPU those of
-        `fastmnist.backends.gpu_probe`.
+        The kind of obstacle in one word, for programs: "not-installed", "broken-install", "switched-off", "dtype", "memory"; of the GPU
+        those of `fastmnist.backends.gpu_probe`.
     reason : str
         What is wrong, a sentence.
     remedy : str
@@ -245,8 +245,8 @@ def available_backends() -> dict[str, tuple[bool, str]]:
         For each backend whether it can be used, and the version found or the reason and what mends it.
     """
     found = {"numpy": (True, f"NumPy {np.__version__}")}
-    if importlib.util.find_spec("numba") is None:
-        problem = _numba_missing()
+    problem = _numba_missing()
+    if problem is not None:
         found["numba"] = (False, f"{problem.reason} {problem.remedy}")
     else:
         found["numba"] = (True, f"Numba {_version('numba')}, {default_threads()} thread(s)")
@@ -300,14 +300,21 @@ def _notice_fallback(problem: BackendUnavailable) -> None:
         )
 
 
-def _numba_missing() -> BackendUnavailable:
-    return BackendUnavailable("numba", "not-installed", "Numba is not installed.", "Run: pip install numba")
+def _numba_missing() -> BackendUnavailable | None:
+    """Why Numba cannot compile, as far as that shows without importing it."""
+    if importlib.util.find_spec("numba") is None:
+        return BackendUnavailable("numba", "not-installed", "Numba is not installed.", "Run: pip install numba")
+    if os.environ.get("NUMBA_DISABLE_JIT", "").strip() not in ("", "0"):
+        reason = "the environment variable NUMBA_DISABLE_JIT switches Numba's compiler off."
+        return BackendUnavailable("numba", "switched-off", reason, "Unset it.")
+    return None
 
 
 def _numba_problem() -> BackendUnavailable | None:
     """Why compiled code cannot run, or None. Finds out by loading it: what is installed may still not import."""
-    if importlib.util.find_spec("numba") is None:
-        return _numba_missing()
+    problem = _numba_missing()
+    if problem is not None:
+        return problem
     try:
         importlib.import_module("fastmnist.backends.cpu")
         from fastmnist.kernels.cpu import objects
