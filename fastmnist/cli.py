@@ -202,7 +202,7 @@ def train(
     quiet: bool,
     as_json: bool,
 ) -> None:
-    """Train MODEL (softmax, ovr, mlp or forest; default: mlp) and show how good it is.
+    """Train MODEL (softmax, ovr, mlp, cnn or forest; default: mlp) and show how good it is.
 
     Without options: 784-128-64-10, ReLU, Adam, batches of 32, 10 epochs, on MNIST.
     """

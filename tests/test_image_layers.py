@@ -73,7 +73,7 @@ def _spec(layers, image_shape=(12, 10, 3), **changes):
         ),
         (
             lambda: Spec(9, (Conv2D(2), Dense(2))),
-            r"layer 1, Conv2D.* \(9,\) from input, but .*give the Spec an image_s",
+            r"layer 1, Conv2D.* \(9,\) from input, but .*give a Spec its image_shape",
         ),
     ],
 )

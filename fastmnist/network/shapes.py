@@ -59,8 +59,8 @@ def _output_shape(layer: Layer, shape: Shape) -> Shape:
         return shape
     if len(shape) != 3:
         raise _Misfit(
-            f"{type(layer).__name__} takes images (height, width, channels): give the Spec an image_shape, and put it before "
-            "Flatten, GlobalAvgPool2D and Dense"
+            f"{type(layer).__name__} takes images (height, width, channels): put it before Flatten, GlobalAvgPool2D and Dense, "
+            "and give a Spec its image_shape"
         )
     if isinstance(layer, BatchNorm):
         return shape
@@ -81,7 +81,7 @@ def _places(image: tuple[int, int], window: tuple[int, int], stride: int, what: 
     if window[0] > image[0] or window[1] > image[1]:
         raise _Misfit(
             f"its {what} of {window[0]} x {window[1]} is larger than the image of {image[0]} x {image[1]}: make it "
-            "smaller, pad, or pool less before"
+            "smaller, pad, or pool less before (channels come last)"
         )
     return (image[0] - window[0]) // stride + 1, (image[1] - window[1]) // stride + 1
 
