@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fastmnist import backends
-from fastmnist.kernels.contract import CONTRACT, JOBS, Op, Operand, check
+from fastmnist.kernels.contract import BLOCK, CONTRACT, JOBS, Op, Operand, check
 
 
 def call_kernel(
@@ -175,9 +175,21 @@ def _check_contents(
         if len(indptr) == 0 or (np.diff(indptr) < 0).any():
             raise ValueError(f"{op.name}: indptr must have at least one value and never fall; got {indptr!r}.")
         if op.name == "compress_rows":
-            _check_room(indptr, operands["source"], operands["values"])
+            counts = (operands["source"] != 0).sum(axis=1)
+            _check_room(
+                op, indptr, counts, "nonzeros", "Make it of the cumulated counts of `count_nonzeros`, after a 0."
+            )
+        elif "bitmap" in operands:
+            counts = np.bitwise_count(operands["bitmap"].view(np.uint64)).sum(axis=1, dtype=np.int64) * BLOCK
+            _check_room(
+                op, indptr, counts, "blocks", f"Make it of the cumulated bits of its bitmap times {BLOCK}, after a 0."
+            )
         else:
             _check_columns(op, indptr, operands["columns"], within, dims["I"])
+        if op.name in ("compress_rows", "pack_blocks"):
+            _check_bytes(op, operands["source"], operands["values"])
+    if "bitmap" in operands:
+        _check_blocks(op, operands, dims, within)
     if "order" in operands:
         within("order", operands["order"], 0, dims["N"] if "N" in dims else dims["P"] - 1)
     if "labels" in operands:
@@ -208,16 +220,40 @@ def _check_columns(op: Op, indptr: np.ndarray, columns: np.ndarray, within: Call
         raise ValueError(f"{op.name}: columns must ascend within each row, none of them twice.")
 
 
-def _check_room(indptr: np.ndarray, source: np.ndarray, values: np.ndarray) -> None:
-    """Of rows that are to be compressed."""
-    counts = (source != 0).sum(axis=1)
+def _check_room(op: Op, indptr: np.ndarray, counts: np.ndarray, what: str, advice: str) -> None:
+    """Of rows whose stored values lie one behind the other."""
     if not np.array_equal(np.diff(indptr), counts):
         raise ValueError(
-            f"compress_rows: indptr must leave room for each row's nonzeros ({counts!r}); it leaves {np.diff(indptr)!r}. "
-            "Make it of the cumulated counts of `count_nonzeros`, after a 0."
+            f"{op.name}: indptr must leave room for each row's {what} ({counts!r}); it leaves {np.diff(indptr)!r}. {advice}"
         )
+
+
+def _check_bytes(op: Op, source: np.ndarray, values: np.ndarray) -> None:
     if values.dtype == np.uint8 and not np.isin(source, np.arange(256)).all():
-        raise ValueError("compress_rows: to become bytes the source's values must be whole numbers from 0 to 255.")
+        raise ValueError(f"{op.name}: to become bytes the source's values must be whole numbers from 0 to 255.")
+
+
+def _check_blocks(
+    op: Op, operands: Mapping[str, np.ndarray], dims: Mapping[str, int], within: Callable[..., None]
+) -> None:
+    """Of rows in occupied blocks."""
+    n_slots, rest = (dims["F"], 0) if "F" in dims else divmod(dims["E"], max(dims["O"], 1))
+    if rest or n_slots % BLOCK or dims["W"] != -(-n_slots // (64 * BLOCK)):
+        raise ValueError(
+            f"{op.name}: features come in blocks of {BLOCK} slots, 64 blocks to a word of the bitmap, weights {BLOCK} to a block and "
+            f"output; got dimensions {dict(dims)}."
+        )
+    if "features" in operands:
+        within("features", operands["features"], -1, dims["I"])
+    if op.name != "occupied_blocks":
+        used = n_slots // BLOCK - 64 * np.arange(dims["W"])
+        beyond = [
+            word >> np.uint64(max(bits, 0))
+            for word, bits in zip(operands["bitmap"].view(np.uint64).T, used, strict=True)
+            if bits < 64
+        ]
+        if any(word.any() for word in beyond):
+            raise ValueError(f"{op.name}: bits of bitmap behind the last of {n_slots // BLOCK} blocks must be 0.")
 
 
 def _check_images(

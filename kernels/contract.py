@@ -6,7 +6,8 @@ table.
 
 The alphabet of dimensions: B rows of a batch, I inputs of a layer, O outputs of a layer, C classes, N rows of the data set, M entries of
 the order, S steps of an epoch, R x Q any matrix, Z stored values, P row pointers of compressed rows; of image layers X = H W C values of an
-image that is read, Y = OH OW O values of one that is made, K = kernel_height kernel_width C weights of a filter, O filters.
+image that is read, Y = OH OW O values of one that is made, K = kernel_height kernel_width C weights of a filter, O filters;
+F slots of features in blocks, W words of a row's bitmap of blocks, E elements of weights that lie block by block.
 
 Images are rows of a matrix: pixel by pixel from the top left, the channels of a pixel side by side (height, width, channels). What a shape
 cannot tell stands in the params `height width channels` of the image X, and in those of the window that moves over it without padding:
@@ -444,6 +445,53 @@ _op(
     "s = 1 / sqrt(moments[1] / n + epsilon); dx = gamma s (dy - sums[0] / n - (x - moments[0]) s sums[1] / n).",
     params="n epsilon",
     flops=lambda d: 7.0 * d["B"] * d["Y"],
+)
+
+# --- a layer of few outputs on rows in occupied blocks -----------------------------------------------------------------------------
+# Features stand in F slots, 16 to a block: slot s holds feature features[s], or none (-1). Of each row those blocks are stored that are not
+# all 0, one behind the other from values[indptr[i]] on, 16 values each, 0 in empty slots; bit k of word v of bitmap[i] says whether block
+# 64 v + k is among them, W = ceil(F / 1024). Weights lie block by block: w[(k O + o) 16 + j] is that of slot j of block k for output o, E = F O.
+BLOCK = 16  # slots
+_BLOCKS = {"bitmap": ("int64",), "features": ("int32",), "values": ("uint8", "float")}
+_op(
+    "occupied_blocks",
+    "bitmap[B,W]",
+    "source[B,I] features[F]",
+    "Which blocks of row r are not all 0; NaN is not 0. Bits behind the last block are 0.",
+    types={**_PIXELS, **_BLOCKS},
+    nbytes=lambda d: 1.0 * d["B"] * d["I"] + 8.0 * d["B"] * d["W"],
+)
+_op(
+    "pack_blocks",
+    "values[Z]",
+    "source[B,I] features[F] bitmap[B,W] indptr[P]",
+    """Row r's blocks that bitmap[r] names go to values[indptr[r]:indptr[r+1]]; indptr must leave room for exactly these. Floats become bytes only
+    where they are whole numbers from 0 to 255.""",
+    types={**_PIXELS, **_BLOCKS},
+    nbytes=lambda d: 1.0 * d["B"] * d["I"] + 1.0 * d["Z"] + 8.0 * d["P"],
+)
+_block_flops = lambda d: 2.0 * d["Z"] / max(d["P"] - 1, 1) * d["B"] * d["O"]  # noqa: E731
+_block_traffic = lambda d: d["B"] * (d["Z"] / max(d["P"] - 1, 1) + 8.0 * d["W"] + 4.0 * d["O"])  # noqa: E731
+_op(
+    "block_linear",
+    "y[B,O]",
+    "indptr[P] bitmap[N,W] values[Z] w[E] b[O] order[M] cursor[2]",
+    "y = x w + b, where row r of x are the blocks of row order[cursor[0] + r], multiplied by scale.",
+    params="scale",
+    types=_BLOCKS,
+    flops=_block_flops,
+    nbytes=lambda d: _block_traffic(d) + 4.0 * d["E"],
+)
+_op(
+    "block_linear_dw_add",
+    "dw[E]",
+    "indptr[P] bitmap[N,W] values[Z] dy[B,O] order[M] cursor[2]",
+    "dw += x^T dy, x as in `block_linear`; 64 rows at a time are summed in ascending r, then added to dw.",
+    params="scale",
+    updates="dw",
+    types=_BLOCKS,
+    flops=_block_flops,
+    nbytes=lambda d: _block_traffic(d) + 8.0 * d["E"],
 )
 
 # --- activations: y may be x itself (in place); the backward of gelu needs x, of the others y ---------------------------------------

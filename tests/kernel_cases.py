@@ -27,6 +27,7 @@ Kernel = Callable[..., None]
 
 DRAWS = (3, 20)  # at least, at most
 ENOUGH = 100  # elements of an output that make its largest error a fair sample
+BLOCK = 16  # slots of a block of features
 GUARD = 16  # elements before and behind an operand, at least a vector's worth
 PADDING = 5  # elements between the rows of a strided matrix: no multiple of any vector's width
 INTEGER_SIGNAL = 77
@@ -147,7 +148,9 @@ def make_case(
     dims["N"] = max(n_batch, 1) + int(rng.integers(0, 4))
     dims["S"] = step + 1 + int(rng.integers(0, 2))
     names = [operand.name for operand in contract.operands]
-    if op == "compress_rows":
+    if "bitmap" in names:
+        contents.update(_block_rows(op, rng, dims, dtypes, values))
+    elif op == "compress_rows":
         contents.update(_rows_to_compress(rng, dims, dtypes, values))
     elif "columns" in names:
         contents.update(_compressed_rows(rng, dims, dtypes, values, params["scale"]))
@@ -260,6 +263,36 @@ def _rows_to_compress(
     indptr = np.concatenate([[0], np.cumsum((source != 0).sum(axis=1))]).astype(np.int64)
     dims["Z"], dims["P"] = int(indptr[-1]), len(indptr)
     return {"source": source, "indptr": indptr}
+
+
+def _block_rows(
+    op: str, rng: np.random.Generator, dims: dict[str, int], dtypes: dict[str, str], values: str
+) -> dict[str, np.ndarray]:
+    """Rows in occupied blocks, some empty and some full, their features in any slots."""
+    n_rows = dims["B"] if op in ("occupied_blocks", "pack_blocks") else dims["N"]
+    n_features = dims.get("I", int(rng.choice([1, 16, 40, 784, 1100])))
+    n_blocks = -(-n_features // BLOCK) + int(rng.integers(0, 2))
+    dims["F"], dims["W"] = n_blocks * BLOCK, -(-n_blocks // 64)
+    features = rng.permutation(np.r_[:n_features, np.full(dims["F"] - n_features, -1)]).astype(np.int32)
+    occupied = rng.random((n_rows, n_blocks)) < rng.choice([0.0, 0.3, 1.0], (n_rows, 1))
+    bitmap = np.zeros((n_rows, dims["W"]), np.int64)
+    for k in range(n_blocks):
+        bitmap[:, k // 64] |= occupied[:, k].astype(np.int64) << k % 64
+    indptr = np.r_[0, BLOCK * np.cumsum(occupied.sum(axis=1))].astype(np.int64)
+    dims["E"], dims["P"], dims["Z"] = dims["F"] * dims.get("O", 0), n_rows + 1, int(indptr[-1])
+    whole_numbers = "uint8" in (dtypes.get("source"), dtypes.get("values"))
+
+    def content(shape: tuple[int, ...], dtype: str) -> np.ndarray:
+        return (rng.integers(0, 256, shape) if whole_numbers else floats(rng, shape, values)).astype(dtype)
+
+    if op == "occupied_blocks":
+        source = content((n_rows, n_features), dtypes["source"])
+        source[rng.random(source.shape) >= rng.choice([0.0, 0.03, 1.0], (n_rows, 1))] = 0
+        return {"source": source, "features": features}
+    if op == "pack_blocks":
+        source = content((n_rows, n_features), dtypes["source"])
+        return {"source": source, "features": features, "bitmap": bitmap, "indptr": indptr}
+    return {"bitmap": bitmap, "indptr": indptr, "values": content((dims["Z"],), dtypes["values"])}
 
 
 def _by_feature(rng: np.random.Generator, dims: dict[str, int], values: str) -> dict[str, np.ndarray]:
@@ -531,6 +564,8 @@ def assert_within_budget(
 
 def _terms(op: str, dims: dict[str, int]) -> int:
     """How many products each element of the first output sums: over the main dimensions that it does not have."""
+    if op == "block_linear":  # its features are drawn
+        return LONG_SUM + 1
     if op == "conv2d_dx":
         return dims["kernel_height"] * dims["kernel_width"] * dims["O"]
     if op.startswith(("conv2d_dw", "conv2d_db")) or op in ("batch_moments", "batch_norm_sums"):

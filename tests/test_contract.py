@@ -55,6 +55,8 @@ _NO_FLOPS = {
     "scatter_rows",
     "count_nonzeros",
     "compress_rows",
+    "occupied_blocks",
+    "pack_blocks",
     "sparse_transpose",
     "transpose",
     "pad",

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from fastmnist.backends.binding import epoch_inputs
+from fastmnist.backends.blocks import BlockRows, layouts, pack
 from fastmnist.backends.compressed import choose_format, compress
 from fastmnist.backends.cpu import CpuExecutor
 from fastmnist.backends.reference import ReferenceExecutor
@@ -226,6 +227,75 @@ def test_format_is_chosen_by_density_and_says_why():
     assert not data.compressed and rows is None and "above the limit" in data.reason
     data, _ = choose_format(X, 1 / 255, CASES["input dropout"])
     assert not data.compressed and "not Dense" in data.reason
+
+
+def _images(dtype, n_features=64):
+    """Rows most of whose blocks are 0."""
+    rng = np.random.default_rng(4)
+    occupied = np.repeat(rng.random((N, -(-n_features // 16))) < 0.4, 16, axis=1)[:, :n_features]
+    X = (rng.integers(0, 256, (N, n_features)) * occupied).astype(dtype)
+    return X, rng.integers(0, CLASSES, N).astype(np.int32), rng.random(N).astype(np.float32)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+@pytest.mark.parametrize("n_features", [64, 75])
+@pytest.mark.parametrize("loss", [SoftmaxCrossEntropy(), BinaryCrossEntropy()], ids=lambda loss: type(loss).__name__)
+def test_gradients_on_rows_in_blocks_follow_the_float64_oracle(loss, n_features, dtype):
+    spec = Spec(n_features, (Dense(CLASSES),), loss)
+    X, y, weight = _images(dtype, n_features)
+    assert choose_format(X, 1.0, spec, full_batch=True)[0].blocked
+    oracle = ReferenceExecutor(spec, dtype=np.float64)
+    oracle.bind(X, y, weight, pixel_scale=0.01)
+    losses, gradient = oracle.losses_and_gradient(_parameters(spec))
+    bits = set()
+    for n_threads in (1, 2, 3):
+        executor = CpuExecutor(spec, n_threads=n_threads)
+        executor.bind(X, y, weight, pixel_scale=0.01, full_batch=True)
+        ours, our_gradient = executor.losses_and_gradient(_parameters(spec))
+        np.testing.assert_allclose(ours, losses, rtol=1e-6)
+        for mine, theirs in zip(our_gradient, gradient, strict=True):
+            assert mine.shape == theirs.shape
+            np.testing.assert_allclose(mine, theirs, atol=2e-6 * np.abs(theirs).max())
+        bits.add(b"".join(part.tobytes() for part in (ours, *our_gradient)))
+    assert len(bits) == 1
+
+
+def test_blocks_are_chosen_for_gradients_of_few_outputs_and_epochs_still_run():
+    X, y, _ = _images("uint8")
+    one_layer = Spec(64, (Dense(CLASSES),))
+    data, rows = choose_format(X, 1.0, one_layer, full_batch=True)
+    assert data.blocked and not data.dense and isinstance(rows, BlockRows) and "blocks" in data.reason
+    for spec, memory, full_batch in (
+        (one_layer, None, False),
+        (one_layer, 100, True),
+        (Spec(64, (Dense(50),)), None, True),
+        (Spec(64, (Dense(50), Dense(CLASSES))), None, True),
+    ):
+        assert not choose_format(X, 1.0, spec, full_batch=full_batch, max_memory=memory)[0].blocked
+    lonely = np.zeros((50, 160), np.uint8)
+    lonely[:, ::16] = 1  # one value of each block: compressed rows are faster
+    assert choose_format(lonely, 1.0, Spec(160, (Dense(10),)), full_batch=True)[0].compressed
+    executor, same = CpuExecutor(one_layer, n_threads=2), CpuExecutor(one_layer, n_threads=2)
+    for each, full_batch in ((executor, True), (same, False)):
+        each.bind(X, y, full_batch=full_batch)
+        each.losses_and_gradient(_parameters(one_layer))
+        each.set_parameters(_parameters(one_layer))
+        each.run_epoch(np.arange(N), np.full(-(-N // 32), 1e-6), 32)
+    for a, b in zip(executor.get_parameters(), same.get_parameters(), strict=True):
+        assert a.tobytes() == b.tobytes()
+
+
+@pytest.mark.parametrize("n_features", [1, 16, 49, 64, 784, 1030])
+def test_rows_in_blocks_hold_the_nonzeros(n_features):
+    rng = np.random.default_rng(0)
+    X = (rng.random((50, n_features)) * (rng.random((50, n_features)) < 0.1)).astype(np.float32)
+    weights = rng.random((n_features, 3))
+    for features in layouts(n_features):
+        assert sorted(features[features >= 0]) == list(range(n_features))
+        rows = pack(X, features)
+        np.testing.assert_array_equal(rows.from_blocks(rows.to_blocks(weights), weights.shape), weights)
+        assert len(rows) == 50 and np.count_nonzero(rows.values) == np.count_nonzero(X)
+    assert len(layouts(n_features)) == (2 if n_features in (16, 64, 784) else 1)
 
 
 def test_epoch_inputs_give_adams_bias_correction_and_both_l2():

@@ -131,6 +131,7 @@ class Executor(BoundExecutor, Protocol):
         *,
         pixel_scale: float = 1.0,
         max_memory: int | None = None,
+        full_batch: bool = False,
     ) -> None:
         """Attach the training data.
 
@@ -144,6 +145,8 @@ class Executor(BoundExecutor, Protocol):
             Every value of X is multiplied by it when it is read.
         max_memory : int, optional
             Bytes that may be taken for a copy of X in another form.
+        full_batch : bool, default=False
+            Whether gradients of all rows will be asked for, rather than epochs. Either may be: the form of the rows is chosen for this one.
         """
 
 

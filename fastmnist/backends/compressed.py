@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 
 import fastmnist.kernels.cpu as cpu
+from fastmnist.backends.blocks import BlockRows, best_layout, bitmap_of, n_occupied, pack
 from fastmnist.backends.rows import CompressedRows, column_dtype
-from fastmnist.backends.team import Team
+from fastmnist.backends.sharing import by_rows
 from fastmnist.network.layers import Dense
-from fastmnist.network.lowering import DataFormat
+from fastmnist.network.lowering import BLOCK_SLOTS, DataFormat
 from fastmnist.network.spec import Spec
 
 # Above this share of nonzeros dense rows are multiplied: a vector product passes zeros faster than a list passes nonzeros. On two cores the ways
 # cross at 26 % (epoch, 128-64, batch 32), 33 to 37 % (larger batches, wider layers) and 35 to 43 % (full-batch gradient of softmax), for
 # bytes and floats alike: bench/bench_crossover.py, records in bench/results/crossover.csv. At 30 % no job loses more than a tenth.
 DENSITY_LIMIT = 0.3
-ROWS_A_THREAD = 1024  # fewer rows are compressed sooner than another thread is started
+
+
+# Rows in blocks: the sums of so many outputs stay in registers, more are the business of vectors of outputs.
+FEW_OUTPUTS = 16
+# The product of a block with so many outputs takes the time that a nonzero of compressed rows takes (2.3 and 0.6 cycles): blocks pay where they
+# hold enough nonzeros.
+OUTPUTS_A_NONZERO = 4
 
 
 def row_pointers(X: np.ndarray, n_threads: int = 1) -> np.ndarray:
     """Where each row of X (n, features), uint8 or float32, begins when its nonzeros are stored: int64 (n + 1,)."""
     indptr = np.zeros(len(X) + 1, np.int64)
-    _by_rows(len(X), n_threads, lambda lo, hi: cpu.call("count_nonzeros", indptr[lo + 1 : hi + 1], X[lo:hi]))
+    by_rows(len(X), n_threads, lambda lo, hi: cpu.call("count_nonzeros", indptr[lo + 1 : hi + 1], X[lo:hi]))
     return np.cumsum(indptr, out=indptr)
 
 
@@ -43,7 +49,7 @@ def compress(X: np.ndarray, n_threads: int = 1, *, indptr: np.ndarray | None = N
     indptr = row_pointers(X, n_threads) if indptr is None else indptr
     columns = np.empty(indptr[-1], column_dtype(X.shape[1]))
     values = np.empty(indptr[-1], X.dtype)
-    _by_rows(
+    by_rows(
         len(X),
         n_threads,
         lambda lo, hi: cpu.call("compress_rows", columns, values, X[lo:hi], indptr[lo : hi + 1]),
@@ -52,12 +58,19 @@ def compress(X: np.ndarray, n_threads: int = 1, *, indptr: np.ndarray | None = N
 
 
 def choose_format(
-    X: np.ndarray | CompressedRows, scale: float, spec: Spec, n_threads: int = 1, *, max_memory: int | None = None
-) -> tuple[DataFormat, CompressedRows | None]:
-    """Dense or compressed rows, with the reason.
+    X: np.ndarray | CompressedRows,
+    scale: float,
+    spec: Spec,
+    n_threads: int = 1,
+    *,
+    max_memory: int | None = None,
+    full_batch: bool = False,
+) -> tuple[DataFormat, CompressedRows | BlockRows | None]:
+    """Dense rows, compressed ones, or rows in occupied blocks, with the reason.
 
     Rows are compressed where the first layer can skip zeros, at most `DENSITY_LIMIT` of the values are not 0, and the compressed rows
-    take no more memory than X and than `max_memory` bytes. Rows that are compressed already stay so.
+    take no more memory than X and than `max_memory` bytes. Rows that are compressed already stay so. For full-batch gradients of a single
+    layer of few outputs they are stored in blocks, within the same limits, unless too few values of a block are nonzero.
     """
     if isinstance(X, CompressedRows):
         reason = f"X is sparse, {X.density:.0%} of the values are nonzero: the first layer skips the others."
@@ -65,6 +78,14 @@ def choose_format(
     dense = DataFormat(X.dtype.name, scale)
     if not isinstance(spec.layers[0], Dense):
         return replace(dense, reason="The first layer is not Dense, it needs every value."), None
+    if full_batch and len(spec.layers) == 1 and spec.n_outputs <= FEW_OUTPUTS:
+        blocks = _blocks_that_pay(X, spec.n_outputs, n_threads, max_memory)
+        if blocks is not None:
+            share = len(blocks.values) / max(len(X) * len(blocks.features), 1)
+            reason = (
+                f"{share:.0%} of the blocks of {BLOCK_SLOTS} features are not all 0: the only layer skips the others."
+            )
+            return replace(dense, blocked=True, reason=reason), blocks
     indptr = row_pointers(X, n_threads)
     share = indptr[-1] / max(X.size, 1)
     if share > DENSITY_LIMIT:
@@ -81,18 +102,14 @@ def choose_format(
     return replace(dense, column_dtype=rows.columns.dtype.name, reason=reason), rows
 
 
-def _by_rows(n: int, n_threads: int, work: Callable[[int, int], None]) -> None:
-    """Call `work(lo, hi)` for shares of n rows, on several threads where that pays."""
-    n_threads = max(1, min(n_threads, n // ROWS_A_THREAD))
-    if n_threads == 1:
-        work(0, n)
-        return
-    team = Team(n_threads)
-
-    def share(thread: int) -> int:
-        work(n * thread // n_threads, n * (thread + 1) // n_threads)
-        return 0
-
-    team.run(share)
-    if team.stop_requested:
-        raise KeyboardInterrupt
+def _blocks_that_pay(X: np.ndarray, n_outputs: int, n_threads: int, max_memory: int | None) -> BlockRows | None:
+    """X's rows in blocks, unless compressed rows are multiplied faster or memory does not suffice."""
+    features, nonzeros_a_block = best_layout(X)
+    if n_outputs > OUTPUTS_A_NONZERO * nonzeros_a_block:
+        return None
+    bitmap = bitmap_of(X, features, n_threads)
+    nbytes = int(n_occupied(bitmap).sum()) * BLOCK_SLOTS * X.itemsize
+    # Beside blocks that are all occupied, as those of standardised features are, the few bytes of the bitmap do not count.
+    if nbytes > X.nbytes or (max_memory is not None and nbytes + 2 * bitmap.nbytes > max_memory):
+        return None
+    return pack(X, features, n_threads, bitmap=bitmap)

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 import weakref
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -16,6 +17,7 @@ import numpy as np
 import fastmnist.kernels.cpu as cpu
 from fastmnist.backends.base import Epoch, Parameters, weighted_sum
 from fastmnist.backends.binding import Binding, constant_scale, epoch_inputs, logical_parameters, place_parameters
+from fastmnist.backends.blocks import BlockRows
 from fastmnist.backends.compressed import choose_format
 from fastmnist.backends.rows import CompressedRows
 from fastmnist.backends.team import Team
@@ -112,10 +114,13 @@ class CpuExecutor:
         self._gradient: tuple[tuple[int, ...], list[_Runner]] | None = None
         self._gradient_data: dict[str, np.ndarray] = {}  # what its runners are bound to
         self._fixed: dict[str, np.ndarray] = {}
+        self._partial: list[np.ndarray] = []  # the chunks' gradients
         self._inference: dict[Any, _Runner] = {}
         self._block_predictions: dict[Any, _BlockPrediction] = {}
         self._step = 0
         self._format, self._n_rows = DataFormat(""), 0  # nothing is bound
+        self._blocks: BlockRows | None = None
+        self._bind_for_epochs: Callable[[], None] | None = None
         self._positions = np.arange(BLOCK_ROWS)
         self._predicting = threading.Lock()
         _executors.add(self)
@@ -138,9 +143,12 @@ class CpuExecutor:
         *,
         pixel_scale: float = 1.0,
         max_memory: int | None = None,
+        full_batch: bool = False,
     ) -> None:
         """See `Executor.bind`."""
-        data, compressed = choose_format(X, pixel_scale, self.spec, self.n_threads, max_memory=max_memory)
+        data, stored = choose_format(
+            X, pixel_scale, self.spec, self.n_threads, max_memory=max_memory, full_batch=full_batch
+        )
         if not data.same_program(self._format):
             if self._training is not None and self._initial is None:
                 self._initial = self.get_parameters()  # the moments stay in the state
@@ -149,11 +157,17 @@ class CpuExecutor:
             self._gradient, self._fixed = None, {}
         self._release_data()
         self._format, self._n_rows = data, len(X)
-        arrays: dict[str, Any] = {"source": X} if compressed is None else compressed.arrays
+        arrays: dict[str, Any] = {"source": X} if stored is None else stored.arrays
+        self._blocks = stored if isinstance(stored, BlockRows) else None
         weight = (
             np.ones(len(X), np.float32) if sample_weight is None else np.ascontiguousarray(sample_weight, np.float32)
         )
         self._data = {**arrays, "labels": np.ascontiguousarray(y, np.int32), "sample_weight": weight}
+        self._bind_for_epochs = None
+        if data.blocked:
+            self._bind_for_epochs = lambda: self.bind(
+                X, y, sample_weight, pixel_scale=pixel_scale, max_memory=max_memory
+            )
 
     def _release_data(self) -> None:
         """Runners are kept for data of the same format; the arrays they are bound to are not."""
@@ -166,11 +180,18 @@ class CpuExecutor:
 
     def program(self, batch_sizes: tuple[int, ...]) -> Program:
         """The training program for batches of these sizes, on the bound data."""
+        self._rebind_for_epochs()
         return training_program(self.spec, self._target, self._format, batch_sizes)
+
+    def _rebind_for_epochs(self) -> None:
+        """Blocks serve gradients only."""
+        if self._bind_for_epochs is not None:
+            self._bind_for_epochs()
 
     # --- training -----------------------------------------------------------------------------------------------------------------
 
     def _prepare(self, batch_sizes: tuple[int, ...]) -> _Runner:
+        self._rebind_for_epochs()
         if self._training is None or self._training[0] != batch_sizes:
             program = self.program(batch_sizes)
             if self._state is None:
@@ -225,6 +246,10 @@ class CpuExecutor:
 
     # --- full-batch gradient ------------------------------------------------------------------------------------------------------
 
+    def gradient_program(self, block_sizes: tuple[int, ...] = (BLOCK_ROWS,)) -> Program:
+        """What is run for blocks of so many rows, on the bound data."""
+        return gradient_program(self.spec, self._format, block_sizes, chunk_bytes=CHUNK_BYTES)
+
     def loss_and_gradient(self, parameters: Parameters) -> tuple[float, list[np.ndarray]]:
         """See `Executor.loss_and_gradient`."""
         losses, gradient = self.losses_and_gradient(parameters)
@@ -239,7 +264,7 @@ class CpuExecutor:
         sizes = tuple(sorted({BLOCK_ROWS, *(length % BLOCK_ROWS for length in lengths)} - {0}))
         weight = self._data["sample_weight"]
         if self._gradient is None or self._gradient[0] != sizes:
-            program = gradient_program(self.spec, self._format, sizes, chunk_bytes=CHUNK_BYTES)
+            program = self.gradient_program(sizes)
             self._gradient = sizes, [_Runner(program) for _ in range(min(self.n_threads, chunks))]
             self._fixed = {
                 "order": np.arange(n),
@@ -252,8 +277,14 @@ class CpuExecutor:
             for runner in runners:
                 runner.bind(**self._data, **self._fixed)
             self._gradient_data = self._data
-        losses = np.empty((chunks, *self._fixed["losses"].shape[1:]), np.float64)
-        partial = [np.empty((chunks, *shape), np.float32) for shape in self.spec.parameter_shapes]
+        recorded = self._fixed["losses"]
+        losses = np.empty((chunks, *recorded.shape[1:]), np.float64)
+        if self._blocks is not None:
+            parameters = [self._blocks.to_blocks(parameters[0]), parameters[1]]
+        if [partial.shape[1:] for partial in self._partial] != [parameter.shape for parameter in parameters]:
+            # Kept from call to call: fresh pages would cost a twentieth of the gradient.
+            self._partial = [np.empty((CHUNKS, *parameter.shape), np.float32) for parameter in parameters]
+        partial = [kept[:chunks] for kept in self._partial]
 
         team = Team(len(runners))
 
@@ -267,7 +298,7 @@ class CpuExecutor:
                 passes = ([(BLOCK_ROWS, full)] if full else []) + ([(tail, 1)] if tail else [])
                 runner.walk(0, passes, team, position=bounds[chunk])
                 rows = slice(bounds[chunk], bounds[chunk + 1])
-                losses[chunk] = weighted_sum(self._fixed["losses"][rows], weight[rows])
+                losses[chunk] = weighted_sum(recorded[rows], weight[rows])
                 for i, total in enumerate(partial):
                     total[chunk] = runner.binding[f"gradient_{i}"]
             return 0
@@ -276,7 +307,10 @@ class CpuExecutor:
         if team.stop_requested:
             raise KeyboardInterrupt
         mean = np.atleast_1d(losses.sum(axis=0) / weight.sum(dtype=np.float64))
-        return mean, [total.sum(axis=0, dtype=np.float64) for total in partial]
+        gradient = [total.sum(axis=0, dtype=np.float64) for total in partial]
+        if self._blocks is not None:
+            gradient[0] = self._blocks.from_blocks(gradient[0], self.spec.parameter_shapes[0])
+        return mean, gradient
 
     # --- inference ----------------------------------------------------------------------------------------------------------------
 

@@ -87,6 +87,7 @@ class CupyExecutor:
         *,
         pixel_scale: float = 1.0,
         max_memory: int | None = None,
+        full_batch: bool = False,
     ) -> None:
         """See `Executor.bind`; takes dense rows only, and no memory of the host's.
 
@@ -179,13 +180,17 @@ class CupyExecutor:
         losses, gradient = self.losses_and_gradient(parameters)
         return float(losses.sum()), gradient
 
+    def gradient_program(self, block_sizes: tuple[int, ...] = (BLOCK_ROWS,)) -> Program:
+        """What a gradient of all rows runs for blocks of so many of them, on the bound data."""
+        return gradient_program(self.spec, self._format, block_sizes)
+
     def losses_and_gradient(self, parameters: Parameters) -> tuple[np.ndarray, list[np.ndarray]]:
         """See `Executor.losses_and_gradient`."""
         n = len(self._weight)
         full, tail = divmod(n, BLOCK_ROWS)
         sizes = ((BLOCK_ROWS,) if full else ()) + ((tail,) if tail else ())
         if self._gradient is None or self._gradient[0] != sizes:
-            program = gradient_program(self.spec, self._format, sizes)
+            program = self.gradient_program(sizes)
             runner = _Runner(self.device, program, self._data)
             shape = (n, *program.bound["losses"].shape[1:])
             runner.own.put(

@@ -57,6 +57,7 @@ class ReferenceExecutor:
         *,
         pixel_scale: float = 1.0,
         max_memory: int | None = None,
+        full_batch: bool = False,
     ) -> None:
         """See `Executor.bind`; takes dense rows only."""
         if isinstance(X, CompressedRows):
@@ -78,6 +79,10 @@ class ReferenceExecutor:
     def program(self, batch_sizes: tuple[int, ...]) -> Program:
         """The training program for batches of these sizes, on the bound data."""
         return training_program(self.spec, self._target, self._format, batch_sizes)
+
+    def gradient_program(self, block_sizes: tuple[int, ...] = (BLOCK_ROWS,)) -> Program:
+        """What a gradient of all rows runs for blocks of so many of them, on the bound data."""
+        return gradient_program(self.spec, self._format, block_sizes, self.dtype.name)
 
     def _prepare(self, batch_sizes: tuple[int, ...]) -> tuple[Program, Binding]:
         if self._training is None or self._training[0] != batch_sizes:
@@ -148,7 +153,7 @@ class ReferenceExecutor:
         """See `Executor.losses_and_gradient`."""
         n = len(self._data["labels"])
         sizes = [BLOCK_ROWS] * (n // BLOCK_ROWS) + [n % BLOCK_ROWS] * (n % BLOCK_ROWS > 0)
-        program = gradient_program(self.spec, self._format, tuple(dict.fromkeys(sizes)), self.dtype.name)
+        program = self.gradient_program(tuple(dict.fromkeys(sizes)))
         binding = Binding(program)
         weight = self._data["sample_weight"]
         recorded = program.bound["losses"]

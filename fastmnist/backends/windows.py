@@ -31,6 +31,7 @@ def bind_rows(
     *,
     pixel_scale: float,
     max_memory: int,
+    full_batch: bool = False,
 ) -> BoundExecutor:
     """Attach training data of any kind to an executor.
 
@@ -42,6 +43,8 @@ def bind_rows(
         See `Executor.bind`.
     max_memory : int
         Bytes that may be taken for copies of X in another form.
+    full_batch : bool, default=False
+        See `Executor.bind`.
 
     Returns
     -------
@@ -49,10 +52,12 @@ def bind_rows(
         What to train with: the executor itself, with all rows bound, or one that has it read them window by window.
     """
     if isinstance(X, StoredRows) and not (X.is_sparse and executor.takes_compressed):
-        windowed = WindowedExecutor(executor, X, y, sample_weight, pixel_scale=pixel_scale, max_memory=max_memory)
+        windowed = WindowedExecutor(
+            executor, X, y, sample_weight, pixel_scale=pixel_scale, max_memory=max_memory, full_batch=full_batch
+        )
         return windowed if windowed.n_windows > 1 else executor
     data = X.compressed() if isinstance(X, StoredRows) else X
-    executor.bind(data, y, sample_weight, pixel_scale=pixel_scale, max_memory=max_memory)
+    executor.bind(data, y, sample_weight, pixel_scale=pixel_scale, max_memory=max_memory, full_batch=full_batch)
     return executor
 
 
@@ -64,7 +69,7 @@ class WindowedExecutor:
     executor : Executor
         Does the arithmetic; keeps parameters and optimizer.
     X : StoredRows
-    y, sample_weight, pixel_scale, max_memory
+    y, sample_weight, pixel_scale, max_memory, full_batch
         See `bind_rows`.
 
     Attributes
@@ -82,6 +87,7 @@ class WindowedExecutor:
         *,
         pixel_scale: float,
         max_memory: int,
+        full_batch: bool = False,
     ) -> None:
         self._executor, self._X, self._y, self._weight = executor, X, y, sample_weight
         self._scale, self._max_memory = pixel_scale, max_memory
@@ -95,7 +101,7 @@ class WindowedExecutor:
         self._rows = max(1, self._window_bytes // max(X.row_bytes, 1))
         self.n_windows = -(-len(X) // self._rows)
         self._buffer = np.empty((0, X.shape[1]), X.dtype)
-        self._bind(np.arange(min(self._rows, len(X))))
+        self._bind(np.arange(min(self._rows, len(X))), full_batch)
 
     @property
     def compile_seconds(self) -> float:
@@ -120,14 +126,21 @@ class WindowedExecutor:
             f"{self._rows:,} rows at a time are in memory."
         )
 
-    def _bind(self, rows: np.ndarray) -> None:
+    def _bind(self, rows: np.ndarray, full_batch: bool = False) -> None:
         """Attach some rows, ascending, to the executor."""
         if len(rows) > len(self._buffer):
             self._buffer = np.empty((len(rows), self._X.shape[1]), self._X.dtype)
         window = self._X[rows].dense(self._buffer[: len(rows)])
         weight = None if self._weight is None else self._weight[rows]
         # The compressed rows of a window never take more than the window.
-        self._executor.bind(window, self._y[rows], weight, pixel_scale=self._scale, max_memory=window.nbytes)
+        self._executor.bind(
+            window,
+            self._y[rows],
+            weight,
+            pixel_scale=self._scale,
+            max_memory=window.nbytes,
+            full_batch=full_batch,
+        )
 
     def program(self, batch_sizes: tuple[int, ...]) -> object:
         """The training program on the bound window."""
@@ -189,7 +202,7 @@ class WindowedExecutor:
             share = float(len(rows)) if self._weight is None else float(self._weight[rows].sum(dtype=np.float64))
             if share == 0:
                 continue
-            self._bind(rows)
+            self._bind(rows, full_batch=True)
             window_losses, window_gradient = self._executor.losses_and_gradient(parameters)
             total += share
             losses = losses + share * window_losses

@@ -349,6 +349,7 @@ class NetworkClassifier(Classifier):
         weights: np.ndarray | None,
         scale: float,
         max_memory: int,
+        full_batch: bool = False,
     ) -> tuple[BoundExecutor, np.ndarray | StoredRows]:
         """Attach the training data; returns what to train with, and X as it was bound.
 
@@ -357,7 +358,15 @@ class NetworkClassifier(Classifier):
         data = as_executor_input(X, executor.dtype, max_memory)
         taken = 0 if isinstance(data, StoredRows) or np.may_share_memory(data, X) else data.nbytes
         bound_weights = None if weights is None else weights.astype(np.float32)
-        bound = bind_rows(executor, data, labels, bound_weights, pixel_scale=scale, max_memory=max_memory - taken)
+        bound = bind_rows(
+            executor,
+            data,
+            labels,
+            bound_weights,
+            pixel_scale=scale,
+            max_memory=max_memory - taken,
+            full_batch=full_batch,
+        )
         if isinstance(bound, WindowedExecutor):
             self.backend_reason_ = f"{self.backend_reason_} {bound.reason}"
         return bound, data

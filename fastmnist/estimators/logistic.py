@@ -154,7 +154,8 @@ class _LogisticBase(NetworkClassifier):
         steps = self.max_iter * math.ceil(n_samples / batch_size)
         executor = self._open_executor(spec, X, flops=self.max_iter * n_samples * spec.flops_per_sample, steps=steps)
         max_memory = self._memory_limit()
-        bound, data = self._bind(executor, X, labels, weights, scale, max_memory)
+        full_batch = self.solver != "sgd"
+        bound, data = self._bind(executor, X, labels, weights, scale, max_memory, full_batch)
         validation = self._validation(validation_data, executor.dtype, max_memory)
 
         initial = self._initial_parameters(spec)

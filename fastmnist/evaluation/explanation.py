@@ -12,7 +12,6 @@ from fastmnist.network.layers import describe
 
 if TYPE_CHECKING:
     from fastmnist.estimators import CNNClassifier, LogisticRegression, MLPClassifier, OneVsRestLogisticRegression
-    from fastmnist.network.program import Program
     from fastmnist.network.spec import Spec
 
 
@@ -90,8 +89,8 @@ def explain(
     # `Any`: estimators need no programs, so their view of an executor does not have them.
     executor: Any = model._open_executor(spec, data, flops=flops, steps=steps)
     scale = model._set_pixel_scale(data)
-    model._bind(executor, data, labels, None, scale, model._memory_limit())
-    program = _gradient_program(executor, scale) if full_batch else executor.program((batch_size,))
+    model._bind(executor, data, labels, None, scale, model._memory_limit(), full_batch=full_batch)
+    program = executor.gradient_program() if full_batch else executor.program((batch_size,))
     return Explanation(
         model=" ".join(repr(estimator).split()),
         network=_network(spec, model.solver if full_batch else ""),
@@ -115,19 +114,3 @@ def _network(spec: Spec, full_batch_solver: str) -> list[str]:
     if full_batch_solver:
         return [*layers, f"solver: {full_batch_solver}, full batch"]
     return [*layers, f"optimizer: {spec.optimizer}", *([f"l2: {spec.l2:g}"] if spec.l2 else [])]
-
-
-def _gradient_program(executor: Any, scale: float) -> Program:
-    """What a full-batch solver runs for each block of rows; on data in the format that the executor has chosen."""
-    from fastmnist.network.lowering import DataFormat, gradient_program
-
-    if executor.backend == "numba":
-        from fastmnist.backends.cpu import BLOCK_ROWS
-    else:
-        from fastmnist.backends.reference import BLOCK_ROWS
-    training = executor.program((1,))
-    columns = training.bound.get("columns")
-    values = training.bound["source" if columns is None else "values"]
-    reason = training.decisions[0].partition(". ")[2]
-    data = DataFormat(values.dtype, scale, "" if columns is None else columns.dtype, reason)
-    return gradient_program(executor.spec, data, (BLOCK_ROWS,), executor.dtype.name)

@@ -25,6 +25,13 @@ from fastmnist.network.optimizers import SGD, Optimizer
 from fastmnist.network.program import Instruction, Memory, Placement, Program, TableBuilder, Tensor, View, split
 from fastmnist.network.spec import Spec
 
+BLOCK_SLOTS = 16  # features of a block, as the ops on rows in occupied blocks have them
+
+
+def blocks_of(n_features: int) -> int:
+    """How many blocks hold so many features."""
+    return -(-n_features // BLOCK_SLOTS)
+
 
 @dataclass(frozen=True)
 class Target:
@@ -67,17 +74,25 @@ class DataFormat:
         Of the column indices of compressed rows ("uint16" or "int32"); "" for dense rows.
     reason : str
         Why this format, for `explain`.
+    blocked : bool
+        Rows in occupied blocks of features, which gradient programs of a single layer read.
     """
 
     dtype: str
     scale: float = 1.0
     column_dtype: str = ""
     reason: str = ""
+    blocked: bool = False
 
     @property
     def compressed(self) -> bool:
         """Whether only nonzero values are stored."""
         return bool(self.column_dtype)
+
+    @property
+    def dense(self) -> bool:
+        """Whether every value is stored, row by row."""
+        return not (self.compressed or self.blocked)
 
     def same_program(self, other: DataFormat) -> bool:
         """Whether programs for one serve the other: all but the reason agrees."""
@@ -99,7 +114,7 @@ class _DenseNode:
     index: int
     inputs: int
     layer: Dense
-    source: _Value | None  # None: compressed rows
+    source: _Value | None  # None: rows of X that are not dense
     output: _Value
     fused_relu: bool
 
@@ -174,7 +189,7 @@ class Lowering:
         self.state, self.workspace = Memory("state"), Memory("workspace")
         self.bound: dict[str, Tensor] = {}
         self.decisions = [
-            f"rows of X: {'compressed' if data.compressed else 'dense'} {data.dtype}. {data.reason}".strip()
+            f"rows of X: {'dense' if data.dense else 'blocks of' if data.blocked else 'compressed'} {data.dtype}. {data.reason}".strip()
         ]
         self.op, self.n_moments, self.op_params = optimizer_op(spec.optimizer)
         self._bind_data()
@@ -197,6 +212,10 @@ class Lowering:
         if self.data.compressed:
             self._bind("indptr", (0,), "int64")
             self._bind("columns", (0,), self.data.column_dtype)
+            self._bind("values", (0,), self.data.dtype)
+        elif self.data.blocked:
+            self._bind("indptr", (0,), "int64")
+            self._bind("bitmap", (0, -(-blocks_of(self.spec.n_features) // 64)), "int64")
             self._bind("values", (0,), self.data.dtype)
         else:
             self._bind("source", (0, self.spec.n_features), self.data.dtype)
@@ -244,7 +263,7 @@ class Lowering:
             made, first, n_dense = self.images.output, self.images.n_layers, self.images.n_pairs
             value = _Value(made.tensors[0], made.gradients[0] if made.gradients else None, False, [(0, made.size)])
         else:
-            value = None if self.data.compressed else self._value("x", self.spec.n_features)
+            value = self._value("x", self.spec.n_features) if self.data.dense else None
         for i, layer in enumerate(self.spec.layers[first:], start=first):
             if isinstance(layer, Dense):
                 panels, by_columns = self._panels(layer.units)
@@ -282,13 +301,15 @@ class Lowering:
     def _place_parameters(self) -> list[list[Placement]]:
         placements = self.images.place_parameters() if self.images else []
         for node in self.dense:
-            for kind, shape in (("w", (node.inputs, node.layer.units)), ("b", (node.layer.units,))):
+            shapes: dict[str, tuple[int, ...]] = {"w": (node.inputs, node.layer.units), "b": (node.layer.units,)}
+            for kind, shape in shapes.items():
                 if self.purpose != "training":
                     name = f"parameter_{len(placements)}"
                     # Copied for each gradient: rows that start on a cache line are worth more than the copy.
                     reserve = self.workspace.tensor if self.purpose == "gradient" else self._bind
-                    tensor = reserve(name, shape, self.target.dtype)
-                    placements.append([Placement(tensor, (), 0, node.layer.units)])
+                    stored = self._stored_shape(shape)
+                    tensor = reserve(name, stored, self.target.dtype)
+                    placements.append([Placement(tensor, (), 0, stored[-1])])
                     continue
                 pieces = []
                 for c0, c1 in node.output.panels:
@@ -301,12 +322,18 @@ class Lowering:
                 placements.append(pieces)
         return placements
 
+    def _stored_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Of a parameter, or its gradient: weights that multiply blocks lie block by block, as a vector."""
+        if self.data.blocked and len(shape) == 2:
+            return (blocks_of(shape[0]) * BLOCK_SLOTS * shape[1],)
+        return shape
+
     def _reserve_scratch(self) -> None:
         widest = max(c1 - c0 for node in self.dense for c0, c1 in node.output.panels)
         dtype = self.target.dtype
         if self.purpose == "gradient":
             self.gradients = [
-                self.workspace.tensor(f"gradient_{i}", shape, dtype)
+                self.workspace.tensor(f"gradient_{i}", self._stored_shape(shape), dtype)
                 for i, shape in enumerate(self.spec.parameter_shapes)
             ]
         if self.purpose != "training":
@@ -341,7 +368,7 @@ class Lowering:
         self.row_shares = split(rows, self.n_threads)
         if self.images:
             self.images.forward(rows)
-        elif not self.data.compressed:
+        elif self.data.dense:
             self._gather()
         for node in self.nodes:
             self._forward(node, rows)
@@ -396,9 +423,16 @@ class Lowering:
             stage.append([Instruction("gather_rows", out, ins, (self.data.scale,), "gather")] if r1 > r0 else [])
         self.builder.stage(stage)
 
-    def _compressed_operands(self, t: int, r0: int) -> tuple[tuple[View, ...], tuple[View, ...]]:
-        arrays = tuple(self.bound[name].view for name in ("indptr", "columns", "values"))
+    def _stored_rows(self, t: int, r0: int) -> tuple[tuple[View, ...], tuple[View, ...]]:
+        """Operands of ops that read X's rows where they lie: the arrays that hold them, and where the batch is."""
+        names = ("indptr", "bitmap" if self.data.blocked else "columns", "values")
+        arrays = tuple(self.bound[name].view for name in names)
         return arrays, (self.bound["order"].view.from_row(r0), self.cursors[t].view)
+
+    @property
+    def _kind(self) -> str:
+        """Of ops that read X's rows where they lie."""
+        return "block" if self.data.blocked else "sparse"
 
     def _forward(self, node: _Node, rows: int) -> None:
         stage: list[list[Instruction]] = []
@@ -411,9 +445,9 @@ class Lowering:
                     y = View(node.output.tensor, r0, r1, c0, c1)
                     weights = self._panel(2 * node.index, c0), self._panel(2 * node.index + 1, c0)
                     if node.source is None:
-                        arrays, position = self._compressed_operands(t, r0)
+                        arrays, position = self._stored_rows(t, r0)
                         ins: tuple[View, ...] = (*arrays, *weights, *position)
-                        instructions.append(Instruction(f"sparse_{op}", (y,), ins, (self.data.scale,), label))
+                        instructions.append(Instruction(f"{self._kind}_{op}", (y,), ins, (self.data.scale,), label))
                     else:
                         x = node.source.tensor.view.rows(r0, r1)
                         instructions.append(Instruction(op, (y,), (x, *weights), (), label))
@@ -439,7 +473,7 @@ class Lowering:
     def _transpose_batch(self, rows: int) -> None:
         stage = []
         for t, (counts, indices, entries) in enumerate(self.by_feature):
-            arrays, position = self._compressed_operands(t, 0)
+            arrays, position = self._stored_rows(t, 0)
             outs = (counts.view, indices.view.columns(0, rows), entries.view.columns(0, rows))
             stage.append(
                 [Instruction("sparse_transpose", outs, (*arrays, *position), (self.data.scale,), "batch by feature")]
@@ -590,8 +624,8 @@ class Lowering:
         dw, db = (self.gradients[2 * node.index + k].view for k in (0, 1))
         label = f"gradient {node.index + 1}"
         if node.source is None:
-            arrays, position = self._compressed_operands(0, 0)
-            add = Instruction("sparse_linear_dw_add", (dw,), (*arrays, dy, *position), (self.data.scale,), label)
+            arrays, position = self._stored_rows(0, 0)
+            add = Instruction(f"{self._kind}_linear_dw_add", (dw,), (*arrays, dy, *position), (self.data.scale,), label)
         else:
             add = Instruction("linear_dw_add", (dw,), (node.source.tensor.view.rows(0, rows), dy), (), label)
         self.builder.stage([[add, Instruction("linear_db_add", (db,), (dy,), (), label)]])

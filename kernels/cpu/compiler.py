@@ -26,6 +26,7 @@ for _topic in (
     "pooling",
     "batch_norm",
     "sparse",
+    "blocks",
     "activations",
     "losses",
     "optimizers",

@@ -10,7 +10,7 @@ import math
 import numpy as np
 
 from .isa import LANES
-from .mathematics import exp, log1p, sigmoid
+from .mathematics import exp, log1p, sigmoid_of
 from .registry import kernel
 from .simd import (
     absolute,
@@ -94,8 +94,9 @@ def _one_vs_rest(dz, z, j, C, label, factor):
     v = load_n(z, j, n)
     t = where(only_lane(label - j), splat(_F(1)), splat(_F(0)))
     positive = where(v < splat(_F(0)), splat(_F(0)), v)
-    loss = positive - v * t + log1p(exp(splat(_F(0)) - absolute(v)))
-    store_n(dz, j, splat(factor) * (sigmoid(v) - t), n)
+    e = exp(splat(_F(0)) - absolute(v))
+    loss = positive - v * t + log1p(e)
+    store_n(dz, j, splat(factor) * (sigmoid_of(v, e) - t), n)
     return where(first_lanes(n), loss, splat(_F(0)))
 
 

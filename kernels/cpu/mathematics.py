@@ -84,11 +84,16 @@ def log1p(x):
 
 
 @inline
-def sigmoid(x):
-    """1 / (1 + exp(-x)), exp taken of a negative number only. Error at most 3 ulp."""
-    e = exp(splat(_F(0.0)) - absolute(x))
+def sigmoid_of(x, e):
+    """1 / (1 + exp(-x)), where e = exp(-|x|) is known already. Error at most 3 ulp."""
     r = splat(_F(1.0)) / (e + splat(_F(1.0)))
     return where(x < splat(_F(0.0)), e * r, r)
+
+
+@inline
+def sigmoid(x):
+    """1 / (1 + exp(-x)), exp taken of a negative number only. Error at most 3 ulp."""
+    return sigmoid_of(x, exp(splat(_F(0.0)) - absolute(x)))
 
 
 @inline
