@@ -1,10 +1,13 @@
 """The commands: what they print, where, and how they end."""
 
+import errno
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -487,6 +490,25 @@ def test_ctrl_c_before_the_training_saves_nothing(monkeypatch, tmp_path, data):
     result = run("train", "--data", data, "--save", tmp_path / "m", code=130)
     assert result.stderr.strip() == "fastmnist: interrupted before the end; no result."
     assert (tmp_path / "m").read_bytes() == b"old"
+
+
+def test_a_disk_that_fills_up_while_training_does_not_cost_the_model(monkeypatch, tmp_path, data):
+    from fastmnist.estimators import serialization
+
+    write = serialization.write_atomically
+
+    def full(path, content):
+        if Path(path).parent == tmp_path:
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        write(path, content)
+
+    monkeypatch.setattr(serialization, "write_atomically", full)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path.parent))
+    result = run("train", "--data", data, "--epochs", "2", "--save", tmp_path / "m", code=2)
+    said = re.search(
+        r"No space left.* The trained model was saved to (\S+/m) instead\.", " ".join(result.stderr.split())
+    )
+    assert fastmnist.load_model(said[1]).n_features_in_ > 0
 
 
 def test_a_bug_shows_its_traceback_and_exits_1(monkeypatch):

@@ -478,3 +478,13 @@ def test_backend_and_times_are_told(model, backend):
     assert model.compile_seconds_ >= 0
     assert not model.interrupted_
     assert model.set_params(backend="auto").fit(GOOD_X, GOOD_Y).backend_ == "numpy"  # tiny work
+
+
+@pytest.mark.parametrize("shape", [(6, 4, 4), (6, 4, 4, 1)])
+def test_images_are_told_to_be_flattened(shape):
+    X, y = np.zeros(shape), np.arange(6) % 2
+    with pytest.raises(ValueError, match=r"reshape\(len\(X\), -1\), or use CNNClassifier"):
+        MLPClassifier().fit(X, y)
+    model = MLPClassifier(max_iter=1).fit(X.reshape(6, -1), y)
+    with pytest.raises(ValueError, match=r"Found array with dim [34].*reshape"):
+        model.predict(X)

@@ -198,3 +198,18 @@ def test_an_interrupt_while_compiling_is_not_lost(at_once):
     assert signal.getsignal(signal.SIGINT) is handler
     with interrupts_kept(at_once=at_once):
         pass  # nothing caught, nothing raised
+
+
+def test_without_a_home_nothing_is_kept(monkeypatch):
+    from fastmnist.kernels.cpu import objects
+
+    def no_home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("FASTMNIST_CACHE_DIR", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(objects.Path, "home", no_home)
+    objects._warn_once.cache_clear()
+    with pytest.warns(RuntimeWarning, match=r"can't be written.*Set FASTMNIST_CACHE_DIR"):
+        objects._write(objects.cache_folder() / "x.o", b"code", "symbol")
+    assert objects._read(objects.cache_folder() / "x.o") is None

@@ -129,6 +129,7 @@ class Classifier(ClassifierMixin, BaseEstimator):
         self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None, *, reset: bool
     ) -> tuple[Matrix, np.ndarray, np.ndarray | None]:
         """X (numbers of any dtype, dense or sparse rows), y (one label a row) and float64 weights or None."""
+        _refuse_images(X)
         numbers, labels = validate_data(self, X, y, accept_sparse="csr", dtype="numeric", reset=reset)
         check_classification_targets(labels)
         weights = None
@@ -223,6 +224,7 @@ class Classifier(ClassifierMixin, BaseEstimator):
         if not hasattr(self, "classes_"):  # asking scikit-learn takes as long as predicting one row
             check_is_fitted(self)
         if not (isinstance(X, np.ndarray) and self._is_plain(X)):
+            _refuse_images(X)
             X = checked_numbers(validate_data(self, X, accept_sparse="csr", dtype="numeric", reset=False))
         return X, self._pixel_scale_for(X)
 
@@ -486,3 +488,13 @@ class NetworkClassifier(Classifier):
 def _same_network(one: Spec, other: Spec) -> bool:
     """Whether both predict alike: how they are trained does not matter."""
     return (one.n_features, one.layers, one.loss) == (other.n_features, other.layers, other.loss)
+
+
+def _refuse_images(X: ArrayLike) -> None:
+    """The most frequent first mistake deserves better than the message that it would get."""
+    shape = getattr(X, "shape", ())
+    if len(shape) in (3, 4):
+        raise ValueError(
+            f"Found array with dim {len(shape)}: X must have one row a sample, (n_samples, n_features); got shape {tuple(shape)}. "
+            "Flatten images with X.reshape(len(X), -1), or use CNNClassifier, which takes them as they are."
+        )

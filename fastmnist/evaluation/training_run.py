@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import sys
+import tempfile
 import warnings
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -137,7 +139,7 @@ def training_run(
     fastmnist.BackendUnavailable
         The backend that was asked for cannot run here.
     OSError
-        The file can't be written.
+        The file can't be written; the message says where the model was saved instead.
     """
     compiled_before = _compile_seconds()
     unit = unit_of_work(estimator)
@@ -147,7 +149,7 @@ def training_run(
         estimator.set_on_epoch(on_epoch).fit(splits.X_train, splits.y_train)
     estimator.set_on_epoch(None)
     if save is not None:
-        estimator.save(save)
+        _save(estimator, Path(save))
     # Whoever has pressed Ctrl-C shall not wait for more kernels to be compiled: NumPy predicts at once.
     interrupted = getattr(estimator, "interrupted_", False)  # a forest is grown whole or not at all
     judge = copy.copy(estimator).set_params(backend="numpy") if interrupted else estimator
@@ -184,3 +186,13 @@ def _compile_seconds() -> float:
     """Seconds that this process has spent compiling; the compiled kernels are not loaded for the question."""
     cpu = sys.modules.get("fastmnist.kernels.cpu")
     return 0.0 if cpu is None else cpu.compile_seconds()
+
+
+def _save(estimator: Any, path: Path) -> None:
+    """Save a model that took its time to train: a disk that has filled up meanwhile must not cost it."""
+    try:
+        estimator.save(path)
+    except OSError as error:
+        refuge = Path(tempfile.mkdtemp(prefix="fastmnist-")) / path.name
+        estimator.save(refuge)
+        raise OSError(f"{error} The trained model was saved to {refuge} instead.") from error

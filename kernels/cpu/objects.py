@@ -34,8 +34,11 @@ def cache_root() -> Path:
     chosen = os.environ.get("FASTMNIST_CACHE_DIR")
     if chosen:
         return Path(chosen)
-    base = os.environ.get("XDG_CACHE_HOME") or (Path.home() / ".cache")
-    return Path(base) / "fastmnist"
+    try:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:  # neither HOME nor an entry in the user database, as in some containers
+        base = Path(os.devnull)  # nothing can be kept there: said as of any folder that can't be written
+    return base / "fastmnist"
 
 
 @cache
