@@ -312,7 +312,8 @@ def draw() -> None:
             line.append(f"{math.exp(np.log(ratios).mean()):.2f} x {peer} (least {ratios.min():.2f})")
         print(f"{group:8} {threads} thread(s): {', '.join(line)}")
     medians = cells.groupby([*keys, "provider"])["gflops"].median()
-    peaks = records[records.provider == "peak"].groupby("threads")["gflops"].median()
+    # The best seen is the roof: on a shared machine some turns get less than all cores.
+    peaks = records[records.provider == "peak"].groupby("threads")["gflops"].max()
     threads = sorted(set(cells.threads))
     groups = [g for g in GROUPS if g in set(cells["group"])]
     styles = {
@@ -351,7 +352,7 @@ def draw() -> None:
             ax.axhline(peaks[n_threads], color="black", linewidth=1, linestyle="--")
             ax.set_xticks(range(len(names)), names, rotation=60, ha="right", fontsize=7)
             ax.set_xlim(-0.6, len(names) - 0.4)
-            ax.set_ylim(0, peaks[n_threads] * 1.08)
+            ax.set_ylim(0, max(peaks[n_threads], medians.xs(n_threads, level="threads").max()) * 1.08)
             ax.grid(axis="y", linewidth=0.4)
             ax.set_title(f"{group}, {n_threads} thread{'s' if n_threads > 1 else ''}", fontsize=10)
         axes[i][0].set_ylabel("GFLOP/s")
