@@ -116,7 +116,7 @@ class CpuExecutor:
         self._fixed: dict[str, np.ndarray] = {}
         self._partial: list[np.ndarray] = []  # the chunks' gradients
         self._inference: dict[Any, _Runner] = {}
-        self._block_predictions: dict[Any, _BlockPrediction] = {}
+        self._small_predictions: dict[Any, _SmallPrediction] = {}
         self._step = 0
         self._format, self._n_rows = DataFormat(""), 0  # nothing is bound
         self._blocks: BlockRows | None = None
@@ -319,9 +319,9 @@ class CpuExecutor:
         with self._predicting:
             if 0 < len(X) <= SMALL_ROWS:
                 key = (len(X), X.dtype, pixel_scale)
-                if key not in self._block_predictions:
-                    self._block_predictions[key] = _BlockPrediction(self.spec, *key)
-                return self._block_predictions[key](parameters, X)
+                if key not in self._small_predictions:
+                    self._small_predictions[key] = _SmallPrediction(self.spec, *key)
+                return self._small_predictions[key](parameters, X)
             result = np.empty((len(X), self.spec.n_outputs), np.float32)
             if len(X):
                 self._predict(parameters, X, pixel_scale, result)
@@ -367,7 +367,7 @@ class CpuExecutor:
         return self._inference[key]
 
 
-class _BlockPrediction:
+class _SmallPrediction:
     """Prediction of a few rows with everything settled beforehand: a call copies the rows in, walks, and copies the outputs out.
 
     Parameters
