@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 from sklearn.utils._param_validation import Interval, StrOptions
 
+from fastmnist.estimators.inputs import learn_image_shape
 from fastmnist.estimators.network_fitting import NetworkFitting
 from fastmnist.network.augmentation import Augment
 from fastmnist.network.layers import ACTIVATIONS, Dense, Dropout, Layer
@@ -256,7 +257,7 @@ class MLPClassifier(NetworkFitting):
                 f"augment needs to know what the images in X are: {n} features are no square. Set image_shape=(height, width), or "
                 "(height, width, channels)."
             )
-        return self._learn_image_shape(None)
+        return learn_image_shape(self.image_shape, n, None)
 
     def _spec(self) -> Spec:
         activation = "sigmoid" if self.activation == "logistic" else self.activation

@@ -29,7 +29,6 @@ from fastmnist.network.augmentation import FOR_DIGITS, Augment
 from fastmnist.network.initializers import initial_parameters
 from fastmnist.network.losses import BinaryCrossEntropy, SoftmaxCrossEntropy
 from fastmnist.network.optimizers import SGD, Adam, AdamW, Optimizer
-from fastmnist.network.rules import is_count
 from fastmnist.network.schedules import Schedule, parse
 from fastmnist.network.shapes import Shape
 from fastmnist.network.spec import Spec
@@ -369,23 +368,6 @@ class NetworkFitting(NetworkClassifier):
     def _training_image_shape(self) -> Shape:
         """What a row of X is: (height, width, channels)."""
         raise NotImplementedError
-
-    def _learn_image_shape(self, shape: Shape | None) -> Shape:
-        """From the shape of X, None for flat rows, and the parameter `image_shape`."""
-        asked, valid = None, True
-        if self.image_shape is not None:
-            valid = len(self.image_shape) in (2, 3) and all(is_count(size) for size in self.image_shape)
-            asked = (*map(int, self.image_shape), 1)[:3] if valid else None
-        n = self.n_features_in_
-        if shape is None:
-            side = math.isqrt(n)
-            shape = asked or ((side, side, 1) if side * side == n else (1, n, 1))
-        if not valid or asked not in (None, shape) or math.prod(shape) != n:
-            raise ValueError(
-                f"image_shape must be integers (height, width) or (height, width, channels) of the images in X; got {self.image_shape!r}, and X "
-                f"has {n} features{'' if shape == asked else f', images of the shape {shape}'}. Leave it at None, or correct it."
-            )
-        return shape
 
     def _augmentation_seed(self, rng: np.random.RandomState) -> int:
         """The same for every fit and `partial_fit` with the same int: an image depends on it, its row and the number of the epoch."""
