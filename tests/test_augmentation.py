@@ -382,6 +382,11 @@ def test_save_load_clone_and_continue(tmp_path):
     assert fitted(mlp(augment=True), X, Y).get_params()["augment"] is True
 
 
+def test_a_fit_that_is_small_but_for_its_images_is_compiled():
+    assert explain(mlp(backend="auto", augment=False, max_iter=300, batch_size=300), X, Y).backend == "numpy"
+    assert explain(mlp(backend="auto", max_iter=300, batch_size=300), X, Y).backend == "numba"
+
+
 def test_explain_says_so():
     said = explain(mlp(), X, Y)
     assert "Every epoch trains on other images" in said.reason
