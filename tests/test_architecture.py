@@ -54,7 +54,7 @@ def allowed(unit: str) -> set[str]:
 HOMES = {
     "sklearn": ("fastmnist/estimators/", "fastmnist/recipes.py"),
     "cupy": ("fastmnist/backends/gpu_device.py", "fastmnist/backends/__init__.py"),
-    "pooch": ("fastmnist/datasets.py",),
+    "pooch": ("fastmnist/datasets/downloads.py",),
     "torch": (),
     "jax": (),
     "tensorflow": (),
