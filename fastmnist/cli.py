@@ -11,6 +11,7 @@ import click
 
 from fastmnist.commands.options import json_option, model_options
 from fastmnist.commands.plot import plot
+from fastmnist.commands.sweep import sweep
 from fastmnist.console import EXIT_INTERRUPTED, Commands, counted_progress, emit_json, epoch_progress, output
 from fastmnist.version import __version__
 
@@ -232,5 +233,5 @@ def warmup(as_json: bool) -> None:
 
 # --- commands with a file of their own ----------------------------------------------------------------------------------
 
-for command in (plot,):
+for command in (plot, sweep):
     main.add_command(command)
