@@ -192,7 +192,7 @@ class CpuExecutor:
 
     def _prepare(self, batch_sizes: tuple[int, ...]) -> _Runner:
         self._rebind_for_epochs()
-        if self._training is None or self._training[0] != batch_sizes:
+        if self._training is None or not set(batch_sizes) <= set(self._training[0]):
             program = self.program(batch_sizes)
             if self._state is None:
                 self._state = aligned_bytes(program.state.size)

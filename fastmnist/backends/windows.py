@@ -8,6 +8,7 @@ compressed if that pays, and trained on as if they were the data set. The batche
 
 from __future__ import annotations
 
+import sys
 import time
 
 import numpy as np
@@ -78,6 +79,9 @@ class WindowedExecutor:
         For a whole epoch; with one, all rows are bound to the executor.
     """
 
+    _largest_window = LARGEST_WINDOW
+    _first_rows = sys.maxsize  # that are bound before training begins
+
     def __init__(
         self,
         executor: Executor,
@@ -97,11 +101,11 @@ class WindowedExecutor:
             executor.dtype,
             executor.n_threads,
         )
-        self._window_bytes = min(max_memory // WINDOWS_A_MEMORY, LARGEST_WINDOW)
+        self._window_bytes = min(max_memory // WINDOWS_A_MEMORY, self._largest_window)
         self._rows = max(1, self._window_bytes // max(X.row_bytes, 1))
         self.n_windows = -(-len(X) // self._rows)
         self._buffer = np.empty((0, X.shape[1]), X.dtype)
-        self._bind(np.arange(min(self._rows, len(X))), full_batch)
+        self._bind(np.arange(min(self._rows, self._first_rows, len(X))), full_batch)
 
     @property
     def compile_seconds(self) -> float:
@@ -128,9 +132,15 @@ class WindowedExecutor:
 
     def _bind(self, rows: np.ndarray, full_batch: bool = False) -> None:
         """Attach some rows, ascending, to the executor."""
+        self._attach(self._read(rows), rows, full_batch)
+
+    def _read(self, rows: np.ndarray) -> np.ndarray:
         if len(rows) > len(self._buffer):
             self._buffer = np.empty((len(rows), self._X.shape[1]), self._X.dtype)
-        window = self._X[rows].dense(self._buffer[: len(rows)])
+        return self._X[rows].dense(self._buffer[: len(rows)])
+
+    def _attach(self, window: np.ndarray, rows: np.ndarray, full_batch: bool = False) -> None:
+        """Attach a window that stands for some rows."""
         weight = None if self._weight is None else self._weight[rows]
         # The compressed rows of a window never take more than the window.
         self._executor.bind(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from numbers import Integral, Real
 from typing import Any, ClassVar
@@ -9,9 +10,12 @@ from typing import Any, ClassVar
 import numpy as np
 from sklearn.utils._param_validation import Interval, StrOptions
 
+from fastmnist.estimators.inputs import learn_image_shape
 from fastmnist.estimators.network_fitting import NetworkFitting
+from fastmnist.network.augmentation import Augment
 from fastmnist.network.layers import ACTIVATIONS, Dense, Dropout, Layer
 from fastmnist.network.schedules import Schedule
+from fastmnist.network.shapes import Shape
 from fastmnist.network.spec import Spec
 
 MAX_UNITS = 2**24  # of a hidden layer: no array of weights of more could be allocated
@@ -77,6 +81,12 @@ class MLPClassifier(NetworkFitting):
         In [0, 1); more than two classes only.
     record_steps : bool, default=False
         Keep the loss of every step in `step_losses_`.
+    augment : Augment or bool, default=False
+        Rows of X are images, and each epoch trains on other ones: every image is shifted, turned, bent ... at random, as a `fastmnist.Augment` says.
+        True: by up to 2 pixels, 10 degrees, 10 % in size and 5 degrees of slant, for digits. What an image becomes depends on `random_state` (an
+        int), its row and the number of the epoch alone. Validation data stay as they are.
+    image_shape : tuple (height, width) or (height, width, channels), default=None
+        What a row of X is, for `augment`. None: a grey square.
     backend : {"auto", "numpy", "numba", "cupy"}, default="auto"
         What computes; "auto" takes NumPy for small work.
     n_threads : int, default=None
@@ -176,6 +186,8 @@ class MLPClassifier(NetworkFitting):
         weight_decay: float = 0.0,
         label_smoothing: float = 0.0,
         record_steps: bool = False,
+        augment: Augment | bool = False,
+        image_shape: Shape | None = None,
         backend: str = "auto",
         n_threads: int | None = None,
         pixel_scale: float | str = "auto",
@@ -210,6 +222,8 @@ class MLPClassifier(NetworkFitting):
         self.weight_decay = weight_decay
         self.label_smoothing = label_smoothing
         self.record_steps = record_steps
+        self.augment = augment
+        self.image_shape = image_shape
         self.backend = backend
         self.n_threads = n_threads
         self.pixel_scale = pixel_scale
@@ -235,6 +249,15 @@ class MLPClassifier(NetworkFitting):
                 f"dropout must be in [0, 1): one number, or one for each of the {n_hidden} hidden layers; got {self.dropout!r}."
             )
         return [float(rate) for rate in rates]
+
+    def _training_image_shape(self) -> Shape:
+        n = self.n_features_in_
+        if self.image_shape is None and math.isqrt(n) ** 2 != n:
+            raise ValueError(
+                f"augment needs to know what the images in X are: {n} features are no square. Set image_shape=(height, width), or "
+                "(height, width, channels)."
+            )
+        return learn_image_shape(self.image_shape, n, None)
 
     def _spec(self) -> Spec:
         activation = "sigmoid" if self.activation == "logistic" else self.activation

@@ -24,11 +24,14 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import _check_partial_fit_first_call
 
 from fastmnist.backends.rows import Matrix, StoredRows
+from fastmnist.backends.warping import AugmentedExecutor
 from fastmnist.estimators.base import NetworkClassifier
+from fastmnist.network.augmentation import FOR_DIGITS, Augment
 from fastmnist.network.initializers import initial_parameters
 from fastmnist.network.losses import BinaryCrossEntropy, SoftmaxCrossEntropy
 from fastmnist.network.optimizers import SGD, Adam, AdamW, Optimizer
 from fastmnist.network.schedules import Schedule, parse
+from fastmnist.network.shapes import Shape
 from fastmnist.network.spec import Spec
 from fastmnist.threads import one_blas_thread
 from fastmnist.training.full_batch import Objective, lbfgs
@@ -85,6 +88,8 @@ class NetworkFitting(NetworkClassifier):
         "weight_decay": [Interval(Real, 0, None, closed="left")],
         "label_smoothing": [Interval(Real, 0, 1, closed="left")],
         "record_steps": ["boolean"],
+        "augment": [Augment, "boolean"],
+        "image_shape": ["array-like", None],
     }
 
     solver: str
@@ -110,6 +115,8 @@ class NetworkFitting(NetworkClassifier):
     weight_decay: float
     label_smoothing: float
     record_steps: bool
+    augment: Augment | bool
+    image_shape: Shape | None
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "coefs_")
@@ -316,6 +323,8 @@ class NetworkFitting(NetworkClassifier):
         if self.early_stopping and validation is None:
             rows, validation = self._hold_out(rows, data, rng)
         plan = self._plan(len(rows))
+        if isinstance(executor, AugmentedExecutor):
+            executor.begin(self._augmentation_seed(rng), len(progress.loss_curve))
         executor.set_parameters(initial)
         if continued:
             progress.epochs = 0
@@ -348,13 +357,56 @@ class NetworkFitting(NetworkClassifier):
             Names both parameters and what to change.
         """
         if self.solver == "lbfgs":
-            for name, off in (("dropout", 0.0), ("weight_decay", 0.0), ("schedule", None)):
+            for name, off in (("dropout", 0.0), ("weight_decay", 0.0), ("schedule", None), ("augment", False)):
                 value = getattr(self, name, off)
                 if np.any(value) if name == "dropout" else value != off:
                     raise ValueError(
                         f"{name} needs mini-batches: solver must be one of {STOCHASTIC_SOLVERS}; got solver='lbfgs' with "
                         f"{name}={value!r}. Leave {name} at {off!r}, or change the solver."
                     )
+
+    # --- augmentation -----------------------------------------------------------------------------------------------------------
+
+    def _training_image_shape(self) -> Shape:
+        """What a row of X is: (height, width, channels)."""
+        raise NotImplementedError
+
+    def _augmentation_seed(self, rng: np.random.RandomState) -> int:
+        """The same for every fit and `partial_fit` with the same int: an image depends on it, its row and the number of the epoch."""
+        if isinstance(self.random_state, Integral):
+            return int(self.random_state)
+        return int(rng.randint(2**31))
+
+    def _bind(
+        self,
+        executor: Executor,
+        X: Matrix,
+        labels: np.ndarray,
+        weights: np.ndarray | None,
+        scale: float,
+        max_memory: int,
+        full_batch: bool = False,
+    ) -> tuple[BoundExecutor, np.ndarray | StoredRows]:
+        if not self.augment:
+            return super()._bind(executor, X, labels, weights, scale, max_memory, full_batch)
+        if executor.backend == "cupy":
+            raise ValueError(
+                "augment needs backend='numba' or 'numpy': its images are made by the CPU's kernels, and the GPU keeps the data set where it is; "
+                f"got backend={self.backend!r}. Leave augment at False, or change the backend."
+            )
+        data, taken = self._executor_input(executor, X, max_memory)
+        augmented = AugmentedExecutor(
+            executor,
+            data,
+            labels,
+            None if weights is None else weights.astype(np.float32),
+            pixel_scale=scale,
+            max_memory=max_memory - taken,
+            augment=FOR_DIGITS if isinstance(self.augment, (bool, np.bool_)) else self.augment,
+            image_shape=self._training_image_shape(),
+        )
+        self.backend_reason_ = f"{self.backend_reason_} {augmented.reason}"
+        return augmented, data
 
     def _encode(self, y: np.ndarray, *, learn: bool) -> np.ndarray:
         """Indices of the labels in `classes_`, which are learned, or have to be known."""
