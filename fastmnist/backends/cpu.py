@@ -23,6 +23,7 @@ from fastmnist.backends.rows import CompressedRows
 from fastmnist.backends.team import Team
 from fastmnist.kernels.cpu.isa import LANES
 from fastmnist.kernels.cpu.layout import ROWS, TABLE
+from fastmnist.network.folding import FoldedNetwork
 from fastmnist.network.layers import Dense
 from fastmnist.network.lowering import DataFormat, Target, gradient_program, inference_program, training_program
 from fastmnist.network.program import BARRIER, Program, Table, View
@@ -104,6 +105,7 @@ class CpuExecutor:
 
             n_threads = default_threads()
         self.spec, self.n_threads = spec, n_threads
+        self._predicted = FoldedNetwork(spec)
         self._compiled_before = cpu.compile_seconds()
         self._target = Target(
             n_threads, PANEL_WIDTHS, ROW_BLOCK, gradient_groups=GRADIENT_GROUPS, chunk_bytes=CHUNK_BYTES
@@ -199,7 +201,7 @@ class CpuExecutor:
             self._training = (batch_sizes, _Runner(program, self._state))
             self._team = Team(self.n_threads)
             # What `predict` will need is compiled with the rest: the first prediction should not wait.
-            _compile(inference_program(self.spec, DataFormat(self._format.dtype, self._format.scale), (1,)))
+            _compile(inference_program(self._predicted.spec, DataFormat(self._format.dtype, self._format.scale), (1,)))
         runner = self._training[1]
         if self._initial is not None:
             place_parameters(runner.binding, self._initial)
@@ -316,11 +318,12 @@ class CpuExecutor:
 
     def outputs(self, parameters: Parameters, X: np.ndarray, *, pixel_scale: float = 1.0) -> np.ndarray:
         """See `Executor.outputs`; may be called from several threads, which take turns."""
+        parameters = self._predicted.parameters(parameters)
         with self._predicting:
             if 0 < len(X) <= SMALL_ROWS:
                 key = (len(X), X.dtype, pixel_scale)
                 if key not in self._small_predictions:
-                    self._small_predictions[key] = _SmallPrediction(self.spec, *key)
+                    self._small_predictions[key] = _SmallPrediction(self._predicted.spec, *key)
                 return self._small_predictions[key](parameters, X)
             result = np.empty((len(X), self.spec.n_outputs), np.float32)
             if len(X):
@@ -362,7 +365,7 @@ class CpuExecutor:
         key = (thread, dtype, scale, sizes)
         if key not in self._inference:
             self._inference[key] = _Runner(
-                inference_program(self.spec, DataFormat(dtype, scale), sizes, chunk_bytes=CHUNK_BYTES)
+                inference_program(self._predicted.spec, DataFormat(dtype, scale), sizes, chunk_bytes=CHUNK_BYTES)
             )
         return self._inference[key]
 
