@@ -9,6 +9,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
@@ -98,6 +99,7 @@ class CpuExecutor:
     backend = "numba"
     dtype = np.dtype(np.float32)
     reading_order = None
+    window_rows = None
 
     def __init__(self, spec: Spec, *, n_threads: int | None = None) -> None:
         if n_threads is None:
@@ -194,7 +196,7 @@ class CpuExecutor:
 
     def _prepare(self, batch_sizes: tuple[int, ...]) -> _Runner:
         self._rebind_for_epochs()
-        if self._training is None or self._training[0] != batch_sizes:
+        if self._training is None or not set(batch_sizes) <= set(self._training[0]):
             program = self.program(batch_sizes)
             if self._state is None:
                 self._state = aligned_bytes(program.state.size)
@@ -418,6 +420,28 @@ def _compile(program: Program) -> None:
             cpu.entry(instruction.op, tuple(view.tensor.dtype for view in views))
 
 
+@dataclass
+class _Encoded:
+    """The tables of a Program as the walker reads them, for bound arrays of certain shapes.
+
+    Attributes
+    ----------
+    shapes : dict
+        Of the bound arrays, by name.
+    tables : dict
+        For each number of rows of a batch the table of each thread.
+    lanes : dict
+        For each number of rows where the tables of the threads are, and the address of that array.
+    places : dict
+        Where the addresses of a bound tensor stand: rows of a table, word, distance from the start of the array.
+    """
+
+    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    tables: dict[int, list[np.ndarray]] = field(default_factory=dict)
+    lanes: dict[int, tuple[np.ndarray, int]] = field(default_factory=dict)
+    places: dict[str, list[tuple[np.ndarray, int, int]]] = field(default_factory=dict)
+
+
 class _Runner:
     """A Program with its memory, its encoded tables and the compiled walker."""
 
@@ -427,26 +451,26 @@ class _Runner:
         self.binding = Binding(program, state, aligned_bytes(program.workspace.size))
         self._cursors = [self.binding[f"cursor_{t}"] for t in range(len(next(iter(program.tables.values())).threads))]
         self._walk = cpu.walk()
-        self._tables: dict[int, list[np.ndarray]] = {}
-        self._lanes: dict[int, tuple[np.ndarray, int]] = {}  # and their addresses
-        self._shapes: dict[str, tuple[int, ...]] = {}
-        # Where the addresses of a bound tensor stand: rows of a table, word, distance from the start of the array.
-        self._places: dict[str, list[tuple[np.ndarray, int, int]]] = {}
+        self._bound = _Encoded()
+        self._encoded: list[_Encoded] = []  # the last two: what is run in parts has a part of another length
 
     def bind(self, **arrays: np.ndarray) -> None:
         """Bind arrays. The tables are encoded once; arrays of the same shapes later only change addresses in them."""
         self.binding.bind(**arrays)
         shapes = {name: array.shape for name, array in arrays.items()}
-        if shapes == self._shapes:
-            for name, places in self._places.items():
+        known = next((encoded for encoded in self._encoded if encoded.shapes == shapes), None)
+        if known is not None:
+            self._bound = known
+            for name, places in known.places.items():
                 address = arrays[name].ctypes.data
                 for row, word, distance in places:
                     row[word] = address + distance
             return
-        self._shapes, self._places = shapes, {}
-        self._tables = {rows: self._encode(table) for rows, table in self.program.tables.items()}
-        lanes = {rows: _lanes(tables) for rows, tables in self._tables.items()}
-        self._lanes = {rows: (array, array.ctypes.data) for rows, array in lanes.items()}
+        self._bound = _Encoded(shapes)
+        self._bound.tables = {rows: self._encode(table) for rows, table in self.program.tables.items()}
+        lanes = {rows: _lanes(tables) for rows, tables in self._bound.tables.items()}
+        self._bound.lanes = {rows: (array, array.ctypes.data) for rows, array in lanes.items()}
+        self._encoded = [self._bound, *self._encoded[:1]]
 
     def _encode(self, table: Table) -> list[np.ndarray]:
         addresses: dict[str, int] = {}
@@ -470,7 +494,7 @@ class _Runner:
                     for word, view in enumerate(views, start=1):
                         if view.tensor.memory == "bound":
                             place = (row, word, view.byte_offset)
-                            self._places.setdefault(view.tensor.name, []).append(place)
+                            self._bound.places.setdefault(view.tensor.name, []).append(place)
             encoded.append(rows)
         return encoded
 
@@ -479,7 +503,7 @@ class _Runner:
         self._cursors[thread][:] = position, 0
         done = 0
         for rows, steps in passes:
-            lanes, address = self._lanes[rows]
+            lanes, address = self._bound.lanes[rows]
             completed = self._walk(address, len(lanes), thread, steps, team.control_address, 0, 0)
             done += completed
             if completed < steps:

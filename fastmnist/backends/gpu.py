@@ -56,6 +56,7 @@ class CupyExecutor:
     n_threads = 1
     takes_compressed = False
     reading_order = None
+    window_rows = None
 
     def __init__(self, spec: Spec, *, device: Device | None = None) -> None:
         if spec.image_shape is not None:
@@ -123,7 +124,7 @@ class CupyExecutor:
     # --- training -----------------------------------------------------------------------------------------------------------------
 
     def _prepare(self, batch_sizes: tuple[int, ...]) -> _Runner:
-        if self._training is None or self._training[0] != batch_sizes:
+        if self._training is None or not set(batch_sizes) <= set(self._training[0]):
             program = self.program(batch_sizes)
             if self._state is None:
                 self._state = _reserve(self.device, {"parameters and moments": program.state.size})

@@ -9,6 +9,7 @@ compressed if that pays, and trained on as if they were the data set. The batche
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import numpy as np
 
@@ -117,6 +118,11 @@ class WindowedExecutor:
         return ReadingOrder(max(1, block_bytes // max(self._X.row_bytes, 1)), self._rows)
 
     @property
+    def window_rows(self) -> int:
+        """See `Executor.window_rows`."""
+        return self._rows
+
+    @property
     def reason(self) -> str:
         """Why rows are read in windows, for people."""
         need = f"{len(self._X) * self._X.row_bytes:,} bytes as {self._X.dtype}"
@@ -179,13 +185,7 @@ class WindowedExecutor:
             interrupted = part.interrupted
             if interrupted:
                 break
-        return Epoch(
-            np.concatenate([np.empty(0, np.float32), *(part.losses for part in parts)]),
-            np.concatenate([np.empty(0, bool), *(part.hits for part in parts)]),
-            sum(part.steps for part in parts),
-            interrupted,
-            time.perf_counter() - start,
-        )
+        return replace(Epoch.joined(parts), interrupted=interrupted, seconds=time.perf_counter() - start)
 
     def loss_and_gradient(self, parameters: Parameters) -> tuple[float, list[np.ndarray]]:
         """See `Executor.loss_and_gradient`."""

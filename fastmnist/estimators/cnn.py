@@ -41,7 +41,7 @@ class CNNClassifier(NetworkFitting):
         What a row of a flat X is. None: a grey square if the number of features is a square number, else a line of pixels.
     solver, alpha, batch_size, learning_rate, learning_rate_init, power_t, max_iter, shuffle, random_state, tol, verbose, warm_start, momentum, \
 nesterovs_momentum, early_stopping, validation_fraction, beta_1, beta_2, epsilon, n_iter_no_change, max_fun, class_weight, schedule, weight_decay, \
-label_smoothing, record_steps, backend, n_threads, pixel_scale, max_memory
+label_smoothing, ema_decay, record_steps, backend, n_threads, pixel_scale, max_memory
         As of `MLPClassifier`; other defaults are `alpha=0` and `max_iter=10`; batch_size "auto" is `min(64, n_samples)`. gamma and beta of a
         `BatchNorm` are free of `alpha`. Solver "lbfgs" takes networks without Dropout and BatchNorm.
 
@@ -107,6 +107,7 @@ feature_names_in_, history_, step_losses_, backend_, backend_reason_, pixel_scal
         schedule: str | Schedule | None = None,
         weight_decay: float = 0.0,
         label_smoothing: float = 0.0,
+        ema_decay: float = 0.0,
         record_steps: bool = False,
         backend: str = "auto",
         n_threads: int | None = None,
@@ -140,6 +141,7 @@ feature_names_in_, history_, step_losses_, backend_, backend_reason_, pixel_scal
         self.schedule = schedule
         self.weight_decay = weight_decay
         self.label_smoothing = label_smoothing
+        self.ema_decay = ema_decay
         self.record_steps = record_steps
         self.backend = backend
         self.n_threads = n_threads

@@ -82,6 +82,7 @@ class NetworkFitting(NetworkClassifier):
         "schedule": [None, str, Schedule],
         "weight_decay": [Interval(Real, 0, None, closed="left")],
         "label_smoothing": [Interval(Real, 0, 1, closed="left")],
+        "ema_decay": [Interval(Real, 0, 1, closed="left")],
         "record_steps": ["boolean"],
     }
 
@@ -107,6 +108,7 @@ class NetworkFitting(NetworkClassifier):
     schedule: str | Schedule | None
     weight_decay: float
     label_smoothing: float
+    ema_decay: float
     record_steps: bool
 
     def __sklearn_is_fitted__(self) -> bool:
@@ -314,12 +316,13 @@ class NetworkFitting(NetworkClassifier):
         if self.early_stopping and validation is None:
             rows, validation = self._hold_out(rows, data, rng)
         plan = self._plan(len(rows))
-        executor.set_parameters(initial)
+        executor.set_parameters(progress.parameters_behind(initial) if continued else initial)
         if continued:
             progress.epochs = 0
         else:
             executor.reset_optimizer()
             progress.begin_fit(plan)
+        progress.begin_average(plan, continued=continued)
         train(
             executor,
             rows,
@@ -335,7 +338,11 @@ class NetworkFitting(NetworkClassifier):
         self._publish(progress, warn=not incremental)
         if self.early_stopping and progress.best_parameters is not None:
             return progress.best_parameters, progress.diverged
-        return executor.get_parameters(), progress.diverged
+        last = executor.get_parameters()
+        if progress.average is None or progress.average.parameters is None:
+            return last, progress.diverged
+        progress.last_parameters = last
+        return [p.copy() for p in progress.average.parameters], progress.diverged
 
     def _check_combinations(self) -> None:
         """Refuse parameters that contradict each other.
@@ -346,7 +353,7 @@ class NetworkFitting(NetworkClassifier):
             Names both parameters and what to change.
         """
         if self.solver == "lbfgs":
-            for name, off in (("dropout", 0.0), ("weight_decay", 0.0), ("schedule", None)):
+            for name, off in (("dropout", 0.0), ("weight_decay", 0.0), ("schedule", None), ("ema_decay", 0.0)):
                 value = getattr(self, name, off)
                 if np.any(value) if name == "dropout" else value != off:
                     raise ValueError(
@@ -409,6 +416,7 @@ class NetworkFitting(NetworkClassifier):
             early_stopping=bool(self.early_stopping),
             l2=self.alpha,
             record_steps=bool(self.record_steps),
+            ema_decay=self.ema_decay,
         )
 
     def _hold_out(self, rows: np.ndarray, data: _Data, rng: np.random.RandomState) -> tuple[np.ndarray, Validation]:

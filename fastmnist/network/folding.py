@@ -39,7 +39,7 @@ class FoldedNetwork:
 
     def __post_init__(self) -> None:
         layers: list[Layer] = []
-        folds = []
+        folds: list[bool] = []
         for layer in self.trained.layers:
             before = layers[-1] if layers else None
             fold = isinstance(layer, BatchNorm) and isinstance(before, Conv2D) and before.activation == "identity"
