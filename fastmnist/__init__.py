@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from fastmnist.estimators.serialization import load_model
     from fastmnist.kernel_call import call_kernel, warmup
     from fastmnist.matrix_product import MatrixProduct, gemm
+    from fastmnist.network.augmentation import Augment
     from fastmnist.network.layers import (
         Activation,
         AvgPool2D,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Activation",
+    "Augment",
     "AvgPool2D",
     "BackendUnavailable",
     "BatchNorm",
@@ -76,6 +78,7 @@ _MODULES = {
     "fastmnist.estimators.serialization": ("load_model",),
     "fastmnist.kernel_call": ("call_kernel", "warmup"),
     "fastmnist.matrix_product": ("MatrixProduct", "gemm"),
+    "fastmnist.network.augmentation": ("Augment",),
     "fastmnist.network.layers": (
         "Activation",
         "AvgPool2D",

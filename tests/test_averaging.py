@@ -9,7 +9,6 @@ from sklearn.datasets import load_digits
 from fastmnist import CNNClassifier, MLPClassifier, load_model
 from fastmnist.backends.cpu import CpuExecutor
 from fastmnist.backends.reference import ReferenceExecutor
-from fastmnist.backends.windows import WindowedExecutor
 from fastmnist.network.initializers import initial_parameters
 from fastmnist.network.layers import BatchNorm, Conv2D, Dense, Flatten
 from fastmnist.network.optimizers import Adam
@@ -89,21 +88,17 @@ def test_average_of_a_run_against_the_oracle_step_by_step(spec, digits):
     assert np.abs(average.parameters[-2] - snapshots[-1][-2]).max() > 1e-3  # the average is not the end
 
 
-def test_rows_read_in_windows_are_added_window_by_window(digits):
-    class Counting(ParameterAverage):
-        added = ()
-
-        def add(self, parameters, steps):
-            self.added = (*self.added, steps)
-            super().add(parameters, steps)
-
-    class Windowed(ReferenceExecutor):
-        window_rows = 24 * 8
-
-    assert hasattr(WindowedExecutor, "window_rows")
-    average = Counting(0.9)
-    train(Windowed(MLP), digits, average, 50 * 8)
-    assert average.added == (24, 24, 2)
+def test_rows_read_in_windows(digits):
+    """Parts within each window; the average is that of the same rows in memory."""
+    X, y = digits
+    common = {"batch_size": 8, "max_iter": 1, "shuffle": False, "random_state": 0, "tol": 0, "learning_rate_init": 0.02}
+    X = X.astype(np.float64)  # its copy as float32 is larger than max_memory
+    expected = MLPClassifier(12, **common, backend="numba", ema_decay=0.9).fit(X, y).coefs_[1]
+    clf = MLPClassifier(12, **common, backend="numba", ema_decay=0.9, max_memory=200_000).fit(X, y)
+    assert "rows at a time are in memory" in clf.backend_reason_
+    last = MLPClassifier(12, **common, backend="numba", max_memory=200_000).fit(X, y).coefs_[1]
+    # A window ends a part early, so the snapshots are others.
+    assert 0 < np.abs(clf.coefs_[1] - expected).max() < np.abs(last - expected).max() / 2
 
 
 class TestEstimators:

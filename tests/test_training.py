@@ -33,7 +33,7 @@ class ScriptedExecutor:
     """Trains nothing: its losses are given, and it writes down what it was asked for."""
 
     backend, n_threads, compile_seconds, dtype = "scripted", 1, 0.0, np.dtype(np.float64)
-    reading_order = window_rows = None
+    reading_order = None
 
     def __init__(self, losses, layers=LINEAR, interrupt_at=None):
         self.spec = Spec(3, layers)

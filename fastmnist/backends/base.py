@@ -84,10 +84,6 @@ class BoundExecutor(Protocol):
         """Which orders of the rows are cheap; None: all."""
 
     @property
-    def window_rows(self) -> int | None:
-        """How many rows are in memory at a time; None: all."""
-
-    @property
     def compile_seconds(self) -> float:
         """Seconds spent compiling so far; 0 when everything came from the cache."""
 

@@ -99,7 +99,6 @@ class CpuExecutor:
     backend = "numba"
     dtype = np.dtype(np.float32)
     reading_order = None
-    window_rows = None
 
     def __init__(self, spec: Spec, *, n_threads: int | None = None) -> None:
         if n_threads is None:

@@ -56,7 +56,6 @@ class CupyExecutor:
     n_threads = 1
     takes_compressed = False
     reading_order = None
-    window_rows = None
 
     def __init__(self, spec: Spec, *, device: Device | None = None) -> None:
         if spec.image_shape is not None:

@@ -36,7 +36,6 @@ class ReferenceExecutor:
     backend = "numpy"
     takes_compressed = False
     reading_order = None
-    window_rows = None
 
     def __init__(
         self, spec: Spec, *, dtype: np.dtype | type = np.float32, n_threads: int = 1, target: Target | None = None

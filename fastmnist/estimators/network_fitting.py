@@ -23,11 +23,15 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import _check_partial_fit_first_call
 
 from fastmnist.backends.rows import Matrix, StoredRows
+from fastmnist.backends.warping import AugmentedExecutor
 from fastmnist.estimators.base import NetworkClassifier
+from fastmnist.network.augmentation import FOR_DIGITS, Augment
 from fastmnist.network.initializers import initial_parameters
 from fastmnist.network.losses import BinaryCrossEntropy, SoftmaxCrossEntropy
 from fastmnist.network.optimizers import SGD, Adam, AdamW, Optimizer
+from fastmnist.network.rules import is_count
 from fastmnist.network.schedules import Schedule, parse
+from fastmnist.network.shapes import Shape
 from fastmnist.network.spec import Spec
 from fastmnist.training.full_batch import Objective, lbfgs
 from fastmnist.training.trainer import Plan, Progress, train
@@ -84,6 +88,8 @@ class NetworkFitting(NetworkClassifier):
         "label_smoothing": [Interval(Real, 0, 1, closed="left")],
         "ema_decay": [Interval(Real, 0, 1, closed="left")],
         "record_steps": ["boolean"],
+        "augment": [Augment, "boolean"],
+        "image_shape": ["array-like", None],
     }
 
     solver: str
@@ -110,6 +116,8 @@ class NetworkFitting(NetworkClassifier):
     label_smoothing: float
     ema_decay: float
     record_steps: bool
+    augment: Augment | bool
+    image_shape: Shape | None
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "coefs_")
@@ -316,6 +324,8 @@ class NetworkFitting(NetworkClassifier):
         if self.early_stopping and validation is None:
             rows, validation = self._hold_out(rows, data, rng)
         plan = self._plan(len(rows))
+        if isinstance(executor, AugmentedExecutor):
+            executor.begin(self._augmentation_seed(rng), len(progress.loss_curve))
         executor.set_parameters(progress.parameters_behind(initial) if continued else initial)
         if continued:
             progress.epochs = 0
@@ -353,13 +363,74 @@ class NetworkFitting(NetworkClassifier):
             Names both parameters and what to change.
         """
         if self.solver == "lbfgs":
-            for name, off in (("dropout", 0.0), ("weight_decay", 0.0), ("schedule", None), ("ema_decay", 0.0)):
+            needs = {"dropout": 0.0, "weight_decay": 0.0, "schedule": None, "ema_decay": 0.0, "augment": False}
+            for name, off in needs.items():
                 value = getattr(self, name, off)
                 if np.any(value) if name == "dropout" else value != off:
                     raise ValueError(
                         f"{name} needs mini-batches: solver must be one of {STOCHASTIC_SOLVERS}; got solver='lbfgs' with "
                         f"{name}={value!r}. Leave {name} at {off!r}, or change the solver."
                     )
+
+    # --- augmentation -----------------------------------------------------------------------------------------------------------
+
+    def _training_image_shape(self) -> Shape:
+        """What a row of X is: (height, width, channels)."""
+        raise NotImplementedError
+
+    def _learn_image_shape(self, shape: Shape | None) -> Shape:
+        """From the shape of X, None for flat rows, and the parameter `image_shape`."""
+        asked, valid = None, True
+        if self.image_shape is not None:
+            valid = len(self.image_shape) in (2, 3) and all(is_count(size) for size in self.image_shape)
+            asked = (*map(int, self.image_shape), 1)[:3] if valid else None
+        n = self.n_features_in_
+        if shape is None:
+            side = math.isqrt(n)
+            shape = asked or ((side, side, 1) if side * side == n else (1, n, 1))
+        if not valid or asked not in (None, shape) or math.prod(shape) != n:
+            raise ValueError(
+                f"image_shape must be integers (height, width) or (height, width, channels) of the images in X; got {self.image_shape!r}, and X "
+                f"has {n} features{'' if shape == asked else f', images of the shape {shape}'}. Leave it at None, or correct it."
+            )
+        return shape
+
+    def _augmentation_seed(self, rng: np.random.RandomState) -> int:
+        """The same for every fit and `partial_fit` with the same int: an image depends on it, its row and the number of the epoch."""
+        if isinstance(self.random_state, Integral):
+            return int(self.random_state)
+        return int(rng.randint(2**31))
+
+    def _bind(
+        self,
+        executor: Executor,
+        X: Matrix,
+        labels: np.ndarray,
+        weights: np.ndarray | None,
+        scale: float,
+        max_memory: int,
+        full_batch: bool = False,
+    ) -> tuple[BoundExecutor, np.ndarray | StoredRows]:
+        if not self.augment:
+            return super()._bind(executor, X, labels, weights, scale, max_memory, full_batch)
+        if executor.backend == "cupy":
+            raise ValueError(
+                "augment needs backend='numba' or 'numpy': its images are made by the CPU's kernels, and the GPU keeps the data set where it is; "
+                f"got backend={self.backend!r}. Leave augment at False, or change the backend."
+            )
+        data, taken = self._executor_input(executor, X, max_memory)
+        augmented = AugmentedExecutor(
+            executor,
+            data,
+            labels,
+            None if weights is None else weights.astype(np.float32),
+            pixel_scale=scale,
+            max_memory=max_memory - taken,
+            augment=FOR_DIGITS if isinstance(self.augment, (bool, np.bool_)) else self.augment,
+            image_shape=self._training_image_shape(),
+        )
+        self.backend_reason_ = f"{self.backend_reason_} {augmented.reason}"
+        return augmented, data
 
     def _encode(self, y: np.ndarray, *, learn: bool) -> np.ndarray:
         """Indices of the labels in `classes_`, which are learned, or have to be known."""

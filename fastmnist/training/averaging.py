@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from fastmnist.backends.base import BoundExecutor, Epoch
+from fastmnist.backends.windows import WindowedExecutor
 
 # Steps between two additions to the average. It is made on the host, of what every executor can hand out; so often it costs little beside
 # the steps, and an average that looks back over 100 steps (decay 0.99) still has several terms.
@@ -48,12 +49,10 @@ class ParameterAverage:
     def run_epoch(
         self, executor: BoundExecutor, order: np.ndarray, learning_rates: np.ndarray, batch_size: int, *, seed: int
     ) -> Epoch:
-        """`BoundExecutor.run_epoch`, some steps at a time, of which the last parameters are added to the average.
-
-        Where rows are read in windows there is one addition a window: reading comes first.
-        """
-        every = max((executor.window_rows or 0) // batch_size, STEPS_BETWEEN)
-        starts = list(range(0, len(learning_rates), every))
+        """`BoundExecutor.run_epoch`, some steps at a time, after which the parameters are added to the average."""
+        if isinstance(executor, WindowedExecutor):
+            return executor.run_epoch(order, learning_rates, batch_size, seed=seed, run=self.run_epoch)
+        starts = list(range(0, len(learning_rates), STEPS_BETWEEN))
         if len(starts) > 1 and len(learning_rates) - starts[-1] == 1:
             starts.pop()  # a last step alone may be one of fewer rows, for which executors would prepare anew
         parts: list[Epoch] = []
