@@ -79,6 +79,10 @@ class MLPClassifier(NetworkFitting):
         torch's: added to the gradient of weights and biases ("sgd", "adam"), or decoupled ("adamw").
     label_smoothing : float, default=0.0
         In [0, 1); more than two classes only.
+    ema_decay : float, default=0.0
+        0 < ema_decay < 1: what is validated, kept and predicted with is an exponential moving average of the parameters, in which each step back
+        counts that much less; 0: the last ones. Added to every 16 steps, not bent towards the initial parameters. `partial_fit` goes on from
+        the parameters behind the average, except after loading from a file.
     record_steps : bool, default=False
         Keep the loss of every step in `step_losses_`.
     augment : Augment or bool, default=False
@@ -185,6 +189,7 @@ class MLPClassifier(NetworkFitting):
         schedule: str | Schedule | None = None,
         weight_decay: float = 0.0,
         label_smoothing: float = 0.0,
+        ema_decay: float = 0.0,
         record_steps: bool = False,
         augment: Augment | bool = False,
         image_shape: Shape | None = None,
@@ -221,6 +226,7 @@ class MLPClassifier(NetworkFitting):
         self.schedule = schedule
         self.weight_decay = weight_decay
         self.label_smoothing = label_smoothing
+        self.ema_decay = ema_decay
         self.record_steps = record_steps
         self.augment = augment
         self.image_shape = image_shape

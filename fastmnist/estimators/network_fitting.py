@@ -87,6 +87,7 @@ class NetworkFitting(NetworkClassifier):
         "schedule": [None, str, Schedule],
         "weight_decay": [Interval(Real, 0, None, closed="left")],
         "label_smoothing": [Interval(Real, 0, 1, closed="left")],
+        "ema_decay": [Interval(Real, 0, 1, closed="left")],
         "record_steps": ["boolean"],
         "augment": [Augment, "boolean"],
         "image_shape": ["array-like", None],
@@ -114,6 +115,7 @@ class NetworkFitting(NetworkClassifier):
     schedule: str | Schedule | None
     weight_decay: float
     label_smoothing: float
+    ema_decay: float
     record_steps: bool
     augment: Augment | bool
     image_shape: Shape | None
@@ -325,12 +327,13 @@ class NetworkFitting(NetworkClassifier):
         plan = self._plan(len(rows))
         if isinstance(executor, AugmentedExecutor):
             executor.begin(self._augmentation_seed(rng), len(progress.loss_curve))
-        executor.set_parameters(initial)
+        executor.set_parameters(progress.parameters_behind(initial) if continued else initial)
         if continued:
             progress.epochs = 0
         else:
             executor.reset_optimizer()
             progress.begin_fit(plan)
+        progress.begin_average(plan, continued=continued)
         train(
             executor,
             rows,
@@ -346,7 +349,11 @@ class NetworkFitting(NetworkClassifier):
         self._publish(progress, warn=not incremental)
         if self.early_stopping and progress.best_parameters is not None:
             return progress.best_parameters, progress.diverged
-        return executor.get_parameters(), progress.diverged
+        last = executor.get_parameters()
+        if progress.average is None or progress.average.parameters is None:
+            return last, progress.diverged
+        progress.last_parameters = last
+        return [p.copy() for p in progress.average.parameters], progress.diverged
 
     def _check_combinations(self) -> None:
         """Refuse parameters that contradict each other.
@@ -357,7 +364,8 @@ class NetworkFitting(NetworkClassifier):
             Names both parameters and what to change.
         """
         if self.solver == "lbfgs":
-            for name, off in (("dropout", 0.0), ("weight_decay", 0.0), ("schedule", None), ("augment", False)):
+            needs = {"dropout": 0.0, "weight_decay": 0.0, "schedule": None, "ema_decay": 0.0, "augment": False}
+            for name, off in needs.items():
                 value = getattr(self, name, off)
                 if np.any(value) if name == "dropout" else value != off:
                     raise ValueError(
@@ -463,6 +471,7 @@ class NetworkFitting(NetworkClassifier):
             early_stopping=bool(self.early_stopping),
             l2=self.alpha,
             record_steps=bool(self.record_steps),
+            ema_decay=self.ema_decay,
         )
 
     def _hold_out(self, rows: np.ndarray, data: _Data, rng: np.random.RandomState) -> tuple[np.ndarray, Validation]:
