@@ -10,7 +10,8 @@ import numpy as np
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from fastmnist.estimators.network_fitting import NetworkFitting
-from fastmnist.network.layers import ACTIVATIONS, Dense, Dropout, Layer
+from fastmnist.network.layers import ACTIVATIONS, INITIALIZERS, Dense, Dropout, Layer
+from fastmnist.network.losses import Loss, SoftmaxTwiceCrossEntropy
 from fastmnist.network.schedules import Schedule
 from fastmnist.network.spec import Spec
 
@@ -75,6 +76,11 @@ class MLPClassifier(NetworkFitting):
         torch's: added to the gradient of weights and biases ("sgd", "adam"), or decoupled ("adamw").
     label_smoothing : float, default=0.0
         In [0, 1); more than two classes only.
+    kernel_initializer : str, default="glorot_uniform"
+        Of all layers: one of `fastmnist.network.layers.INITIALIZERS`; the default draws scikit-learn's weights.
+    loss : {"log_loss", "softmax_twice"}, default="log_loss"
+        "softmax_twice" is a mistake that published work made, offered to reproduce it: the cross-entropy of softmax(softmax(logits)), see
+        `fastmnist.network.losses.SoftmaxTwiceCrossEntropy`. More than two classes, no label smoothing.
     record_steps : bool, default=False
         Keep the loss of every step in `step_losses_`.
     backend : {"auto", "numpy", "numba", "cupy"}, default="auto"
@@ -142,6 +148,8 @@ class MLPClassifier(NetworkFitting):
         "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
         "activation": [StrOptions({*ACTIVATIONS, "logistic"})],
         "dropout": ["array-like", Interval(Real, 0, 1, closed="left")],
+        "kernel_initializer": [StrOptions(set(INITIALIZERS))],
+        "loss": [StrOptions({"log_loss", "softmax_twice"})],
     }
 
     def __init__(
@@ -175,6 +183,8 @@ class MLPClassifier(NetworkFitting):
         schedule: str | Schedule | None = None,
         weight_decay: float = 0.0,
         label_smoothing: float = 0.0,
+        kernel_initializer: str = "glorot_uniform",
+        loss: str = "log_loss",
         record_steps: bool = False,
         backend: str = "auto",
         n_threads: int | None = None,
@@ -209,6 +219,8 @@ class MLPClassifier(NetworkFitting):
         self.schedule = schedule
         self.weight_decay = weight_decay
         self.label_smoothing = label_smoothing
+        self.kernel_initializer = kernel_initializer
+        self.loss = loss
         self.record_steps = record_steps
         self.backend = backend
         self.n_threads = n_threads
@@ -236,13 +248,25 @@ class MLPClassifier(NetworkFitting):
             )
         return [float(rate) for rate in rates]
 
+    def _loss(self) -> Loss:
+        return SoftmaxTwiceCrossEntropy() if self.loss == "softmax_twice" else super()._loss()
+
+    def _encode(self, y: np.ndarray, *, learn: bool) -> np.ndarray:
+        indices = super()._encode(y, learn=learn)
+        if self.loss == "softmax_twice" and (self._n_outputs == 1 or self.label_smoothing > 0):
+            raise ValueError(
+                "loss='softmax_twice' needs more than two classes and no label smoothing; got "
+                f"{len(self.classes_)} classes and label_smoothing={self.label_smoothing!r}. Use loss='log_loss'."
+            )
+        return indices
+
     def _spec(self) -> Spec:
         activation = "sigmoid" if self.activation == "logistic" else self.activation
         layers: list[Layer] = []
         sizes = self._hidden_layers()
         for units, rate in zip(sizes, self._dropout_rates(len(sizes)), strict=True):
-            layers.append(Dense(units, activation))
+            layers.append(Dense(units, activation, self.kernel_initializer))
             if rate > 0:
                 layers.append(Dropout(rate))
-        layers.append(Dense(self._n_outputs))
+        layers.append(Dense(self._n_outputs, kernel_initializer=self.kernel_initializer))
         return Spec(self.n_features_in_, tuple(layers), self._loss(), self._optimizer(), self.alpha)

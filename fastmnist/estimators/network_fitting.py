@@ -25,7 +25,7 @@ from sklearn.utils.multiclass import _check_partial_fit_first_call
 from fastmnist.backends.rows import Matrix, StoredRows
 from fastmnist.estimators.base import NetworkClassifier
 from fastmnist.network.initializers import initial_parameters
-from fastmnist.network.losses import BinaryCrossEntropy, SoftmaxCrossEntropy
+from fastmnist.network.losses import BinaryCrossEntropy, Loss, SoftmaxCrossEntropy
 from fastmnist.network.optimizers import SGD, Adam, AdamW, Optimizer
 from fastmnist.network.schedules import Schedule, parse
 from fastmnist.network.spec import Spec
@@ -229,7 +229,7 @@ class NetworkFitting(NetworkClassifier):
         adam = AdamW if self.solver == "adamw" else Adam
         return adam(self.beta_1, self.beta_2, self.epsilon, self.weight_decay)
 
-    def _loss(self) -> SoftmaxCrossEntropy | BinaryCrossEntropy:
+    def _loss(self) -> Loss:
         return BinaryCrossEntropy() if self._n_outputs == 1 else SoftmaxCrossEntropy(self.label_smoothing)
 
     def _parameters(self) -> list[np.ndarray]:
