@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from fastmnist.commands.options import json_option, model_options
+from fastmnist.commands.reproduce import reproduce
 from fastmnist.console import EXIT_INTERRUPTED, Commands, counted_progress, emit_json, epoch_progress, output
 from fastmnist.version import __version__
 
@@ -212,3 +213,6 @@ def warmup(as_json: bool) -> None:
     click.echo(
         f"{done.n_kernels} kernels are ready, {done.n_compiled} compiled now, in {done.seconds:.1f} s; cache: {done.folder}"
     )
+
+
+main.add_command(reproduce)

@@ -34,6 +34,7 @@ class Objective:
         self.executor = executor
         self.l2 = l2
         self.fit_intercept = fit_intercept
+        self.losses = np.empty(0)  # of each output, L2 included, where it was evaluated last
 
     def flatten(self, parameters: Parameters) -> np.ndarray:
         """`[W0, b0, ...]` as one vector."""
@@ -56,8 +57,12 @@ class Objective:
         """F and its gradient, float64."""
         parameters = self.unflatten(vector)
         dtype = self.executor.dtype
-        loss, gradient = self.executor.loss_and_gradient([np.ascontiguousarray(p, dtype) for p in parameters])
+        losses, gradient = self.executor.losses_and_gradient([np.ascontiguousarray(p, dtype) for p in parameters])
+        self.losses, loss = losses, float(losses.sum())
         for i in range(0, len(parameters), 2):
+            squares = np.square(parameters[i]).sum(axis=0)
+            # Only the outputs of a single layer have losses and penalties of their own.
+            self.losses = self.losses + 0.5 * self.l2 * (squares if len(squares) == len(losses) else squares.sum())
             loss += 0.5 * self.l2 * float(np.vdot(parameters[i], parameters[i]))
             gradient[i] = gradient[i] + self.l2 * parameters[i]
         return loss, self.flatten(gradient)
@@ -130,6 +135,8 @@ class Solution:
     message : str
         Why it ended, for people.
     loss_curve : list of float
+    loss_curve_by_output : list of ndarray
+        With gradient descent, the loss of each one-vs-rest problem by itself.
     history : dict of lists
     interrupted : bool
         Ctrl-C arrived: the parameters are those of the last completed iteration.
@@ -143,6 +150,7 @@ class Solution:
     converged: bool = False
     message: str = ""
     loss_curve: list[float] = field(default_factory=list)
+    loss_curve_by_output: list[np.ndarray] = field(default_factory=list)
     history: History = field(default_factory=empty_history)
     interrupted: bool = False
 
@@ -306,6 +314,7 @@ def gradient_descent(
                 solution.message = "max_iter was reached"
                 break
             step = x - learning_rate * gradient
+            solution.loss_curve_by_output.append(objective.losses)
             recorder.iteration(loss, step, learning_rate)
             x = step
             loss, gradient = objective(x)
