@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from fastmnist.commands.options import json_option, model_options
+from fastmnist.commands.plot import plot
 from fastmnist.commands.reproduce import reproduce
 from fastmnist.console import EXIT_INTERRUPTED, Commands, counted_progress, emit_json, epoch_progress, output
 from fastmnist.version import __version__
@@ -34,6 +35,13 @@ def main(context: click.Context) -> None:
 @main.command()
 @model_options
 @click.option("--save", type=click.Path(dir_okay=False), help="File for the trained model (safetensors).")
+@click.option(
+    "--validation",
+    type=click.FloatRange(0, 1, max_open=True),
+    default=0.0,
+    help="Part of the training data to validate on after each epoch, for `plot curves`; default: none.",
+)
+@click.option("--record-steps", is_flag=True, help="Keep the loss of each step, for `plot steps` (mlp, cnn).")
 @click.option("-q", "--quiet", is_flag=True, help="No progress, and only the summary at the end.")
 @json_option
 @click.pass_context
@@ -43,6 +51,8 @@ def train(
     splits: Splits,
     estimator: Estimator,
     save: str | None,
+    validation: float,
+    record_steps: bool,
     quiet: bool,
     as_json: bool,
 ) -> None:
@@ -56,9 +66,15 @@ def train(
         from fastmnist.files import check_writable
 
         check_writable(save)
+    if validation and model == "forest":
+        raise click.UsageError("--validation does nothing for forest, which has no epochs. Leave it out.")
+    if record_steps:
+        if model not in ("mlp", "cnn"):
+            raise click.UsageError(f"--record-steps is for mlp and cnn; got it with {model}.")
+        estimator.set_params(record_steps=True)
     unit = unit_of_work(estimator)
     with epoch_progress(quiet=quiet, unit=unit) as on_epoch:
-        run = training_run(model, estimator, splits, on_epoch, save=save)
+        run = training_run(model, estimator, splits, on_epoch, save=save, validation=validation)
     if as_json:
         emit_json({**run.as_dict(), "saved": save})
     else:
@@ -215,4 +231,7 @@ def warmup(as_json: bool) -> None:
     )
 
 
-main.add_command(reproduce)
+# --- commands with a file of their own ----------------------------------------------------------------------------------
+
+for command in (plot, reproduce):
+    main.add_command(command)

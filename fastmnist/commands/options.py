@@ -40,6 +40,35 @@ class Widths(click.ParamType):
         return tuple(map(int, words))
 
 
+def data_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the data; the command receives `splits`, a function that loads them."""
+
+    @functools.wraps(command)
+    def wrapper(
+        data: str | None, label_column: str | None, test_size: float | None, split_seed: int, **options: Any
+    ) -> Any:
+        return command(splits=lambda: load_splits(data, label_column, test_size, split_seed), **options)
+
+    seed = click.option(
+        "--split-seed", type=click.IntRange(0, 2**32 - 1), default=0, help="Of the split, train's --seed; default: 0."
+    )
+    for option in reversed([*_data_options(), seed]):
+        wrapper = option(wrapper)
+    return wrapper
+
+
+def _data_options() -> list[Callable[..., Any]]:
+    return [
+        click.option("--data", type=click.Path(), help="FILE.npz, folder of IDX files, .csv or .mat; default: MNIST."),
+        click.option("--label-column", help="Column of labels of a .csv; default: label, class or target."),
+        click.option(
+            "--test-size",
+            type=click.FloatRange(0, 1, min_open=True, max_open=True),
+            help="Part to test on; default: 0.2.",
+        ),
+    ]
+
+
 MODELS = ("softmax", "ovr", "mlp", "cnn", "forest")
 
 
@@ -59,15 +88,7 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(
         [
             click.argument("model", type=click.Choice(MODELS), default="mlp"),
-            click.option(
-                "--data", type=click.Path(), help="FILE.npz, folder of IDX files, .csv or .mat; default: MNIST."
-            ),
-            click.option("--label-column", help="Column of labels of a .csv; default: label, class or target."),
-            click.option(
-                "--test-size",
-                type=click.FloatRange(0, 1, min_open=True, max_open=True),
-                help="Part to test on; default: 0.2.",
-            ),
+            *_data_options(),
             click.option(
                 "--seed",
                 type=click.IntRange(0, 2**32 - 1),
