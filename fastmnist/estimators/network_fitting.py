@@ -28,7 +28,7 @@ from fastmnist.backends.warping import AugmentedExecutor
 from fastmnist.estimators.base import NetworkClassifier
 from fastmnist.network.augmentation import FOR_DIGITS, Augment
 from fastmnist.network.initializers import initial_parameters
-from fastmnist.network.losses import BinaryCrossEntropy, SoftmaxCrossEntropy
+from fastmnist.network.losses import BinaryCrossEntropy, Loss, SoftmaxCrossEntropy
 from fastmnist.network.optimizers import SGD, Adam, AdamW, Optimizer
 from fastmnist.network.schedules import Schedule, parse
 from fastmnist.network.shapes import Shape
@@ -240,7 +240,7 @@ class NetworkFitting(NetworkClassifier):
         adam = AdamW if self.solver == "adamw" else Adam
         return adam(self.beta_1, self.beta_2, self.epsilon, self.weight_decay)
 
-    def _loss(self) -> SoftmaxCrossEntropy | BinaryCrossEntropy:
+    def _loss(self) -> Loss:
         return BinaryCrossEntropy() if self._n_outputs == 1 else SoftmaxCrossEntropy(self.label_smoothing)
 
     def _parameters(self) -> list[np.ndarray]:
