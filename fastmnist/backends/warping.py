@@ -186,8 +186,16 @@ class AugmentedExecutor(WindowedExecutor):
             return self._source, rows
         return self._read(rows), np.arange(len(rows))
 
-    def run_epoch(self, order: np.ndarray, learning_rates: np.ndarray, batch_size: int, *, seed: int = 0) -> Epoch:
-        """See `Executor.run_epoch`."""
-        epoch = super().run_epoch(order, learning_rates, batch_size, seed=seed)
+    def run_epoch(
+        self,
+        order: np.ndarray,
+        learning_rates: np.ndarray,
+        batch_size: int,
+        *,
+        seed: int = 0,
+        run: Callable[..., Epoch] | None = None,
+    ) -> Epoch:
+        """See `WindowedExecutor.run_epoch`."""
+        epoch = super().run_epoch(order, learning_rates, batch_size, seed=seed, run=run)
         self._epoch += 1
         return epoch

@@ -10,6 +10,9 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -168,8 +171,17 @@ class WindowedExecutor:
         """See `Executor.reset_optimizer`."""
         self._executor.reset_optimizer()
 
-    def run_epoch(self, order: np.ndarray, learning_rates: np.ndarray, batch_size: int, *, seed: int = 0) -> Epoch:
-        """See `Executor.run_epoch`."""
+    def run_epoch(
+        self,
+        order: np.ndarray,
+        learning_rates: np.ndarray,
+        batch_size: int,
+        *,
+        seed: int = 0,
+        run: Callable[..., Epoch] | None = None,
+    ) -> Epoch:
+        """See `Executor.run_epoch`; `run`, if given, is called in its place for each window, with the executor in front of its arguments."""
+        run = partial(run, self._executor) if run else self._executor.run_epoch
         start = time.perf_counter()
         size = ReadingOrder(1, self._rows).window(batch_size)
         parts: list[Epoch] = []
@@ -184,18 +196,12 @@ class WindowedExecutor:
                 break
             steps = slice(first // batch_size, -(-(first + len(window)) // batch_size))
             local = np.searchsorted(rows, window)
-            part = self._executor.run_epoch(local, learning_rates[steps], batch_size, seed=seed + steps.start)
+            part = run(local, learning_rates[steps], batch_size, seed=seed + steps.start)
             parts.append(part)
             interrupted = part.interrupted
             if interrupted:
                 break
-        return Epoch(
-            np.concatenate([np.empty(0, np.float32), *(part.losses for part in parts)]),
-            np.concatenate([np.empty(0, bool), *(part.hits for part in parts)]),
-            sum(part.steps for part in parts),
-            interrupted,
-            time.perf_counter() - start,
-        )
+        return replace(Epoch.joined(parts), interrupted=interrupted, seconds=time.perf_counter() - start)
 
     def loss_and_gradient(self, parameters: Parameters) -> tuple[float, list[np.ndarray]]:
         """See `Executor.loss_and_gradient`."""

@@ -44,7 +44,7 @@ class CNNClassifier(NetworkFitting):
         `fit`; `history_` and `early_stopping` judge without it.
     solver, alpha, batch_size, learning_rate, learning_rate_init, power_t, max_iter, shuffle, random_state, tol, verbose, warm_start, momentum, \
 nesterovs_momentum, early_stopping, validation_fraction, beta_1, beta_2, epsilon, n_iter_no_change, max_fun, class_weight, schedule, weight_decay, \
-label_smoothing, record_steps, augment, backend, n_threads, pixel_scale, max_memory
+label_smoothing, ema_decay, record_steps, augment, backend, n_threads, pixel_scale, max_memory
         As of `MLPClassifier`; other defaults are `alpha=0` and `max_iter=10`; batch_size "auto" is `min(64, n_samples)`. gamma and beta of a
         `BatchNorm` are free of `alpha`. Solver "lbfgs" takes networks without Dropout and BatchNorm.
 
@@ -111,6 +111,7 @@ feature_names_in_, history_, step_losses_, backend_, backend_reason_, pixel_scal
         schedule: str | Schedule | None = None,
         weight_decay: float = 0.0,
         label_smoothing: float = 0.0,
+        ema_decay: float = 0.0,
         record_steps: bool = False,
         augment: Augment | bool = False,
         test_time_augmentation: bool = False,
@@ -146,6 +147,7 @@ feature_names_in_, history_, step_losses_, backend_, backend_reason_, pixel_scal
         self.schedule = schedule
         self.weight_decay = weight_decay
         self.label_smoothing = label_smoothing
+        self.ema_decay = ema_decay
         self.record_steps = record_steps
         self.augment = augment
         self.test_time_augmentation = test_time_augmentation
