@@ -77,30 +77,40 @@ class Judged:
         return f"{what} of {self.name} ({self.evaluation.accuracy:.2%} of {len(self.y):,} samples right)"
 
 
-def _judged(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add a model's file and the data; the command receives the model judged on them as `judged`."""
+def judged_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add a model's file and the data; the command receives `judged`, a function that judges the model on them."""
 
     @click.argument("model_file", metavar="MODEL.safetensors", type=click.Path())
+    @judging_options
+    @functools.wraps(command)
+    def wrapper(model_file: str, judging: Callable[..., Judged], **options: Any) -> Any:
+        from fastmnist import load_model
+
+        return command(judged=lambda: judging(Path(model_file).stem, lambda _: load_model(model_file)), **options)
+
+    return wrapper
+
+
+def judging_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the data; the command receives `judging`, which takes a name and a function from the data to a fitted model."""
+
     @data_options
     @click.option(
         "--split", type=click.Choice(["test", "train"]), default="test", show_default=True, help="Part of the data."
     )
     @functools.wraps(command)
-    def wrapper(model_file: str, splits: Callable[[], Splits], split: str, **options: Any) -> Any:
-        return command(judged=lambda: judge(model_file, splits(), split), **options)
+    def wrapper(splits: Callable[[], Splits], split: str, **options: Any) -> Any:
+        def judging(name: str, model_of: Callable[[Splits], Any]) -> Judged:
+            from fastmnist.evaluation import evaluate
+
+            data = splits()
+            model = model_of(data)
+            X, y = (data.X_test, data.y_test) if split == "test" else (data.X_train, data.y_train)
+            return Judged(name, model, _as_images(X, _image_shape(model)), y, evaluate(model, X, y))
+
+        return command(judging=judging, **options)
 
     return wrapper
-
-
-def judge(model_file: str, splits: Splits, split: str) -> Judged:
-    """Load a model and evaluate it on a part of the data."""
-    from fastmnist import load_model
-    from fastmnist.evaluation import evaluate
-
-    model = load_model(model_file)
-    X, y = (splits.X_test, splits.y_test) if split == "test" else (splits.X_train, splits.y_train)
-    evaluation = evaluate(model, X, y)
-    return Judged(Path(model_file).stem, model, _as_images(X, _image_shape(model)), y, evaluation)
 
 
 def _image_shape(model: Any) -> tuple[int, ...] | None:
@@ -199,7 +209,7 @@ def times(model_files: tuple[str, ...], splits: Callable[[], Splits], out: str, 
 
 
 @plot.command()
-@_judged
+@judged_options
 @_out("confusion.png")
 @title_option
 def confusion(judged: Callable[[], Judged], out: str, title: str | None) -> None:
@@ -212,7 +222,7 @@ def confusion(judged: Callable[[], Judged], out: str, title: str | None) -> None
 
 
 @plot.command()
-@_judged
+@judged_options
 @_out("calibration.png")
 @title_option
 def calibration(judged: Callable[[], Judged], out: str, title: str | None) -> None:
@@ -228,7 +238,7 @@ def calibration(judged: Callable[[], Judged], out: str, title: str | None) -> No
 
 
 @plot.command()
-@_judged
+@judged_options
 @click.option("--count", type=click.IntRange(1, 60), default=12, show_default=True, help="Pictures.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Which ones are drawn.")
 @_out("samples.png")
@@ -255,7 +265,7 @@ def samples(judged: Callable[[], Judged], count: int, seed: int, out: str, title
 
 
 @plot.command()
-@_judged
+@judged_options
 @click.option("--count", type=click.IntRange(1, 60), default=12, show_default=True, help="Mistakes at most.")
 @_out("mistakes.png")
 @title_option
