@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import time
 import warnings
+from contextlib import nullcontext
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -29,6 +30,7 @@ from fastmnist.network.losses import BinaryCrossEntropy, SoftmaxCrossEntropy
 from fastmnist.network.optimizers import SGD, Adam, AdamW, Optimizer
 from fastmnist.network.schedules import Schedule, parse
 from fastmnist.network.spec import Spec
+from fastmnist.threads import one_blas_thread
 from fastmnist.training.full_batch import Objective, lbfgs
 from fastmnist.training.trainer import Plan, Progress, train
 from fastmnist.training.validation import Validation
@@ -470,15 +472,16 @@ class NetworkFitting(NetworkClassifier):
     ) -> tuple[list[np.ndarray], bool]:
         """L-BFGS; returns the parameters to keep and whether the loss blew up."""
         total = len(data.X) if data.weights is None else float(data.weights.sum())
-        solution = lbfgs(
-            Objective(executor, self.alpha / total),
-            initial,
-            tol=self.tol,
-            max_iter=self.max_iter,
-            options={"maxfun": self.max_fun},
-            validation=validation,
-            on_epoch=self._listen,
-        )
+        with one_blas_thread() if executor.backend != "numpy" else nullcontext():
+            solution = lbfgs(
+                Objective(executor, self.alpha / total),
+                initial,
+                tol=self.tol,
+                max_iter=self.max_iter,
+                options={"maxfun": self.max_fun},
+                validation=validation,
+                on_epoch=self._listen,
+            )
         self.n_iter_ = solution.n_iter
         self.t_ = 0
         self.loss_ = solution.loss
