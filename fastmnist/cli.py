@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from fastmnist.commands.evaluate import evaluate
 from fastmnist.commands.options import json_option, model_options
 from fastmnist.commands.plot import plot
 from fastmnist.commands.render import render
@@ -234,5 +235,5 @@ def warmup(as_json: bool) -> None:
 
 # --- commands with a file of their own ----------------------------------------------------------------------------------
 
-for command in (plot, render, sweep):
+for command in (evaluate, plot, render, sweep):
     main.add_command(command)

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from fastmnist.commands.judging import Judged, judged_options
 from fastmnist.commands.options import data_options
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from fastmnist.datasets import Splits
-    from fastmnist.evaluation import Evaluation
 
 
 @click.group()
@@ -60,71 +56,6 @@ def _out(default: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
 
 
 title_option = click.option("--title", help="Above the picture; default: the model and what it reaches.")
-
-
-@dataclass(frozen=True)
-class Judged:
-    """A saved model and what it makes of the data."""
-
-    name: str
-    model: Any
-    images: np.ndarray
-    y: np.ndarray
-    evaluation: Evaluation
-
-    def title(self, what: str) -> str:
-        """For a picture of it."""
-        return f"{what} of {self.name} ({self.evaluation.accuracy:.2%} of {len(self.y):,} samples right)"
-
-
-def judged_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add a model's file and the data; the command receives `judged`, a function that judges the model on them."""
-
-    @click.argument("model_file", metavar="MODEL.safetensors", type=click.Path())
-    @judging_options
-    @functools.wraps(command)
-    def wrapper(model_file: str, judging: Callable[..., Judged], **options: Any) -> Any:
-        from fastmnist import load_model
-
-        return command(judged=lambda: judging(Path(model_file).stem, lambda _: load_model(model_file)), **options)
-
-    return wrapper
-
-
-def judging_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the data; the command receives `judging`, which takes a name and a function from the data to a fitted model."""
-
-    @data_options
-    @click.option(
-        "--split", type=click.Choice(["test", "train"]), default="test", show_default=True, help="Part of the data."
-    )
-    @functools.wraps(command)
-    def wrapper(splits: Callable[[], Splits], split: str, **options: Any) -> Any:
-        def judging(name: str, model_of: Callable[[Splits], Any]) -> Judged:
-            from fastmnist.evaluation import evaluate
-
-            data = splits()
-            model = model_of(data)
-            X, y = (data.X_test, data.y_test) if split == "test" else (data.X_train, data.y_train)
-            return Judged(name, model, _as_images(X, _image_shape(model)), y, evaluate(model, X, y))
-
-        return command(judging=judging, **options)
-
-    return wrapper
-
-
-def _image_shape(model: Any) -> tuple[int, ...] | None:
-    """What a CNN knows of its images; None: square ones. A single channel is not worth an axis."""
-    shape = getattr(model, "image_shape_", None)
-    if shape is None:
-        return None
-    return tuple(shape[:2]) if shape[2] == 1 else tuple(shape)
-
-
-def _as_images(X: np.ndarray, shape: tuple[int, ...] | None) -> np.ndarray:
-    from fastmnist.evaluation.figures.style import image_shape_of
-
-    return X.reshape(len(X), *(image_shape_of(X.shape[1]) if shape is None else shape))
 
 
 def _fitted(model_file: str, attribute: str, otherwise: str) -> Any:

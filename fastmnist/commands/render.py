@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fastmnist.commands.judging import judging_options
 from fastmnist.commands.options import build_estimator
-from fastmnist.commands.plot import judging_options
 from fastmnist.console import counted_progress
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from fastmnist.commands.plot import Judged
+    from fastmnist.commands.judging import Judged
     from fastmnist.datasets import Splits
 
 
