@@ -283,6 +283,7 @@ def test_every_picture_has_a_command(folder, kind, models):
         ("importances", "mlp", [], "which has no importances"),
         ("steps", "mlp", ["--window", 1000], "window must be 1 to 30"),
         ("curves", "absent", [], "No such file"),
+        ("samples", "mlp", ["--count", 2, "--wrong", 3], "--wrong must be at most --count, 2"),
     ],
 )
 def test_what_cannot_be_drawn_is_explained_in_a_line(folder, kind, model, options, message):

@@ -32,8 +32,10 @@ def _picture(out: str) -> Iterator[Callable[[Any], None]]:
     """Find out first whether the file can be written; then write the figure that is handed over, and say so."""
     from fastmnist.evaluation.figures import save
     from fastmnist.evaluation.figures.style import check_format
+    from fastmnist.extras import require
     from fastmnist.files import check_writable
 
+    require("matplotlib.figure", "Pictures")
     check_format(out)
     check_writable(out)
 
@@ -171,26 +173,36 @@ def calibration(judged: Callable[[], Judged], out: str, title: str | None) -> No
 @plot.command()
 @judged_options
 @click.option("--count", type=click.IntRange(1, 60), default=12, show_default=True, help="Pictures.")
+@click.option("--wrong", type=click.IntRange(0, 60), default=3, show_default=True, help="Mistakes among them.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Which ones are drawn.")
 @_out("samples.png")
 @title_option
-def samples(judged: Callable[[], Judged], count: int, seed: int, out: str, title: str | None) -> None:
-    """Some images with the probabilities of their classes, right and wrong in two colours."""
+def samples(judged: Callable[[], Judged], count: int, wrong: int, seed: int, out: str, title: str | None) -> None:
+    """Some images with the probabilities of their classes, right and wrong in two colours.
+
+    Right predictions first, then mistakes, each drawn at random.
+    """
     import numpy as np
 
     from fastmnist.evaluation.figures import sample_predictions
 
+    if wrong > count:
+        raise click.UsageError(f"--wrong must be at most --count, {count}; got {wrong}.")
     with _picture(out) as finish:
         found = judged()
-        size = min(count, len(found.y))
-        rows = np.sort(np.random.default_rng(seed).choice(len(found.y), size, replace=False))
+        rng = np.random.default_rng(seed)
+        mistakes = found.evaluation.wrong
+        right = np.setdiff1d(np.arange(len(found.y)), mistakes)
+        parts = [rng.permutation(right)[: count - wrong], rng.permutation(mistakes)[:wrong]]
+        rows = np.concatenate([np.sort(part) for part in parts])
+        what = f"{len(parts[0])} right and {len(parts[1])} wrong predictions"
         finish(
             sample_predictions(
                 found.images[rows],
                 found.y[rows],
                 found.evaluation.probabilities[rows],  # type: ignore[index]
                 found.evaluation.labels.tolist(),
-                title=found.title("Predictions") if title is None else title,
+                title=found.title(what) if title is None else title,
             )
         )
 
