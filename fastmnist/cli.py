@@ -13,6 +13,7 @@ from fastmnist.commands.evaluate import evaluate
 from fastmnist.commands.options import json_option, model_options
 from fastmnist.commands.plot import plot
 from fastmnist.commands.render import render
+from fastmnist.commands.reproduce import reproduce
 from fastmnist.commands.sweep import sweep
 from fastmnist.console import EXIT_INTERRUPTED, Commands, counted_progress, emit_json, epoch_progress, output
 from fastmnist.version import __version__
@@ -235,5 +236,5 @@ def warmup(as_json: bool) -> None:
 
 # --- commands with a file of their own ----------------------------------------------------------------------------------
 
-for command in (evaluate, plot, render, sweep):
+for command in (evaluate, plot, render, reproduce, sweep):
     main.add_command(command)

@@ -93,7 +93,7 @@ def test_gradient_with_respect_to_the_variables(loss):
     executor.bind(X, y.astype(np.int32), None)
     objective = Objective(executor, 0.1, preconditioner=make(X))
     u = np.random.default_rng(4).normal(size=15)
-    _, gradient, steepness = objective(u)
+    _, gradient, steepness, _ = objective(u)
     step = 1e-2  # losses are float32
     numeric = [(objective(u + step * e).value - objective(u - step * e).value) / (2 * step) for e in np.eye(15)]
     np.testing.assert_allclose(gradient, numeric, atol=1e-3 * np.abs(gradient).max())

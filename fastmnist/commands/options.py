@@ -121,6 +121,12 @@ def parameter_options(several: tuple[str, ...] = ()) -> list[Callable[..., Any]]
         ),
         option("--learning-rate", type=click.FloatRange(0, min_open=True), help="Default: 0.001 (mlp, cnn)."),
         option("--solver", help="adam, adamw, sgd, lbfgs (mlp, cnn); lbfgs, gd, sgd (softmax, ovr)."),
+        option(
+            "--augment",
+            is_flag=True,
+            default=None,
+            help="Train on randomly changed images (mlp, cnn), new ones each epoch.",
+        ),
         option("--trees", type=click.IntRange(min=1), help="Trees of a forest; default: 100."),
         option("--max-depth", type=click.IntRange(min=1), help="Of a forest's trees; default: no limit."),
     ]
@@ -136,6 +142,7 @@ PARAMETERS = {
     "layers": "layers",
     "learning_rate": "learning_rate_init",
     "solver": "solver",
+    "augment": "augment",
     "trees": "n_estimators",
     "max_depth": "max_depth",
 }
@@ -177,6 +184,8 @@ def _network(model: str, seed: int, options: dict[str, Any]) -> Estimator:
         raise click.UsageError(f"--hidden is for mlp; {reason}.")
     if model != "cnn" and "layers" in options:
         raise click.UsageError(f"--layers is for cnn; got it with {model}.")
+    if model not in _DEFAULTS and "augment" in options:
+        raise click.UsageError(f"--augment is for mlp and cnn; got it with {model}.")
     if solver in ("lbfgs", "gd") and "batch_size" in options:
         raise click.UsageError(f"--batch-size does nothing with --solver {solver}, which takes all data at once.")
     if solver == "lbfgs" and "learning_rate" in options:

@@ -269,6 +269,7 @@ class _LogisticBase(NetworkClassifier):
             )
         self.n_iter_ = np.array(solution.n_iter_by_output or [solution.n_iter], np.int32)
         self.loss_curve_ = solution.loss_curve
+        self._publish_losses_by_class(solution)
         self.history_ = solution.history
         self._set_interrupted(solution.interrupted)
         rounding = ROUNDING_UNITS * float(np.finfo(np.float32).eps) * self._feature_size(X)
@@ -277,6 +278,9 @@ class _LogisticBase(NetworkClassifier):
         if not (solution.converged or solution.interrupted or at_rounding or diverged):
             self._warn_not_converged(solution.n_iter, solution.message)
         return solution.parameters, diverged
+
+    def _publish_losses_by_class(self, solution: Solution) -> None:
+        """Nothing here: a multinomial loss does not fall into classes."""
 
     def _feature_size(self, X: Matrix) -> float:
         """Largest mean absolute value of a feature (at least 1: the intercept's): what rounding errors of gradients scale with."""
@@ -500,6 +504,8 @@ class OneVsRestLogisticRegression(_LogisticBase):
         With "lbfgs" and more than two classes, the iterations of each class.
     loss_curve_ : list of float
         The sum over the classes; with "lbfgs" for as many iterations as the slowest class takes, the others staying where they ended.
+    loss_curve_by_class_ : ndarray of shape (n_iterations, n_classes)
+        With "gd" alone: `loss_curve_` of each class (of two classes: one column).
 
     See Also
     --------
@@ -514,6 +520,10 @@ class OneVsRestLogisticRegression(_LogisticBase):
     >>> clf.coef_.shape
     (3, 4)
     """
+
+    def _publish_losses_by_class(self, solution: Solution) -> None:
+        if self.solver == "gd":
+            self.loss_curve_by_class_ = np.array(solution.loss_curve_by_output).reshape(-1, self._n_outputs)
 
     def _loss(self) -> SoftmaxCrossEntropy | BinaryCrossEntropy:
         return BinaryCrossEntropy()

@@ -33,11 +33,14 @@ class Evaluation(NamedTuple):
         With respect to the variables of the search.
     steepness : float
         Largest absolute value of the components of the gradient with respect to the parameters.
+    values : ndarray
+        Of each output, where each has a loss of its own; else `value` alone.
     """
 
     value: float
     gradient: np.ndarray
     steepness: float
+    values: np.ndarray
 
 
 class Objective:
@@ -90,12 +93,16 @@ class Objective:
     def __call__(self, vector: np.ndarray) -> Evaluation:
         """F and its gradient, float64."""
         parameters = self.to_parameters(vector)
-        loss, gradient = self.executor.loss_and_gradient(self._as_computed(parameters))
+        values, gradient = self.executor.losses_and_gradient(self._as_computed(parameters))
+        value = float(values.sum())
         for i in range(0, len(parameters), 2):
-            loss += 0.5 * self.l2 * float(np.vdot(parameters[i], parameters[i]))
+            penalties = 0.5 * self.l2 * np.square(parameters[i]).sum(axis=0)
+            value += float(penalties.sum())
+            # Only the outputs of a single layer have losses and penalties of their own.
+            values = values + (penalties if len(penalties) == len(values) else penalties.sum())
             gradient[i] = gradient[i] + self.l2 * parameters[i]
         flat = self._flatten(gradient)
-        return Evaluation(loss, self._to_variables(flat), float(np.abs(flat).max()))
+        return Evaluation(value, self._to_variables(flat), float(np.abs(flat).max()), values)
 
     def by_output(self, vector: np.ndarray) -> list[Evaluation]:
         """F and its gradient for each output of a network of one layer, which share no parameter."""
@@ -107,7 +114,8 @@ class Objective:
         steepness = np.abs(self._columns(flat)).max(axis=0)
         columns = self._columns(self._to_variables(flat))
         return [
-            Evaluation(float(values[k]), columns[:, k].copy(), float(steepness[k])) for k in range(columns.shape[1])
+            Evaluation(float(values[k]), columns[:, k].copy(), float(steepness[k]), values[k : k + 1])
+            for k in range(columns.shape[1])
         ]
 
     def _as_computed(self, parameters: Parameters) -> list[np.ndarray]:
@@ -148,7 +156,7 @@ class SmoothObjective:
         latest = self._latest
         if latest is not None and np.array_equal(vector, latest.vector):  # the start: it was looked at before
             return latest.smooth, latest.gradient
-        value, gradient, steepness = self._objective(vector)
+        value, gradient, steepness, _ = self._objective(vector)
         smooth, old = value, self.accepted
         if old is not None:
             difference = value - old.value
@@ -198,6 +206,8 @@ class Solution:
     message : str
         Why it ended, for people.
     loss_curve : list of float
+    loss_curve_by_output : list of ndarray
+        With gradient descent, the loss of each one-vs-rest problem by itself.
     history : dict of lists
     interrupted : bool
         Ctrl-C arrived: the parameters are those of the last completed iteration.
@@ -211,6 +221,7 @@ class Solution:
     converged: bool = False
     message: str = ""
     loss_curve: list[float] = field(default_factory=list)
+    loss_curve_by_output: list[np.ndarray] = field(default_factory=list)
     history: History = field(default_factory=empty_history)
     interrupted: bool = False
 
@@ -375,9 +386,9 @@ def gradient_descent(
     recorder = Recorder(objective, max_iter, validation, on_epoch)
     solution = recorder.solution
     x = objective.to_vector(start)
-    loss, gradient, steepness = math.nan, x, math.inf
+    loss, steepness = math.nan, math.inf
     try:
-        loss, gradient, steepness = objective(x)
+        loss, gradient, steepness, values = objective(x)
         while math.isfinite(loss):
             if steepness <= tol:
                 solution.converged = True
@@ -387,9 +398,10 @@ def gradient_descent(
                 solution.message = "max_iter was reached"
                 break
             step = x - learning_rate * gradient
+            solution.loss_curve_by_output.append(values)
             recorder.iteration(loss, step, learning_rate)
             x = step
-            loss, gradient, steepness = objective(x)
+            loss, gradient, steepness, values = objective(x)
     except KeyboardInterrupt:
         solution.interrupted = True
         solution.message = "interrupted by user"
