@@ -184,6 +184,15 @@ def test_importances_and_grids():
         figures.image_grid(np.zeros((2, 3, 3)), ["one"])
 
 
+def test_augmented_images_stand_below_their_originals():
+    originals = np.arange(2 * 9.0).reshape(2, 3, 3)
+    copies = originals + np.arange(1, 4)[:, None, None, None]
+    figure = figures.augmented_images(originals, copies)
+    np.testing.assert_array_equal(images_of(figure), np.concatenate([originals, *copies]))
+    with pytest.raises(ValueError, match="none empty"):
+        figures.augmented_images(originals, copies[:, :1])
+
+
 # --- files, the extra -------------------------------------------------------------------------------------------------
 
 
@@ -241,6 +250,16 @@ def plot(folder, kind, *models, options=(), code=0):
     result = CliRunner().invoke(main, ["plot", kind, *files, "-o", str(folder / f"{kind}.png"), *map(str, options)])
     assert result.exit_code == code, result.output
     return result
+
+
+def test_augmented_digits_have_a_command(folder):
+    options = ["--data", folder / "data.npz", "--count", 2, "--copies", 2, "--rotate", 30, "--elastic-alpha", 8]
+    plot(folder, "augmented", options=options)
+    assert_is_picture(folder / "augmented.png")
+    assert (
+        "rotate must be an angle in degrees from 0 to 180"
+        in plot(folder, "augmented", options=["--rotate", 900], code=2).stderr
+    )
 
 
 def assert_is_picture(path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -277,3 +278,63 @@ def importances(model_file: str, out: str, title: str | None) -> None:
         model = _fitted(model_file, "feature_importances_", "which has no importances. See `fastmnist plot filters`.")
         title = f"Importance of each pixel to {Path(model_file).stem}" if title is None else title
         finish(feature_importances(model.feature_importances_, title=title))
+
+
+# --- data -----------------------------------------------------------------------------------------------------------------------
+
+
+def _augment_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the ranges of `fastmnist.Augment`; the command receives those that were given as `ranges`."""
+    ranges = {
+        "translate": "Pixels.",
+        "rotate": "Degrees.",
+        "scale": "Part of the size.",
+        "shear": "Degrees.",
+        "elastic_alpha": "Pixels of elastic distortion; 34 is Simard's.",
+        "erase": "Probability of an erased rectangle.",
+    }
+
+    @functools.wraps(command)
+    def wrapper(**options: Any) -> Any:
+        given = {name: options.pop(name) for name in ranges}
+        return command(ranges={name: value for name, value in given.items() if value is not None}, **options)
+
+    for name, meaning in reversed(ranges.items()):
+        wrapper = click.option(f"--{name.replace('_', '-')}", type=float, help=meaning)(wrapper)
+    return wrapper
+
+
+@plot.command()
+@data_options
+@_augment_options
+@click.option("--count", type=click.IntRange(1, 30), default=10, show_default=True, help="Images.")
+@click.option("--copies", type=click.IntRange(1, 30), default=5, show_default=True, help="Changed copies of each.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the changes.")
+@_out("augmented.png")
+@title_option
+def augmented(
+    splits: Callable[[], Splits],
+    ranges: dict[str, Any],
+    count: int,
+    copies: int,
+    seed: int,
+    out: str,
+    title: str | None,
+) -> None:
+    """Training images and what `train --augment` makes of them, or other ranges."""
+    import numpy as np
+
+    from fastmnist import Augment, AugmentTransformer
+    from fastmnist.evaluation.figures import augmented_images
+    from fastmnist.evaluation.figures.style import image_shape_of
+
+    with _picture(out) as finish:
+        augment = Augment(**ranges) if ranges else True
+        X = splits().X_train[:count]
+        images = X.reshape(len(X), *image_shape_of(X.shape[1]))
+        changed, _ = AugmentTransformer(augment, n_copies=copies, random_state=seed).fit_resample(
+            images, np.zeros(len(images))
+        )
+        chosen = ", ".join(f"{name} {value:g}" for name, value in ranges.items()) or "as of train --augment"
+        title = f"Augmentation: {chosen}" if title is None else title
+        finish(augmented_images(images, changed[len(images) :].reshape(copies, *images.shape), title=title))
