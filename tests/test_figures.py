@@ -311,6 +311,13 @@ def test_what_cannot_be_drawn_is_explained_in_a_line(folder, kind, model, option
     assert len(result.stderr.splitlines()) == 1
 
 
+def test_the_command_says_how_to_get_matplotlib_before_it_works(folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    result = plot(folder, "confusion", "absent", code=2)  # it does not come to look for the model
+    assert "pip install 'fastmnist[plots]'" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
 def test_train_records_what_the_curves_show(folder):
     file = folder / "trained.safetensors"
     train = [

@@ -220,7 +220,7 @@ def augmented_images(originals: ArrayLike, copies: ArrayLike, *, title: str = ""
         for axes, image in zip(panels[i], row, strict=True):
             bare_axes(axes)
             axes.imshow(image, cmap="gray_r", vmin=0, vmax=largest)
-        panels[i, 0].set_ylabel("original" if i == 0 else f"epoch {i}", fontsize=8)
+        panels[i, 0].set_ylabel("original" if i == 0 else f"copy {i}", fontsize=8)
         if i == 0:
             for axes in panels[0]:
                 axes.spines[:].set_visible(True)
