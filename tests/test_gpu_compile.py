@@ -8,7 +8,7 @@ from pathlib import Path
 import nvrtc
 import pytest
 
-from fastmnist.kernels.gpu import FILES, matmul, source
+from fastmnist.kernels.gpu import FILES, convolution, matmul, source
 from fastmnist.kernels.gpu.source import kernels
 
 # Which CUDA serves which devices: 13 dropped Volta (sm_70).
@@ -66,6 +66,13 @@ def test_table_names_the_kernels_and_no_others():
 
 def test_every_block_fits_on_every_device():
     dynamic = {f"gemm_{layout}_{tile.name}_kernel": tile for tile in matmul.TILES for layout in ("nn", "nt", "tn")}
+    for op, tiles in (
+        ("", convolution.IMAGE_TILES),
+        ("_dx", convolution.IMAGE_TILES),
+        ("_dw", convolution.FILTER_TILES),
+    ):
+        dynamic |= {f"conv2d{op}_{tile.name}_kernel": tile for tile in tiles}
+    assert set(dynamic) <= set(table())
     for kernel, (registers, shared) in table().items():
         tile = dynamic.get(kernel)
         threads = tile.threads if tile else 256

@@ -18,8 +18,9 @@ from timing import facts, show, spread, time_launches, write
 from fastmnist import load_mnist
 from fastmnist.backends.cpu import CpuExecutor
 from fastmnist.backends.gpu import CupyExecutor, open_device
+from fastmnist.network.architectures import ARCHITECTURES
 from fastmnist.network.initializers import initial_parameters
-from fastmnist.network.layers import Dense
+from fastmnist.network.layers import Conv2D, Dense, Flatten, MaxPool2D
 from fastmnist.network.optimizers import SGD, Adam
 from fastmnist.network.spec import Spec
 
@@ -29,7 +30,10 @@ MODELS = {
     "mlp-500-250-100": Spec(
         784, (Dense(500, "relu"), Dense(250, "relu"), Dense(100, "relu"), Dense(10)), optimizer=Adam()
     ),
+    "lenet5": Spec(784, (*ARCHITECTURES["lenet5"], Dense(10)), optimizer=Adam(), image_shape=(28, 28, 1)),
+    "fast": Spec(784, (*ARCHITECTURES["fast"], Dense(10)), optimizer=Adam(), image_shape=(28, 28, 1)),
 }
+MOST_ROWS = {"lenet5": 12_000, "fast": 12_000}  # their epochs on the CPU take long
 BATCHES = (32, 256, 1024)
 EPOCHS = 3
 
@@ -53,12 +57,17 @@ def torch_epochs(spec: Spec, X: np.ndarray, y: np.ndarray, batch: int, graph: bo
     """The same in torch: data resident, fused optimizer, indices drawn once an epoch."""
     import torch
 
-    layers: list[torch.nn.Module] = []
-    width = spec.n_features
-    for layer in spec.layers:
-        layers.append(torch.nn.Linear(width, layer.units))
-        layers += [torch.nn.ReLU()] * (layer.activation == "relu")
-        width = layer.units
+    layers: list[torch.nn.Module] = [torch.nn.Unflatten(1, (1, 28, 28))] if spec.image_shape else []
+    for before, layer in zip(spec.shapes, spec.layers, strict=False):
+        if isinstance(layer, Flatten):
+            layers.append(torch.nn.Flatten())
+        elif isinstance(layer, MaxPool2D):
+            layers.append(torch.nn.MaxPool2d(layer.window))
+        elif isinstance(layer, Conv2D):
+            layers.append(torch.nn.Conv2d(before[-1], layer.filters, layer.window, padding=layer.padding))
+        else:
+            layers.append(torch.nn.Linear(before[-1], layer.units))
+        layers += [torch.nn.ReLU()] * (getattr(layer, "activation", "") == "relu")
     net = torch.nn.Sequential(*layers).cuda()
     data, labels = torch.tensor(X).cuda(), torch.tensor(y, dtype=torch.int64).cuda()
     make = torch.optim.Adam if isinstance(spec.optimizer, Adam) else torch.optim.SGD
@@ -104,10 +113,11 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=60_000)
     options = parser.parse_args()
     X, y = load_mnist("train", return_X_y=True)
-    X, y = X[: options.rows], y[: options.rows].astype(np.int32)
+    everything = X[: options.rows], y[: options.rows].astype(np.int32)
     device = open_device()
     models, steps = [], []
     for name, spec in MODELS.items():
+        X, y = (a[: MOST_ROWS.get(name)] for a in everything)
         for batch in BATCHES:
             ours = CupyExecutor(spec)
             jobs = {

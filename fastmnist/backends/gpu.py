@@ -27,6 +27,7 @@ from fastmnist.network.spec import Spec
 # Rows of a block of the full-batch gradient and of prediction: enough tiles for every multiprocessor, and its
 # activations (a few MB a layer) still stay in the level-2 cache.
 BLOCK_ROWS = 4096
+IMAGE_BLOCK_ROWS = 512  # of layers of images, whose activations are some 50 KB a row each
 # Steps in one recorded graph: launching one costs the host some microseconds, as much as a small network's whole step.
 STEPS_PER_GRAPH = 16
 # Kept free for the context's own needs and for other programs.
@@ -58,9 +59,6 @@ class CupyExecutor:
     reading_order = None
 
     def __init__(self, spec: Spec, *, device: Device | None = None) -> None:
-        if spec.image_shape is not None:
-            reason = "it has no layers of images: they have no CUDA kernels yet."
-            raise BackendUnavailable("cupy", "no-kernel", reason, "Use backend='numba'.")
         device = device or open_device()
         self.spec, self.device = spec, device
         self._compiled_before = device.compile_seconds
@@ -73,6 +71,11 @@ class CupyExecutor:
         self._inference: dict[object, _Runner] = {}
         self._step = 0
         self._predicting = threading.Lock()
+
+    @property
+    def block_rows(self) -> int:
+        """Rows of a block of the full-batch gradient and of prediction."""
+        return BLOCK_ROWS if self.spec.image_shape is None else IMAGE_BLOCK_ROWS
 
     @property
     def compile_seconds(self) -> float:
@@ -180,15 +183,15 @@ class CupyExecutor:
         losses, gradient = self.losses_and_gradient(parameters)
         return float(losses.sum()), gradient
 
-    def gradient_program(self, block_sizes: tuple[int, ...] = (BLOCK_ROWS,)) -> Program:
-        """What a gradient of all rows runs for blocks of so many of them, on the bound data."""
-        return gradient_program(self.spec, self._format, block_sizes)
+    def gradient_program(self, block_sizes: tuple[int, ...] | None = None) -> Program:
+        """What a gradient of all rows runs for blocks of so many of them (default: `block_rows`), on the bound data."""
+        return gradient_program(self.spec, self._format, block_sizes or (self.block_rows,))
 
     def losses_and_gradient(self, parameters: Parameters) -> tuple[np.ndarray, list[np.ndarray]]:
         """See `Executor.losses_and_gradient`."""
         n = len(self._weight)
-        full, tail = divmod(n, BLOCK_ROWS)
-        sizes = ((BLOCK_ROWS,) if full else ()) + ((tail,) if tail else ())
+        full, tail = divmod(n, self.block_rows)
+        sizes = ((self.block_rows,) if full else ()) + ((tail,) if tail else ())
         if self._gradient is None or self._gradient[0] != sizes:
             program = self.gradient_program(sizes)
             runner = _Runner(self.device, program, self._data)
@@ -205,7 +208,7 @@ class CupyExecutor:
         gradient = [np.empty(shape, np.float32) for shape in self.spec.parameter_shapes]
         for i in range(len(gradient)):
             runner.clear(f"gradient_{i}")
-        if runner.walk([(BLOCK_ROWS, full)] * (full > 0) + [(tail, 1)] * (tail > 0)):
+        if runner.walk([(self.block_rows, full)] * (full > 0) + [(tail, 1)] * (tail > 0)):
             raise KeyboardInterrupt
         losses = np.empty(runner.own.arrays["losses"].shape, np.float32)
         runner.own.get("losses", losses)
@@ -219,10 +222,9 @@ class CupyExecutor:
         """See `Executor.outputs`; may be called from several threads, which take turns."""
         result = np.empty((len(X), self.spec.n_outputs), np.float32)
         with self._predicting:
-            for start in range(0, len(X), BLOCK_ROWS):
-                self._predict(
-                    parameters, X[start : start + BLOCK_ROWS], pixel_scale, result[start : start + BLOCK_ROWS]
-                )
+            for start in range(0, len(X), self.block_rows):
+                rows = slice(start, start + self.block_rows)
+                self._predict(parameters, X[rows], pixel_scale, result[rows])
         return result
 
     def _predict(self, parameters: Parameters, X: np.ndarray, pixel_scale: float, result: np.ndarray) -> None:
