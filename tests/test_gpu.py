@@ -140,6 +140,18 @@ def test_long_sums_of_convolutions(device):
         np.testing.assert_allclose(ours, exact, rtol=2e-5, atol=2e-6 * images * out * out)
 
 
+def test_lbfgs_on_the_device_reaches_the_host_s_minimum(device):
+    X, y = fastmnist.load_mnist("train", return_X_y=True)
+    n = 10_000 if device.is_real else 100
+    X = X if device.is_real else X[:, 300:500:10]
+    make = dict(max_iter=500, tol=1e-4, C=0.01, random_state=0)
+    for model in (fastmnist.LogisticRegression, fastmnist.OneVsRestLogisticRegression):
+        theirs, ours = (model(**make, backend=backend).fit(X[:n], y[:n]) for backend in ("numpy", "cupy"))
+        assert ours.loss_curve_[-1] == pytest.approx(theirs.loss_curve_[-1], rel=1e-4)
+        assert (ours.predict(X[:n]) == theirs.predict(X[:n])).mean() >= 0.99
+        assert ours.n_iter_.max() <= 1.3 * theirs.n_iter_.max() + 3
+
+
 def test_same_seed_same_bits(device):
     spec = CASES["dropout"]
     first, second = (_train(CupyExecutor(spec), spec, epochs=2)[0] for _ in range(2))

@@ -321,8 +321,8 @@ def test_a_capture_allows_nothing_but_launches(fake_gpu):
 def test_estimators_on_the_gpu_predict_as_on_the_cpu(fake_gpu, model):
     make = {
         "mlp": partial(fastmnist.MLPClassifier, hidden_layer_sizes=(20, 9), max_iter=5, batch_size=50),
-        "softmax": partial(fastmnist.LogisticRegression, max_iter=30),
-        "one-vs-rest": partial(fastmnist.OneVsRestLogisticRegression, max_iter=30),
+        "softmax": partial(fastmnist.LogisticRegression, max_iter=200, tol=1e-5),
+        "one-vs-rest": partial(fastmnist.OneVsRestLogisticRegression, max_iter=200, tol=1e-5),
         "softmax by steps": partial(fastmnist.LogisticRegression, solver="sgd", max_iter=5),
     }[model]
     rng = np.random.default_rng(0)

@@ -1,6 +1,7 @@
 """Training steps on a GPU: ours, the CPU's, and torch (eager, and captured in a CUDA graph) side by side; where the time of a step goes.
 
-`python bench/gpu/models.py --out FOLDER` writes models.csv and steps.csv. One process, alternating: ours, torch, ours, torch; losses compared first.
+`python bench/gpu/models.py --out FOLDER` writes models.csv, steps.csv and, of the logistic models by L-BFGS, fits.csv.
+One process, alternating: ours, torch, ours, torch; losses compared first.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from statistics import median
 import numpy as np
 from timing import facts, show, spread, time_launches, write
 
-from fastmnist import load_mnist
+from fastmnist import LogisticRegression, OneVsRestLogisticRegression, load_mnist
 from fastmnist.backends.cpu import CpuExecutor
 from fastmnist.backends.gpu import CupyExecutor, open_device
 from fastmnist.network.architectures import ARCHITECTURES
@@ -35,7 +36,7 @@ MODELS = {
 }
 MOST_ROWS = {"lenet5": 12_000, "fast": 12_000}  # their epochs on the CPU take long
 BATCHES = (32, 256, 1024)
-EPOCHS = 3
+EPOCHS = FITS = 3
 
 
 def executor_epochs(executor, spec: Spec, X: np.ndarray, y: np.ndarray, batch: int) -> Callable[[], float]:
@@ -106,8 +107,20 @@ def torch_epochs(spec: Spec, X: np.ndarray, y: np.ndarray, batch: int, graph: bo
     return epoch
 
 
+def full_batch_fits(X: np.ndarray, y: np.ndarray) -> list[dict[str, object]]:
+    """The logistic models by L-BFGS, on the GPU and on the CPU, to the same tolerance: seconds, iterations and the objective reached."""
+    rows = []
+    for model in (LogisticRegression, OneVsRestLogisticRegression):
+        for backend in ("cupy", "numba"):
+            fits = [model(C=0.01, tol=1e-4, max_iter=500, backend=backend).fit(X, y) for _ in range(FITS)]
+            seconds = median(fit.fit_seconds_ for fit in fits)
+            facts_ = {"iterations": int(fits[0].n_iter_.max()), "objective": fits[0].loss_curve_[-1]}
+            rows.append({"model": model.__name__, "job": backend, "seconds": seconds} | facts_)
+    return rows
+
+
 def main() -> None:
-    """Everything, into two CSV files."""
+    """Everything, into three CSV files."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--rows", type=int, default=60_000)
@@ -143,7 +156,10 @@ def main() -> None:
                 steps.append(
                     base | {"kernel": launch.kernel, "grid": "x".join(map(str, launch.grid)), "us": us, "iqr_us": iqr}
                 )
+    fits = full_batch_fits(*everything)
+    show(fits, ("model", "job", "seconds", "iterations", "objective"))
     show(models, ("model", "batch", "job", "us_a_step", "over_ours"))
+    write(options.out / "fits.csv", [row | facts(device) for row in fits])
     write(options.out / "models.csv", [row | facts(device) for row in models])
     write(options.out / "steps.csv", [row | facts(device) for row in steps])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from fastmnist import LogisticRegression, OneVsRestLogisticRegression
 from fastmnist.backends.gpu import CupyExecutor
 from fastmnist.network.layers import Activation, AvgPool2D, BatchNorm, Conv2D, Dense, Dropout, Flatten, MaxPool2D
 from fastmnist.network.losses import BinaryCrossEntropy
@@ -34,7 +35,7 @@ SPECS = (
 
 
 def main() -> None:
-    """Train two epochs of each, then the full-batch gradient and a prediction."""
+    """Train two epochs of each, then the full-batch gradient and a prediction; and the logistic models by L-BFGS."""
     rng = np.random.default_rng(0)
     X, y = rng.integers(0, 256, (203, 50)).astype(np.uint8), rng.integers(0, 5, 203).astype(np.int32)
     for spec in SPECS:
@@ -48,6 +49,8 @@ def main() -> None:
         if not any(isinstance(layer, BatchNorm) for layer in spec.layers):
             executor.loss_and_gradient(parameters)
         executor.outputs(parameters, X, pixel_scale=1 / 255)
+    for model in (LogisticRegression, OneVsRestLogisticRegression):
+        model(max_iter=3, backend="cupy").fit(X, y)
     print("trained")
 
 

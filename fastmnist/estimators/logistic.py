@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import time
 import warnings
+from collections.abc import Callable
+from functools import partial
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -22,6 +24,7 @@ from fastmnist.network.layers import Dense
 from fastmnist.network.losses import BinaryCrossEntropy, SoftmaxCrossEntropy
 from fastmnist.network.optimizers import SGD
 from fastmnist.network.spec import Spec
+from fastmnist.training.device_search import lbfgs_on_device, searches_on_device
 from fastmnist.training.full_batch import Objective, Solution, gradient_descent, lbfgs
 from fastmnist.training.history import OnEpoch
 from fastmnist.training.lockstep import lbfgs_by_output
@@ -223,7 +226,11 @@ class _LogisticBase(NetworkClassifier):
         if self.solver == "lbfgs":
             # One-vs-rest: the classes' problems share nothing but the data.
             separate = self._n_outputs > 1 and isinstance(self._loss(), BinaryCrossEntropy)
-            solution = (lbfgs_by_output if separate else lbfgs)(
+            if searches_on_device(objective.executor):
+                minimise: Callable[..., Solution] = partial(lbfgs_on_device, by_output=separate)
+            else:
+                minimise = lbfgs_by_output if separate else lbfgs
+            solution = minimise(
                 objective,
                 initial,
                 tol=self.tol,
@@ -377,7 +384,7 @@ class LogisticRegression(_LogisticBase):
     random_state : int, RandomState or None, default=None
         Order of the samples with "sgd".
     solver : {"lbfgs", "gd", "sgd"}, default="lbfgs"
-        "lbfgs": SciPy's L-BFGS-B. "gd": full-batch gradient descent from zero. "sgd": mini-batches, from zero.
+        "lbfgs": SciPy's L-BFGS-B; on a GPU our own, by its rules. "gd": full-batch gradient descent from zero. "sgd": mini-batches, from zero.
     max_iter : int, default=100
         Iterations; with "sgd" epochs.
     verbose : int, default=0

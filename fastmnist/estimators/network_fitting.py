@@ -29,6 +29,7 @@ from fastmnist.network.losses import BinaryCrossEntropy, SoftmaxCrossEntropy
 from fastmnist.network.optimizers import SGD, Adam, AdamW, Optimizer
 from fastmnist.network.schedules import Schedule, parse
 from fastmnist.network.spec import Spec
+from fastmnist.training.device_search import lbfgs_on_device, searches_on_device
 from fastmnist.training.full_batch import Objective, lbfgs
 from fastmnist.training.trainer import Plan, Progress, train
 from fastmnist.training.validation import Validation
@@ -470,7 +471,7 @@ class NetworkFitting(NetworkClassifier):
     ) -> tuple[list[np.ndarray], bool]:
         """L-BFGS; returns the parameters to keep and whether the loss blew up."""
         total = len(data.X) if data.weights is None else float(data.weights.sum())
-        solution = lbfgs(
+        solution = (lbfgs_on_device if searches_on_device(executor) else lbfgs)(
             Objective(executor, self.alpha / total),
             initial,
             tol=self.tol,

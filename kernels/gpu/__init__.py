@@ -4,7 +4,7 @@
 simulator) compiles `source(file)` and runs them.
 """
 
-from . import activations, channels, convolution, losses, matmul, optimizers, pooling, rows
+from . import activations, channels, convolution, lbfgs, losses, matmul, optimizers, pooling, rows
 from .fusion import plan
 from .launch import LAUNCHERS, NOT_ON_GPU, Array, Facts, Launch, launches
 from .source import FILES, file_of, source
@@ -21,6 +21,7 @@ __all__ = [
     "convolution",
     "file_of",
     "launches",
+    "lbfgs",
     "losses",
     "matmul",
     "optimizers",
