@@ -130,9 +130,8 @@ class DeviceSearch:
         self._memory.get("facts", result)
         return result[2]
 
-    def point(self) -> tuple[np.ndarray, np.ndarray]:
-        """Download the accepted point and its gradient, as `Objective.flatten` orders them."""
-        x, gradient = (np.empty(self._memory.arrays[name].shape) for name in ("x", "gradient"))
+    def point(self) -> np.ndarray:
+        """Download the accepted point: `[W0, b0, ...]` as one vector."""
+        x = np.empty(self._memory.arrays["x"].shape)
         self._memory.get("x", x)
-        self._memory.get("gradient", gradient)
-        return x, gradient
+        return x

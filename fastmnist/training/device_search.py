@@ -35,8 +35,8 @@ class Search(Protocol):
     def direct(self, accept: np.ndarray, forget: np.ndarray) -> np.ndarray:
         """Let some problems accept what was evaluated last, others forget their past; slopes of the new directions."""
 
-    def point(self) -> tuple[np.ndarray, np.ndarray]:
-        """The accepted vector and its gradient."""
+    def point(self) -> np.ndarray:
+        """The accepted vector."""
 
 
 def searches_on_device(executor: BoundExecutor) -> bool:
@@ -150,12 +150,13 @@ def lbfgs_on_device(
     Parameters
     ----------
     objective : Objective
-        Its executor is one of which `searches_on_device` is true.
+        Its executor is one of which `searches_on_device` is true; it has no preconditioner.
     start, tol, max_iter, options, validation, on_epoch
         As there.
     by_output : bool, default=False
         Each output is a problem of its own.
     """
+    assert objective.preconditioner is None
     recorder = Recorder(objective, max_iter, validation, on_epoch)
     solution = recorder.solution
     settings: dict[str, Any] = DEFAULTS | options
@@ -172,7 +173,7 @@ def lbfgs_on_device(
             if max(p.n_iter for p in active) >= max_iter or evaluations >= settings["maxfun"]:
                 break
             evaluations += _iterate(search, problems, tol, settings)
-            vector = search.point()[0] if validation is not None else np.empty(0)
+            vector = search.point() if validation is not None else np.empty(0)
             if any(p.n_iter > solution.n_iter for p in problems):
                 recorder.iteration(sum(p.value for p in problems), vector)
         solution.converged = all(p.result is not None and p.result[0] for p in problems)
@@ -183,9 +184,8 @@ def lbfgs_on_device(
     if by_output:
         solution.n_iter_by_output = [p.n_iter for p in problems]
     if search is None or not problems:
-        return recorder.finish_at_start(objective.flatten(start))
-    vector, gradient = search.point()
-    return recorder.finish(vector, sum(p.value for p in problems), gradient)
+        return recorder.finish_at_start(objective.to_vector(start))
+    return recorder.finish(search.point(), sum(p.value for p in problems), max(p.largest for p in problems))
 
 
 def _first_points(search: Search, n: int, tol: float) -> list[_Problem]:
