@@ -34,6 +34,7 @@ from fastmnist.network.schedules import Schedule, parse
 from fastmnist.network.shapes import Shape
 from fastmnist.network.spec import Spec
 from fastmnist.threads import one_blas_thread
+from fastmnist.training.device_search import lbfgs_on_device, searches_on_device
 from fastmnist.training.full_batch import Objective, lbfgs
 from fastmnist.training.trainer import Plan, Progress, train
 from fastmnist.training.validation import Validation
@@ -541,7 +542,7 @@ class NetworkFitting(NetworkClassifier):
         """L-BFGS; returns the parameters to keep and whether the loss blew up."""
         total = len(data.X) if data.weights is None else float(data.weights.sum())
         with one_blas_thread() if executor.backend != "numpy" else nullcontext():
-            solution = lbfgs(
+            solution = (lbfgs_on_device if searches_on_device(executor) else lbfgs)(
                 Objective(executor, self.alpha / total),
                 initial,
                 tol=self.tol,
