@@ -265,16 +265,24 @@ def predict(model_file: str, images: tuple[str, ...], raw: bool, show: bool, as_
 
 
 @main.command()
+@click.option(
+    "--measure", is_flag=True, help="Measure the machine's roofs, again if they are known; some three seconds."
+)
 @json_option
-def info(as_json: bool) -> None:
+def info(measure: bool, as_json: bool) -> None:
     """Version, CPU, GPU, backends with reasons, threads, caches, environment variables."""
+    from dataclasses import asdict
+
     from rich.table import Table
     from rich.text import Text
 
     from fastmnist.backends.gpu_probe import probe
+    from fastmnist.profiling.machine import known_roofs, roofs
     from fastmnist.system_info import system_info
 
     facts = system_info()
+    known = roofs(measure=True) if measure else known_roofs()
+    facts["roofs"] = None if known is None else asdict(known)
     if as_json:
         emit_json(facts)
         return
@@ -291,6 +299,7 @@ def info(as_json: bool) -> None:
     for name, backend in facts["backends"].items():
         rows[f"backend {name}"] = f"{'yes' if backend['available'] else 'no'}: {backend['reason']}"
     rows["GPU"] = f"{probe().summary.removeprefix('GPU: ')} {facts['gpu']['remedy']}"
+    rows["roofs"] = "; ".join(known.summary()) if known else "not measured yet: fastmnist info --measure"
     for name, cache in facts["caches"].items():
         rows[f"cache of {name}"] = f"{cache['path']}: {cache['files']} files, {cache['bytes'] / 2**20:.1f} MiB"
     for name, variable in facts["environment"].items():
@@ -314,13 +323,28 @@ def kernels(as_json: bool) -> None:
     if as_json:
         emit_json({"dims": STANDARD_DIMS, "kernels": [op.as_dict() for op in ops]})
         return
-    table = Table("op", "outputs", "inputs", "parameters", "backends", "MFLOP", "MB")
+    table = Table(box=None, padding=(0, 1, 0, 0))
+    table.add_column("op", no_wrap=True)
+    table.add_column("operands")
+    for title in ("backends", "MFLOP", "MB"):
+        table.add_column(title, no_wrap=True, justify="left" if title == "backends" else "right")
     for op in ops:
-        outs, ins = " ".join(op.outputs), " ".join(op.inputs)
+        parameters = f" ({' '.join(op.parameters)})" if op.parameters else ""
+        operands = f"{' '.join(op.outputs)} <- {' '.join(op.inputs)}{parameters}"
         numbers = f"{op.flops / 1e6:.3f}", f"{op.nbytes / 1e6:.3f}"
-        table.add_row(op.name, outs, ins, " ".join(op.parameters), " ".join(op.backends), *numbers)
-    output().print(table)
-    click.echo("at " + ", ".join(f"{name} = {size:,}" for name, size in STANDARD_DIMS.items()))
+        table.add_row(op.name, operands, "\n".join(op.backends), *numbers)
+    output(KERNEL_LIST_WIDTH).print(table)
+    click.echo(f"At these sizes; `fastmnist kernels --json` has the formulas:\n{_wrapped(STANDARD_DIMS)}")
+
+
+# The table breaks its lines itself, so that it can be read where a terminal shows 80 columns.
+KERNEL_LIST_WIDTH = 80
+
+
+def _wrapped(dims: dict[str, int]) -> str:
+    import textwrap
+
+    return textwrap.fill(", ".join(f"{name} = {size:,}" for name, size in dims.items()), KERNEL_LIST_WIDTH)
 
 
 @main.command()
@@ -369,3 +393,47 @@ def warmup(as_json: bool) -> None:
     click.echo(
         f"{done.n_kernels} kernels are ready, {done.n_compiled} compiled now, in {done.seconds:.1f} s; cache: {done.folder}"
     )
+
+
+@main.command()
+@model_options
+@click.option("--backends", default="numpy,numba", help="With commas between them; default: numpy,numba.")
+@click.option(
+    "--out", type=click.Path(file_okay=False), default="profile", help="Folder of the files; default: profile."
+)
+@json_option
+def profile(model: str, splits: Splits, estimator: Estimator, backends: str, out: str, as_json: bool) -> None:
+    """Train MODEL on several backends, and show what takes the time.
+
+    Writes report.html (open it in a browser), profile.json, and trace.json for ui.perfetto.dev or chrome://tracing.
+    """
+    from pathlib import Path
+
+    import fastmnist
+    from fastmnist.backends import BACKENDS
+
+    if model == "forest":
+        raise click.UsageError(
+            "A forest has no program to profile: each of its trees is one job. Profile softmax, ovr, mlp or cnn."
+        )
+    if estimator.backend != "auto":
+        raise click.UsageError("--backend does nothing here: say --backends.")
+    names = [name.strip() for name in backends.split(",") if name.strip()]
+    if not names or set(names) - set(BACKENDS):
+        raise click.UsageError(
+            f"--backends must be of {', '.join(BACKENDS)}, with commas between them; got {backends!r}."
+        )
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    found = fastmnist.profile(estimator, splits.X_train, splits.y_train, backends=names, data=splits.source)
+    for file, write in (
+        ("report.html", found.to_html),
+        ("profile.json", found.to_json),
+        ("trace.json", found.to_trace),
+    ):
+        write(folder / file)
+    if as_json:
+        emit_json({**found.as_dict(), "out": out})
+        return
+    click.echo("\n".join(found.summary()))
+    click.echo(f"written: {folder / 'report.html'}, {folder / 'profile.json'}, {folder / 'trace.json'}")
