@@ -1,6 +1,7 @@
 """Profiles: times of kernels that are measured, their files, and the machine's roofs. The report in a browser: test_report_page.py."""
 
 import dataclasses
+import itertools
 import json
 import statistics
 
@@ -133,7 +134,7 @@ def test_few_steps_are_timed_and_some_in_the_middle_traced():
     assert {event.thread for event in table.events} <= {0, 1}
     for thread in (0, 1):
         events = [event for event in table.events if event.thread == thread]
-        assert all(a.start + a.seconds <= b.start + 1e-6 for a, b in zip(events, events[1:], strict=False))
+        assert all(a.start + a.seconds <= b.start + 1e-6 for a, b in itertools.pairwise(events))
     (span,) = recorder.spans
     assert all(span.start <= e.start and e.start + e.seconds <= span.start + span.seconds + 1e-4 for e in table.events)
 
