@@ -18,7 +18,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastmnist import datasets
-from fastmnist.datasets import DatasetError, Remote, fetch_emnist, fetch_fashion_mnist, load_mnist, load_table, read_idx
+from fastmnist.datasets import (
+    DatasetError,
+    Remote,
+    csv_files,
+    fetch_emnist,
+    fetch_fashion_mnist,
+    load_mnist,
+    load_table,
+    mnist,
+    read_idx,
+    tables,
+)
 
 # The published SHA-256 of MNIST's four uncompressed files.
 MNIST_SHA256 = {
@@ -54,7 +65,7 @@ def mnist_files(n_train=20, n_test=10):
 
 def test_bundled_files_are_the_published_ones():
     for name, digest in MNIST_SHA256.items():
-        content = gzip.decompress((datasets._BUNDLED / f"{name}.gz").read_bytes())
+        content = gzip.decompress((mnist._BUNDLED / f"{name}.gz").read_bytes())
         assert hashlib.sha256(content).hexdigest() == digest
 
 
@@ -74,7 +85,7 @@ def test_load_mnist():
 def test_load_mnist_errors(tmp_path, monkeypatch):
     with pytest.raises(DatasetError, match=r"split must be one of .*'train', 'test', 'all'.*got 'valid'"):
         load_mnist("valid")
-    monkeypatch.setattr(datasets, "_BUNDLED", tmp_path)
+    monkeypatch.setattr(mnist, "_BUNDLED", tmp_path)
     with pytest.raises(DatasetError, match=r"SHA256SUMS: can't be read.*--force-reinstall"):
         load_mnist("test")
     (tmp_path / "SHA256SUMS").write_text("".join(f"{'0' * 64}  {name}\n" for name in mnist_files()))
@@ -467,7 +478,7 @@ def test_table_csv_words_quotes_blank_lines_and_floats(tmp_path):
 
 
 def test_table_csv_in_many_chunks(tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets, "_CSV_ROWS", 3)
+    monkeypatch.setattr(csv_files, "_CSV_ROWS", 3)
     rows = [[i, i % 2, i * 40] for i in range(10)]  # the first chunks fit into uint8, the last do not
     got = load_table(write_csv(tmp_path / "t.csv", ["a", "class", "b"], rows), test_size=0.3)
     X = np.concatenate([got.X_train, got.X_test])
@@ -502,7 +513,7 @@ def test_integers_become_bytes_only_if_both_parts_fit(tmp_path):
 @given(st.lists(st.integers(0, 4), min_size=2, max_size=60), st.floats(0.01, 0.99), st.integers(0, 9))
 def test_split_keeps_proportions(labels, test_size, seed):
     y = np.array(labels)
-    in_test = datasets._split_mask(y, test_size, seed)
+    in_test = tables._split_mask(y, test_size, seed)
     n_test = min(int(np.ceil(test_size * len(y))), len(y) - 1)
     assert in_test.sum() == n_test
     share = np.bincount(y) * n_test / len(y)

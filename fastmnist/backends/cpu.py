@@ -9,6 +9,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
@@ -46,6 +47,7 @@ from fastmnist.kernels.cpu.layout import (
     TRACED_TO,
     WAITED_ALONE,
 )
+from fastmnist.network.folding import FoldedNetwork
 from fastmnist.network.layers import Dense
 from fastmnist.network.lowering import DataFormat, Target, gradient_program, inference_program, training_program
 from fastmnist.network.program import BARRIER, Instruction, Program, Table, View
@@ -133,6 +135,7 @@ class CpuExecutor:
             n_threads = default_threads()
         self.spec, self.n_threads = spec, n_threads
         self._recorder = active()
+        self._predicted = FoldedNetwork(spec)
         self._compiled_before = cpu.compile_seconds()
         self._target = Target(
             n_threads, PANEL_WIDTHS, ROW_BLOCK, gradient_groups=GRADIENT_GROUPS, chunk_bytes=CHUNK_BYTES
@@ -221,14 +224,14 @@ class CpuExecutor:
 
     def _prepare(self, batch_sizes: tuple[int, ...]) -> _Runner:
         self._rebind_for_epochs()
-        if self._training is None or self._training[0] != batch_sizes:
+        if self._training is None or not set(batch_sizes) <= set(self._training[0]):
             program = self.program(batch_sizes)
             if self._state is None:
                 self._state = aligned_bytes(program.state.size)
             self._training = (batch_sizes, _Runner(program, self._state, "training", self._recorder))
             self._team = Team(self.n_threads)
             # What `predict` will need is compiled with the rest: the first prediction should not wait.
-            _compile(inference_program(self.spec, DataFormat(self._format.dtype, self._format.scale), (1,)))
+            _compile(inference_program(self._predicted.spec, DataFormat(self._format.dtype, self._format.scale), (1,)))
         runner = self._training[1]
         if self._initial is not None:
             place_parameters(runner.binding, self._initial)
@@ -362,11 +365,12 @@ class CpuExecutor:
 
     def outputs(self, parameters: Parameters, X: np.ndarray, *, pixel_scale: float = 1.0) -> np.ndarray:
         """See `Executor.outputs`; may be called from several threads, which take turns."""
+        parameters = self._predicted.parameters(parameters)
         with self._predicting:
             if 0 < len(X) <= SMALL_ROWS:
                 key = (len(X), X.dtype, pixel_scale)
                 if key not in self._small_predictions:
-                    self._small_predictions[key] = _SmallPrediction(self.spec, *key)
+                    self._small_predictions[key] = _SmallPrediction(self._predicted.spec, *key)
                 return self._small_predictions[key](parameters, X)
             result = np.empty((len(X), self.spec.n_outputs), np.float32)
             if len(X):
@@ -412,7 +416,7 @@ class CpuExecutor:
     def _inference_runner(self, thread: int, dtype: str, scale: float, sizes: tuple[int, ...]) -> _Runner:
         key = (thread, dtype, scale, sizes)
         if key not in self._inference:
-            program = inference_program(self.spec, DataFormat(dtype, scale), sizes, chunk_bytes=CHUNK_BYTES)
+            program = inference_program(self._predicted.spec, DataFormat(dtype, scale), sizes, chunk_bytes=CHUNK_BYTES)
             self._inference[key] = _Runner(program, None, "inference", self._recorder)
         return self._inference[key]
 
@@ -465,6 +469,31 @@ def _compile(program: Program) -> None:
             cpu.entry(instruction.op, tuple(view.tensor.dtype for view in views))
 
 
+@dataclass
+class _Encoded:
+    """The tables of a Program as the walker reads them, for bound arrays of certain shapes.
+
+    Attributes
+    ----------
+    shapes : dict
+        Of the bound arrays, by name.
+    tables : dict
+        For each number of rows of a batch the table of each thread.
+    lanes : dict
+        For each number of rows where the tables of the threads are, and the address of that array.
+    places : dict
+        Where the addresses of a bound tensor stand: rows of a table, word, distance from the start of the array.
+    records : dict
+        Where somebody profiles: what is recorded of each number of rows.
+    """
+
+    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    tables: dict[int, list[np.ndarray]] = field(default_factory=dict)
+    lanes: dict[int, tuple[np.ndarray, int]] = field(default_factory=dict)
+    places: dict[str, list[tuple[np.ndarray, int, int]]] = field(default_factory=dict)
+    records: dict[int, _Records] = field(default_factory=dict)
+
+
 class _Runner:
     """A Program with its memory, its encoded tables and the compiled walker; with a recorder, the one that records."""
 
@@ -476,33 +505,28 @@ class _Runner:
         self.binding = Binding(program, state, aligned_bytes(program.workspace.size))
         self._cursors = [self.binding[f"cursor_{t}"] for t in range(len(next(iter(program.tables.values())).threads))]
         self._walk = cpu.walk(recording=recorder is not None)
-        self._records: dict[int, _Records] = {}
-        self._tables: dict[int, list[np.ndarray]] = {}
-        self._lanes: dict[int, tuple[np.ndarray, int]] = {}  # and their addresses
-        self._shapes: dict[str, tuple[int, ...]] = {}
-        # Where the addresses of a bound tensor stand: rows of a table, word, distance from the start of the array.
-        self._places: dict[str, list[tuple[np.ndarray, int, int]]] = {}
+        self._bound = _Encoded()
+        self._encoded: list[_Encoded] = []  # the last two: what is run in parts has a part of another length
 
     def bind(self, **arrays: np.ndarray) -> None:
         """Bind arrays. The tables are encoded once; arrays of the same shapes later only change addresses in them."""
         self.binding.bind(**arrays)
         shapes = {name: array.shape for name, array in arrays.items()}
-        if shapes == self._shapes:
-            for name, places in self._places.items():
+        known = next((encoded for encoded in self._encoded if encoded.shapes == shapes), None)
+        if known is not None:
+            self._bound = known
+            for name, places in known.places.items():
                 address = arrays[name].ctypes.data
                 for row, word, distance in places:
                     row[word] = address + distance
             return
-        self._shapes, self._places = shapes, {}
-        self._tables = {rows: self._encode(table) for rows, table in self.program.tables.items()}
-        lanes = {rows: _lanes(tables) for rows, tables in self._tables.items()}
+        self._bound = _Encoded(shapes)
+        self._bound.tables = {rows: self._encode(table) for rows, table in self.program.tables.items()}
+        lanes = {rows: _lanes(tables) for rows, tables in self._bound.tables.items()}
         if self._recorder is not None:
-            for rows, table in self.program.tables.items():
-                lines = [[line_of(i, self._shapes_of(i)) for i in thread] for thread in table.threads]
-                self._records[rows] = _Records(
-                    self._recorder.table(self.phase, rows, lines), lanes[rows], self._recorder.every
-                )
-        self._lanes = {rows: (array, array.ctypes.data) for rows, array in lanes.items()}
+            self._bound.records = {rows: self._records(rows, lanes[rows], self._recorder) for rows in lanes}
+        self._bound.lanes = {rows: (array, array.ctypes.data) for rows, array in lanes.items()}
+        self._encoded = [self._bound, *self._encoded[:1]]
 
     def _encode(self, table: Table) -> list[np.ndarray]:
         addresses: dict[str, int] = {}
@@ -526,9 +550,13 @@ class _Runner:
                     for word, view in enumerate(views, start=1):
                         if view.tensor.memory == "bound":
                             place = (row, word, view.byte_offset)
-                            self._places.setdefault(view.tensor.name, []).append(place)
+                            self._bound.places.setdefault(view.tensor.name, []).append(place)
             encoded.append(rows)
         return encoded
+
+    def _records(self, rows: int, lanes: np.ndarray, recorder: Recorder) -> _Records:
+        lines = [[line_of(i, self._shapes_of(i)) for i in thread] for thread in self.program.tables[rows].threads]
+        return _Records(recorder.table(self.phase, rows, lines), lanes, recorder.every)
 
     def _shapes_of(self, instruction: Instruction) -> list[tuple[int, ...]]:
         views = (*instruction.outs, *instruction.ins)
@@ -536,17 +564,18 @@ class _Runner:
 
     def collect(self, thread: int) -> None:
         """Write down what was recorded since the last time, when all threads have ended; of a single lane, under the number `thread`."""
-        for records in self._records.values():
-            records.collect(thread)
+        for encoded in self._encoded:
+            for records in encoded.records.values():
+                records.collect(thread)
 
     def walk(self, thread: int, passes: list[tuple[int, int]], team: Team, position: int = 0) -> int:
         """Walk `steps` times the table for `rows` rows, for each (rows, steps) of `passes`; returns the steps done."""
         self._cursors[thread][:] = position, 0
         done = 0
         for rows, steps in passes:
-            lanes, address = self._lanes[rows]
-            if self._records:
-                self._records[rows].begin(thread, steps)
+            lanes, address = self._bound.lanes[rows]
+            if self._recorder is not None:
+                self._bound.records[rows].begin(thread, steps)
             completed = self._walk(address, len(lanes), thread, steps, team.control_address)
             done += completed
             if completed < steps:

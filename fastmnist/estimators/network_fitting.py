@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import time
 import warnings
+from contextlib import nullcontext
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -23,12 +24,16 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import _check_partial_fit_first_call
 
 from fastmnist.backends.rows import Matrix, StoredRows
+from fastmnist.backends.warping import AugmentedExecutor
 from fastmnist.estimators.base import NetworkClassifier
+from fastmnist.network.augmentation import FOR_DIGITS, Augment
 from fastmnist.network.initializers import initial_parameters
-from fastmnist.network.losses import BinaryCrossEntropy, SoftmaxCrossEntropy
+from fastmnist.network.losses import BinaryCrossEntropy, Loss, SoftmaxCrossEntropy
 from fastmnist.network.optimizers import SGD, Adam, AdamW, Optimizer
 from fastmnist.network.schedules import Schedule, parse
+from fastmnist.network.shapes import Shape
 from fastmnist.network.spec import Spec
+from fastmnist.threads import one_blas_thread
 from fastmnist.training.full_batch import Objective, lbfgs
 from fastmnist.training.trainer import Plan, Progress, train
 from fastmnist.training.validation import Validation
@@ -82,7 +87,10 @@ class NetworkFitting(NetworkClassifier):
         "schedule": [None, str, Schedule],
         "weight_decay": [Interval(Real, 0, None, closed="left")],
         "label_smoothing": [Interval(Real, 0, 1, closed="left")],
+        "ema_decay": [Interval(Real, 0, 1, closed="left")],
         "record_steps": ["boolean"],
+        "augment": [Augment, "boolean"],
+        "image_shape": ["array-like", None],
     }
 
     solver: str
@@ -107,7 +115,10 @@ class NetworkFitting(NetworkClassifier):
     schedule: str | Schedule | None
     weight_decay: float
     label_smoothing: float
+    ema_decay: float
     record_steps: bool
+    augment: Augment | bool
+    image_shape: Shape | None
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "coefs_")
@@ -229,7 +240,7 @@ class NetworkFitting(NetworkClassifier):
         adam = AdamW if self.solver == "adamw" else Adam
         return adam(self.beta_1, self.beta_2, self.epsilon, self.weight_decay)
 
-    def _loss(self) -> SoftmaxCrossEntropy | BinaryCrossEntropy:
+    def _loss(self) -> Loss:
         return BinaryCrossEntropy() if self._n_outputs == 1 else SoftmaxCrossEntropy(self.label_smoothing)
 
     def _parameters(self) -> list[np.ndarray]:
@@ -314,12 +325,15 @@ class NetworkFitting(NetworkClassifier):
         if self.early_stopping and validation is None:
             rows, validation = self._hold_out(rows, data, rng)
         plan = self._plan(len(rows))
-        executor.set_parameters(initial)
+        if isinstance(executor, AugmentedExecutor):
+            executor.begin(self._augmentation_seed(rng), len(progress.loss_curve))
+        executor.set_parameters(progress.parameters_behind(initial) if continued else initial)
         if continued:
             progress.epochs = 0
         else:
             executor.reset_optimizer()
             progress.begin_fit(plan)
+        progress.begin_average(plan, continued=continued)
         train(
             executor,
             rows,
@@ -335,7 +349,11 @@ class NetworkFitting(NetworkClassifier):
         self._publish(progress, warn=not incremental)
         if self.early_stopping and progress.best_parameters is not None:
             return progress.best_parameters, progress.diverged
-        return executor.get_parameters(), progress.diverged
+        last = executor.get_parameters()
+        if progress.average is None or progress.average.parameters is None:
+            return last, progress.diverged
+        progress.last_parameters = last
+        return [p.copy() for p in progress.average.parameters], progress.diverged
 
     def _check_combinations(self) -> None:
         """Refuse parameters that contradict each other.
@@ -346,13 +364,57 @@ class NetworkFitting(NetworkClassifier):
             Names both parameters and what to change.
         """
         if self.solver == "lbfgs":
-            for name, off in (("dropout", 0.0), ("weight_decay", 0.0), ("schedule", None)):
+            needs = {"dropout": 0.0, "weight_decay": 0.0, "schedule": None, "ema_decay": 0.0, "augment": False}
+            for name, off in needs.items():
                 value = getattr(self, name, off)
                 if np.any(value) if name == "dropout" else value != off:
                     raise ValueError(
                         f"{name} needs mini-batches: solver must be one of {STOCHASTIC_SOLVERS}; got solver='lbfgs' with "
                         f"{name}={value!r}. Leave {name} at {off!r}, or change the solver."
                     )
+
+    # --- augmentation -----------------------------------------------------------------------------------------------------------
+
+    def _training_image_shape(self) -> Shape:
+        """What a row of X is: (height, width, channels)."""
+        raise NotImplementedError
+
+    def _augmentation_seed(self, rng: np.random.RandomState) -> int:
+        """The same for every fit and `partial_fit` with the same int: an image depends on it, its row and the number of the epoch."""
+        if isinstance(self.random_state, Integral):
+            return int(self.random_state)
+        return int(rng.randint(2**31))
+
+    def _bind(
+        self,
+        executor: Executor,
+        X: Matrix,
+        labels: np.ndarray,
+        weights: np.ndarray | None,
+        scale: float,
+        max_memory: int,
+        full_batch: bool = False,
+    ) -> tuple[BoundExecutor, np.ndarray | StoredRows]:
+        if not self.augment:
+            return super()._bind(executor, X, labels, weights, scale, max_memory, full_batch)
+        if executor.backend == "cupy":
+            raise ValueError(
+                "augment needs backend='numba' or 'numpy': its images are made by the CPU's kernels, and the GPU keeps the data set where it is; "
+                f"got backend={self.backend!r}. Leave augment at False, or change the backend."
+            )
+        data, taken = self._executor_input(executor, X, max_memory)
+        augmented = AugmentedExecutor(
+            executor,
+            data,
+            labels,
+            None if weights is None else weights.astype(np.float32),
+            pixel_scale=scale,
+            max_memory=max_memory - taken,
+            augment=FOR_DIGITS if isinstance(self.augment, (bool, np.bool_)) else self.augment,
+            image_shape=self._training_image_shape(),
+        )
+        self.backend_reason_ = f"{self.backend_reason_} {augmented.reason}"
+        return augmented, data
 
     def _encode(self, y: np.ndarray, *, learn: bool) -> np.ndarray:
         """Indices of the labels in `classes_`, which are learned, or have to be known."""
@@ -409,6 +471,7 @@ class NetworkFitting(NetworkClassifier):
             early_stopping=bool(self.early_stopping),
             l2=self.alpha,
             record_steps=bool(self.record_steps),
+            ema_decay=self.ema_decay,
         )
 
     def _hold_out(self, rows: np.ndarray, data: _Data, rng: np.random.RandomState) -> tuple[np.ndarray, Validation]:
@@ -470,15 +533,16 @@ class NetworkFitting(NetworkClassifier):
     ) -> tuple[list[np.ndarray], bool]:
         """L-BFGS; returns the parameters to keep and whether the loss blew up."""
         total = len(data.X) if data.weights is None else float(data.weights.sum())
-        solution = lbfgs(
-            Objective(executor, self.alpha / total),
-            initial,
-            tol=self.tol,
-            max_iter=self.max_iter,
-            options={"maxfun": self.max_fun},
-            validation=validation,
-            on_epoch=self._listen,
-        )
+        with one_blas_thread() if executor.backend != "numpy" else nullcontext():
+            solution = lbfgs(
+                Objective(executor, self.alpha / total),
+                initial,
+                tol=self.tol,
+                max_iter=self.max_iter,
+                options={"maxfun": self.max_fun},
+                validation=validation,
+                on_epoch=self._listen,
+            )
         self.n_iter_ = solution.n_iter
         self.t_ = 0
         self.loss_ = solution.loss

@@ -31,6 +31,7 @@ for _topic in (
     "losses",
     "optimizers",
     "forest",
+    "warping",
 ):
     import_module(f".{_topic}", __package__)
 

@@ -361,6 +361,27 @@ store_bytes_n = _vector_intrinsic(
     (byte_p, types.intp, vector, types.intp), types.void, _emit_store_bytes, _twin_store_bytes
 )
 
+# --- lanes that each go their own way ----------------------------------------------------------------------------------------------------
+
+
+def _emit_gather(b: ir.IRBuilder, p: ir.Value, index: ir.Value) -> ir.Value:
+    wide = ir.VectorType(i64, LANES)
+    distance = b.shl(b.sext(b.fptosi(index, lanes_ir), wide), ir.Constant(wide, [2] * LANES))
+    addresses = b.add(emit_splat(b, b.ptrtoint(p, i64), wide), distance)
+    pointers = ir.VectorType(f32.as_pointer(), LANES)
+    gather_ = function(b, vector_ir, [pointers, i32, mask_ir, vector_ir], f"llvm.masked.gather.v{LANES}f32.v{LANES}p0")
+    everywhere = ir.Constant(mask_ir, [1] * LANES)
+    return b.call(gather_, [b.inttoptr(addresses, pointers), i32(4), everywhere, emit_constant(0)])
+
+
+# p[index] for each lane; `index` holds whole numbers from 0 to 2^24 as floats.
+gather = _vector_intrinsic((float_p, vector), vector, _emit_gather, lambda p, index: p[index.astype(np.int64)])
+# Without what stands behind the point, of values below 2^31.
+truncate = _vector_intrinsic((vector,), vector, lambda b, x: b.sitofp(b.fptosi(x, lanes_ir), vector_ir), np.trunc)
+lane_numbers = _vector_intrinsic(
+    (), vector, lambda b: ir.Constant(vector_ir, [float(i) for i in range(LANES)]), lambda: np.arange(LANES, dtype="f4")
+)
+
 _EXPONENT_BIAS = 127
 _MAGIC = 12582912.0  # 1.5 * 2^23: adding it leaves the nearest integer in the low bits of a float32
 
