@@ -73,9 +73,9 @@ def assembly(op_name: str, dtypes: tuple[str, ...]) -> str:
     return _target_machine().emit_assembly(entry_module(op_name, dtypes))
 
 
-def compile_walker() -> tuple[bytes, str]:
-    """Compile the walker."""
-    return _object(walker.walk, _walker_signature())
+def compile_walker(name: str) -> tuple[bytes, str]:
+    """Compile `walk` or `walk_recording`."""
+    return _object(getattr(walker, name), _walker_signature())
 
 
 def compile_crew(name: str) -> tuple[bytes, str]:
@@ -84,14 +84,14 @@ def compile_crew(name: str) -> tuple[bytes, str]:
     return _object(getattr(crew, name), {"serve": n(long_p), "share_out": n(long_p, n, n)}[name])
 
 
-def walker_module() -> llvm.ModuleRef:
+def walker_module(name: str = "walk") -> llvm.ModuleRef:
     """The optimised LLVM module of the walker, for tests."""
-    return _module(walker.walk, _walker_signature())[0]
+    return _module(getattr(walker, name), _walker_signature())[0]
 
 
 def _walker_signature() -> Any:
     n = types.int64
-    return n(long_p, n, n, n, long_p, long_p, n)
+    return n(long_p, n, n, n, long_p)
 
 
 def _object(function: Any, signature: Any) -> tuple[bytes, str]:
