@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +117,7 @@ def _curves(recipe: Recipe, result: RecipeResult) -> Any:
     )
 
 
-def _learning_rates(recipe: Recipe, result: RecipeResult, solver: str) -> Any:
+def _learning_rates(solver: str, recipe: Recipe, result: RecipeResult) -> Any:
     runs = {
         system.parameters["learning_rate_init"]: [run.history for run in result.of(system.name)]
         for system in recipe.systems
@@ -139,10 +140,7 @@ def _time_accuracy(recipe: Recipe, result: RecipeResult) -> Any:
 # Name -> (system of the file's name, how it is drawn).
 RESULT_PICTURES: dict[str, Sequence[tuple[str, Callable[[Recipe, RecipeResult], Any]]]] = {
     "curves": [("", _curves)],
-    "learning-rates": [
-        (solver, lambda recipe, result, solver=solver: _learning_rates(recipe, result, solver))
-        for solver in ("adam", "sgd")
-    ],
+    "learning-rates": [(solver, partial(_learning_rates, solver)) for solver in ("adam", "sgd")],
     "time-accuracy": [("", _time_accuracy)],
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
 import itertools
 import warnings
 from collections.abc import Callable
@@ -17,8 +18,8 @@ from fastmnist import estimators
 from fastmnist.evaluation import classification_report
 from fastmnist.recipes import pictures
 from fastmnist.recipes.recipe import Recipe, System
-from fastmnist.recipes.results import RecipeResult, Run
-from fastmnist.recipes.splits import SPLITS, Split
+from fastmnist.recipes.results import RecipeResult, Run, results_file
+from fastmnist.recipes.splits import Split, split_for
 from fastmnist.system_info import system_info
 from fastmnist.version import __version__
 
@@ -35,7 +36,7 @@ class Options:
     ----------
     seeds : int
     quick : bool
-        The first 2,000 rows, two epochs, one seed: to see that everything works, not how good it is.
+        The first 500 rows, two epochs, one seed: to see that everything works, not how good it is.
     out : Path or None
         Folder for results, pictures and page; None: nothing is kept.
     fresh : bool
@@ -48,7 +49,7 @@ class Options:
     fresh: bool = False
 
 
-QUICK_ROWS, QUICK_OTHER_ROWS = 2000, 500
+QUICK_ROWS, QUICK_OTHER_ROWS = 500, 200
 # The most that --quick lets a parameter be.
 _QUICK = {"max_iter": 2, "n_estimators": 5}
 
@@ -79,7 +80,7 @@ def reproduce(
     """
     if options.quick:
         recipe = _quick(recipe)
-    n_seeds = 1 if options.quick or not recipe.random and not recipe.split.endswith("seed") else options.seeds
+    n_seeds = options.seeds if recipe.random and not options.quick else 1
     result = _begun(recipe, n_seeds, options)
     if result.complete:
         say(f"{recipe.name}: kept from {result.date}; --fresh runs it again")
@@ -107,7 +108,9 @@ def reproduce(
 
 def _quick(recipe: Recipe) -> Recipe:
     systems = tuple(
-        replace(system, parameters={k: min(v, _QUICK.get(k, v)) if k in _QUICK else v for k, v in system.parameters.items()})
+        replace(
+            system, parameters={k: min(v, _QUICK.get(k, v)) if k in _QUICK else v for k, v in system.parameters.items()}
+        )
         for system in recipe.systems
     )
     return replace(recipe, systems=systems)
@@ -116,23 +119,24 @@ def _quick(recipe: Recipe) -> Recipe:
 def _begun(recipe: Recipe, n_seeds: int, options: Options) -> RecipeResult:
     """What the folder has of the same settings, or nothing yet."""
     about = system_info()
-    settings = f"{recipe!r} seeds={n_seeds} quick={options.quick}"
+    asked = (recipe.split, recipe.systems, dict(recipe.choose), n_seeds, options.quick)
+    settings = hashlib.sha256(repr(asked).encode()).hexdigest()[:16]
     if options.out is not None:
         path = results_file(options.out, recipe.name)
         if path.exists() and not options.fresh:
             found = RecipeResult.load(path)
             if found.settings == settings:
                 return found
+            if found.runs:
+                raise ValueError(
+                    f"{path} has results of other settings (seeds, --quick, or a recipe that has changed). Name another folder with --out, "
+                    "or replace them with --fresh."
+                )
     machine = f"{about['cpu']['name']}, {about['threads']['default']} threads"
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
     if options.out is not None:
         options.out.mkdir(parents=True, exist_ok=True)
-    return RecipeResult(recipe.name, settings, machine, __version__, today)
-
-
-def results_file(out: Path, recipe: str) -> Path:
-    """Where a recipe's results lie."""
-    return out / f"{recipe}.json"
+    return RecipeResult(recipe.name, settings, options.quick, machine, __version__, today)
 
 
 def _keep(result: RecipeResult, options: Options) -> None:
@@ -144,7 +148,7 @@ def _keep(result: RecipeResult, options: Options) -> None:
 
 
 def _split(recipe: Recipe, seed: int, options: Options) -> Split:
-    split = SPLITS[recipe.split](seed)
+    split = split_for(recipe.split, seed)
     return split.first(QUICK_ROWS, QUICK_OTHER_ROWS) if options.quick else split
 
 
@@ -256,7 +260,9 @@ def _choose(recipe: Recipe, result: RecipeResult, options: Options, say: Callabl
         best = int(scores.argmax())  # the first of equals
         found = {**parameters, "max_iter": best + 1, "validation_accuracy": float(scores[best])}
         result.chosen_from.append(found)
-        say(f"{recipe.name}: {_words(parameters)}: {scores[best]:.2%} on the validation part after {best + 1} iterations")
+        say(
+            f"{recipe.name}: {_words(parameters)}: {scores[best]:.2%} on the validation part after {best + 1} iterations"
+        )
     best_of_all = max(result.chosen_from, key=lambda found: found["validation_accuracy"])
     result.chosen = {name: value for name, value in best_of_all.items() if name != "validation_accuracy"}
 
@@ -272,4 +278,3 @@ def _told(recipe: Recipe, system: System, result: RecipeResult) -> str:
     told = f"{name}, seed {run.seed}: {run.metrics['accuracy']:.2%} in {run.fit_seconds:.1f} s"
     digits = [f"{k}: {run.metrics[f'binary_{k}']:.2%}" for k in DIGITS if f"binary_{k}" in run.metrics]
     return f"{told}; {', '.join(digits)}" if digits else told
-
