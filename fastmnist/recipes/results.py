@@ -170,7 +170,9 @@ class Row:
     @property
     def their_time(self) -> str:
         """The source's software measured, else what was published, else "-"."""
-        return self.published_time or "-" if self.peer is None else str(self.peer)
+        if self.peer is None:
+            return self.published_time or "-"
+        return str(self.peer) + (f" (published: {self.published_time})" if self.published_time else "")
 
     @property
     def our_time(self) -> str:
