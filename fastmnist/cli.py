@@ -12,8 +12,8 @@ import click
 from fastmnist.commands.evaluate import evaluate
 from fastmnist.commands.options import json_option, model_options
 from fastmnist.commands.plot import plot
-from fastmnist.commands.render import render
 from fastmnist.commands.profile import profile
+from fastmnist.commands.render import render
 from fastmnist.commands.reproduce import reproduce
 from fastmnist.commands.sweep import sweep
 from fastmnist.console import EXIT_INTERRUPTED, Commands, counted_progress, emit_json, epoch_progress, output
