@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from fastmnist.commands.evaluate import evaluate
 from fastmnist.commands.options import json_option, model_options
 from fastmnist.commands.plot import plot
+from fastmnist.commands.render import render
 from fastmnist.commands.reproduce import reproduce
 from fastmnist.commands.sweep import sweep
 from fastmnist.console import EXIT_INTERRUPTED, Commands, counted_progress, emit_json, epoch_progress, output
@@ -234,5 +236,5 @@ def warmup(as_json: bool) -> None:
 
 # --- commands with a file of their own ----------------------------------------------------------------------------------
 
-for command in (plot, reproduce, sweep):
+for command in (evaluate, plot, render, reproduce, sweep):
     main.add_command(command)
