@@ -34,7 +34,7 @@ MODELS = {
     "lenet5": Spec(784, (*ARCHITECTURES["lenet5"], Dense(10)), optimizer=Adam(), image_shape=(28, 28, 1)),
     "fast": Spec(784, (*ARCHITECTURES["fast"], Dense(10)), optimizer=Adam(), image_shape=(28, 28, 1)),
 }
-MOST_ROWS = {"lenet5": 12_000, "fast": 12_000}  # their epochs on the CPU take long
+MOST_ROWS = {"lenet5": 6_000, "fast": 6_000}  # their epochs on the CPU take long
 BATCHES = (32, 256, 1024)
 EPOCHS = FITS = 3
 
