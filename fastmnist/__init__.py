@@ -4,7 +4,7 @@ Public names are loaded when they are first used (PEP 562): `import fastmnist` i
 nothing to programs that only sometimes need it.
 
 For developers: `fastmnist.network`, `fastmnist.backends`, `fastmnist.kernels.contract`, `fastmnist.kernels.reference`,
-`fastmnist.training`, `fastmnist.estimators`, `fastmnist.evaluation`, `fastmnist.datasets`, `fastmnist.images`.
+`fastmnist.training`, `fastmnist.estimators`, `fastmnist.evaluation`, `fastmnist.profiling`, `fastmnist.datasets`, `fastmnist.images`.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         GlobalAvgPool2D,
         MaxPool2D,
     )
+    from fastmnist.profiling import Profile, profile
 
 __all__ = [
     "Activation",
@@ -57,6 +58,7 @@ __all__ = [
     "MatrixProduct",
     "MaxPool2D",
     "OneVsRestLogisticRegression",
+    "Profile",
     "RandomForestClassifier",
     "__version__",
     "available_backends",
@@ -67,6 +69,7 @@ __all__ = [
     "gemm",
     "load_mnist",
     "load_model",
+    "profile",
     "read_idx",
     "warmup",
 ]
@@ -94,6 +97,7 @@ _MODULES = {
         "GlobalAvgPool2D",
         "MaxPool2D",
     ),
+    "fastmnist.profiling": ("Profile", "profile"),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 

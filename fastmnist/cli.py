@@ -12,6 +12,7 @@ import click
 from fastmnist.commands.evaluate import evaluate
 from fastmnist.commands.options import json_option, model_options
 from fastmnist.commands.plot import plot
+from fastmnist.commands.profile import profile
 from fastmnist.commands.render import render
 from fastmnist.commands.reproduce import reproduce
 from fastmnist.commands.sweep import sweep
@@ -128,16 +129,24 @@ def predict(model_file: str, images: tuple[str, ...], raw: bool, show: bool, as_
 
 
 @main.command()
+@click.option(
+    "--measure", is_flag=True, help="Measure the machine's roofs, again if they are known; some three seconds."
+)
 @json_option
-def info(as_json: bool) -> None:
+def info(measure: bool, as_json: bool) -> None:
     """Version, CPU, GPU, backends with reasons, threads, caches, environment variables."""
+    from dataclasses import asdict
+
     from rich.table import Table
     from rich.text import Text
 
     from fastmnist.backends.gpu_probe import probe
+    from fastmnist.profiling.machine import known_roofs, roofs
     from fastmnist.system_info import system_info
 
     facts = system_info()
+    known = roofs(measure=True) if measure else known_roofs()
+    facts["roofs"] = None if known is None else asdict(known)
     if as_json:
         emit_json(facts)
         return
@@ -154,6 +163,7 @@ def info(as_json: bool) -> None:
     for name, backend in facts["backends"].items():
         rows[f"backend {name}"] = f"{'yes' if backend['available'] else 'no'}: {backend['reason']}"
     rows["GPU"] = f"{probe().summary.removeprefix('GPU: ')} {facts['gpu']['remedy']}"
+    rows["roofs"] = "; ".join(known.summary()) if known else "not measured yet: fastmnist info --measure"
     for name, cache in facts["caches"].items():
         rows[f"cache of {name}"] = f"{cache['path']}: {cache['files']} files, {cache['bytes'] / 2**20:.1f} MiB"
     for name, variable in facts["environment"].items():
@@ -177,13 +187,28 @@ def kernels(as_json: bool) -> None:
     if as_json:
         emit_json({"dims": STANDARD_DIMS, "kernels": [op.as_dict() for op in ops]})
         return
-    table = Table("op", "outputs", "inputs", "parameters", "backends", "MFLOP", "MB")
+    table = Table(box=None, padding=(0, 1, 0, 0))
+    table.add_column("op", no_wrap=True)
+    table.add_column("operands")
+    for title in ("backends", "MFLOP", "MB"):
+        table.add_column(title, no_wrap=True, justify="left" if title == "backends" else "right")
     for op in ops:
-        outs, ins = " ".join(op.outputs), " ".join(op.inputs)
+        parameters = f" ({' '.join(op.parameters)})" if op.parameters else ""
+        operands = f"{' '.join(op.outputs)} <- {' '.join(op.inputs)}{parameters}"
         numbers = f"{op.flops / 1e6:.3f}", f"{op.nbytes / 1e6:.3f}"
-        table.add_row(op.name, outs, ins, " ".join(op.parameters), " ".join(op.backends), *numbers)
-    output().print(table)
-    click.echo("at " + ", ".join(f"{name} = {size:,}" for name, size in STANDARD_DIMS.items()))
+        table.add_row(op.name, operands, "\n".join(op.backends), *numbers)
+    output(KERNEL_LIST_WIDTH).print(table)
+    click.echo(f"At these sizes; `fastmnist kernels --json` has the formulas:\n{_wrapped(STANDARD_DIMS)}")
+
+
+# The table breaks its lines itself, so that it can be read where a terminal shows 80 columns.
+KERNEL_LIST_WIDTH = 80
+
+
+def _wrapped(dims: dict[str, int]) -> str:
+    import textwrap
+
+    return textwrap.fill(", ".join(f"{name} = {size:,}" for name, size in dims.items()), KERNEL_LIST_WIDTH)
 
 
 @main.command()
@@ -236,5 +261,5 @@ def warmup(as_json: bool) -> None:
 
 # --- commands with a file of their own ----------------------------------------------------------------------------------
 
-for command in (evaluate, plot, render, reproduce, sweep):
+for command in (evaluate, plot, profile, render, reproduce, sweep):
     main.add_command(command)

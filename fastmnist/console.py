@@ -95,12 +95,12 @@ def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__
     click.echo(f"fastmnist: warning: {_one_line(str(message))}", err=True)
 
 
-def output() -> Console:
-    """The console for results: stdout."""
+def output(pipe_width: int = PIPE_WIDTH) -> Console:
+    """The console for results: stdout; `pipe_width` columns wide where that is no terminal."""
     from rich.console import Console
 
     console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=PIPE_WIDTH)
+    return console if console.is_terminal else Console(highlight=False, width=pipe_width)
 
 
 def emit_json(value: Any) -> None:

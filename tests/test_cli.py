@@ -358,9 +358,10 @@ def test_kernels_lists_the_contract():
     assert linear["backends"] == ["numpy", "numba"]
     table = run("kernels").stdout
     for name in CONTRACT:
-        assert f" {name} " in table
-    assert "x[B,I] w[I,O] b[O]" in table
-    assert "at B = 32, I = 784, O = 128" in table
+        assert f"\n{name} " in table
+    assert "y[B,O] <- x[B,I]" in table
+    assert "B = 32, I = 784, O = 128" in table
+    assert max(map(len, table.splitlines())) <= 80
 
 
 def test_info_tells_what_decides_how_a_fit_runs(monkeypatch):

@@ -337,9 +337,9 @@ def test_denormals_are_flushed_while_walking_only(abort):
     for row in table:
         cpu.encode(row, "add", [(a.ctypes.data, a.shape, 2, "float32") for a in (total, part)], [])
     lanes, control = np.zeros((1, LANE_WORDS), np.int64), np.zeros(CONTROL_WORDS, np.int64)
-    lanes[0] = table.ctypes.data, len(table), 0
+    lanes[0, :2] = table.ctypes.data, len(table)
     control[ABORT] = abort
-    assert cpu.walk()(lanes.ctypes.data, 1, 0, 1, control.ctypes.data, 0, 0) == (not abort)
+    assert cpu.walk()(lanes.ctypes.data, 1, 0, 1, control.ctypes.data) == (not abort)
     expected = [1e-40, 1e-40] if abort else [0, 0]
     assert total.tobytes() == np.float32(expected).tobytes()
     assert (part + np.float32(1e-40)).min() > 2e-40  # this thread's arithmetic is as it was
@@ -362,7 +362,7 @@ for t, table in enumerate(tables):  # the threads take turns: each adds between 
 control, lanes = np.zeros(CONTROL_WORDS, np.int64), np.zeros((3, LANE_WORDS), np.int64)
 lanes[:, 0], lanes[:, 1] = [table.ctypes.data for table in tables], 4
 walk = cpu.walk()
-walkers = [threading.Thread(target=walk, args=(lanes.ctypes.data, 3, t, 500, control.ctypes.data, 0, 0)) for t in range(3)]
+walkers = [threading.Thread(target=walk, args=(lanes.ctypes.data, 3, t, 500, control.ctypes.data)) for t in range(3)]
 for walker in walkers: walker.start()
 for walker in walkers: walker.join()
 print(total)

@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -20,14 +20,37 @@ from fastmnist.backends.base import Epoch, Parameters, weighted_sum
 from fastmnist.backends.binding import Binding, constant_scale, epoch_inputs, logical_parameters, place_parameters
 from fastmnist.backends.blocks import BlockRows
 from fastmnist.backends.compressed import choose_format
+from fastmnist.backends.recording import TRACED_STEPS, Line, Recorder, Span, Trace, active, line_of
+from fastmnist.backends.recording import Table as RecordedTable
 from fastmnist.backends.rows import CompressedRows
 from fastmnist.backends.team import Team
 from fastmnist.kernels.cpu.isa import LANES
-from fastmnist.kernels.cpu.layout import ROWS, TABLE
+from fastmnist.kernels.cpu.layout import (
+    BEGAN_CYCLES,
+    BEGAN_NS,
+    ENDED_CYCLES,
+    ENDED_NS,
+    EVENT_WORDS,
+    MAX_EVENTS,
+    N_EVENTS,
+    NEXT_TIMED,
+    RECORD,
+    RECORD_STEPS,
+    RECORD_WORDS,
+    ROWS,
+    SHORTEST_PLAIN,
+    SHORTEST_TIMED,
+    TABLE,
+    TIMED_EVERY,
+    TIMED_STEPS,
+    TRACED_FROM,
+    TRACED_TO,
+    WAITED_ALONE,
+)
 from fastmnist.network.folding import FoldedNetwork
 from fastmnist.network.layers import Dense
 from fastmnist.network.lowering import DataFormat, Target, gradient_program, inference_program, training_program
-from fastmnist.network.program import BARRIER, Program, Table, View
+from fastmnist.network.program import BARRIER, Instruction, Program, Table, View
 from fastmnist.network.spec import Spec
 
 # Rows of a block of the full-batch gradient and of prediction: two layers' activations of so many rows stay in L2.
@@ -48,6 +71,11 @@ GRADIENT_GROUPS = 8
 CHUNK_BYTES = 1 << 17
 # Width of a weight panel: whole strips of the register tile. Narrower panels lost (bench/ladder): layers too narrow to share columns share rows.
 PANEL_WIDTHS = (4 * LANES,)
+# Of a profiled run: one step in so many is timed until it is known what readings of the cycle counter cost, then as many as keep that within
+# OVERHEAD. The first steps, which wait for memory to be mapped, are not timed where others follow.
+DEFAULT_TIMED_EVERY, LONGEST_TIMED_EVERY = 16, 64
+OVERHEAD = 0.015
+COLD_STEPS = 3
 
 _announced = False
 
@@ -58,7 +86,7 @@ def _announce(op: str) -> None:
     if not _announced:
         _announced = True
         print(
-            "fastmnist: compiling kernels that this machine has not run yet, some fifteen seconds for a first fit "
+            "fastmnist: compiling kernels that this machine has not run yet, some ten seconds for a first fit "
             "(they are kept; `fastmnist warmup` does it ahead) ...",
             file=sys.stderr,
             flush=True,
@@ -106,6 +134,7 @@ class CpuExecutor:
 
             n_threads = default_threads()
         self.spec, self.n_threads = spec, n_threads
+        self._recorder = active()
         self._predicted = FoldedNetwork(spec)
         self._compiled_before = cpu.compile_seconds()
         self._target = Target(
@@ -199,7 +228,7 @@ class CpuExecutor:
             program = self.program(batch_sizes)
             if self._state is None:
                 self._state = aligned_bytes(program.state.size)
-            self._training = (batch_sizes, _Runner(program, self._state))
+            self._training = (batch_sizes, _Runner(program, self._state, "training", self._recorder))
             self._team = Team(self.n_threads)
             # What `predict` will need is compiled with the rest: the first prediction should not wait.
             _compile(inference_program(self._predicted.spec, DataFormat(self._format.dtype, self._format.scale), (1,)))
@@ -241,11 +270,23 @@ class CpuExecutor:
         passes = ([(batch_size, full)] if full else []) + ([(tail, 1)] if tail else [])
         steps = team.run(lambda thread: runner.walk(thread, passes, team))
         interrupted = team.stop_requested
+        seconds = time.perf_counter() - start
+        self._record([runner], start, seconds, self.n_threads, steps)
         self._step += steps
         done = min(steps * batch_size, len(order))
-        return Epoch(
-            inputs["losses"][:done], inputs["hits"][:done].astype(bool), steps, interrupted, time.perf_counter() - start
-        )
+        return Epoch(inputs["losses"][:done], inputs["hits"][:done].astype(bool), steps, interrupted, seconds)
+
+    def _record(self, runners: Iterable[_Runner], start: float, seconds: float, n_threads: int, steps: int) -> None:
+        """Where somebody profiles: write down what runners did from `start` (`time.perf_counter`) on."""
+        if self._recorder is None:
+            return
+        for thread, runner in enumerate(runners):
+            runner.collect(thread)
+            self._recorder.decisions = (
+                runner.program.decisions if runner.phase != "inference" else self._recorder.decisions
+            )
+            phase = runner.phase
+        self._recorder.spans.append(Span(phase, start, seconds, n_threads, steps))
 
     # --- full-batch gradient ------------------------------------------------------------------------------------------------------
 
@@ -268,7 +309,10 @@ class CpuExecutor:
         weight = self._data["sample_weight"]
         if self._gradient is None or self._gradient[0] != sizes:
             program = self.gradient_program(sizes)
-            self._gradient = sizes, [_Runner(program) for _ in range(min(self.n_threads, chunks))]
+            self._gradient = (
+                sizes,
+                [_Runner(program, None, "gradient", self._recorder) for _ in range(min(self.n_threads, chunks))],
+            )
             self._fixed = {
                 "order": np.arange(n),
                 "losses": np.empty((n, *program.bound["losses"].shape[1:]), np.float32),
@@ -290,6 +334,7 @@ class CpuExecutor:
         partial = [kept[:chunks] for kept in self._partial]
 
         team = Team(len(runners))
+        start = time.perf_counter()
 
         def work(thread: int) -> int:
             runner = runners[thread]
@@ -309,6 +354,7 @@ class CpuExecutor:
         team.run(work)
         if team.stop_requested:
             raise KeyboardInterrupt
+        self._record(runners, start, time.perf_counter() - start, len(runners), 1)
         mean = np.atleast_1d(losses.sum(axis=0) / weight.sum(dtype=np.float64))
         gradient = [total.sum(axis=0, dtype=np.float64) for total in partial]
         if self._blocks is not None:
@@ -346,6 +392,7 @@ class CpuExecutor:
         }
         arrays |= {"source": X, "order": self._positions[:n], "outputs": result}
         team = Team(n_threads)
+        start = time.perf_counter()
 
         def work(thread: int) -> int:
             lo, hi = shares[thread]
@@ -353,21 +400,24 @@ class CpuExecutor:
             passes = ([(BLOCK_ROWS, full)] if full else []) + ([(tail, 1)] if tail else [])
             runner = self._inference_runner(thread, X.dtype.name, pixel_scale, tuple(rows for rows, _ in passes))
             runner.bind(**arrays)
+            used[thread] = runner
             return runner.walk(0, passes, team, position=lo)
 
+        used: dict[int, _Runner] = {}
         if blocks < 2 * BLOCKS_A_THREAD:
             work(0)  # a millisecond at most: starting threads would take as long
-            return
-        team.run(work)
+        else:
+            team.run(work)
         if team.stop_requested:
             raise KeyboardInterrupt
+        seconds = time.perf_counter() - start
+        self._record([used[thread] for thread in range(n_threads)], start, seconds, n_threads, blocks)
 
     def _inference_runner(self, thread: int, dtype: str, scale: float, sizes: tuple[int, ...]) -> _Runner:
         key = (thread, dtype, scale, sizes)
         if key not in self._inference:
-            self._inference[key] = _Runner(
-                inference_program(self._predicted.spec, DataFormat(dtype, scale), sizes, chunk_bytes=CHUNK_BYTES)
-            )
+            program = inference_program(self._predicted.spec, DataFormat(dtype, scale), sizes, chunk_bytes=CHUNK_BYTES)
+            self._inference[key] = _Runner(program, None, "inference", self._recorder)
         return self._inference[key]
 
 
@@ -433,23 +483,28 @@ class _Encoded:
         For each number of rows where the tables of the threads are, and the address of that array.
     places : dict
         Where the addresses of a bound tensor stand: rows of a table, word, distance from the start of the array.
+    records : dict
+        Where somebody profiles: what is recorded of each number of rows.
     """
 
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     tables: dict[int, list[np.ndarray]] = field(default_factory=dict)
     lanes: dict[int, tuple[np.ndarray, int]] = field(default_factory=dict)
     places: dict[str, list[tuple[np.ndarray, int, int]]] = field(default_factory=dict)
+    records: dict[int, _Records] = field(default_factory=dict)
 
 
 class _Runner:
-    """A Program with its memory, its encoded tables and the compiled walker."""
+    """A Program with its memory, its encoded tables and the compiled walker; with a recorder, the one that records."""
 
-    def __init__(self, program: Program, state: np.ndarray | None = None) -> None:
-        self.program = program
+    def __init__(
+        self, program: Program, state: np.ndarray | None = None, phase: str = "", recorder: Recorder | None = None
+    ) -> None:
+        self.program, self.phase, self._recorder = program, phase, recorder
         state = aligned_bytes(program.state.size) if state is None else state
         self.binding = Binding(program, state, aligned_bytes(program.workspace.size))
         self._cursors = [self.binding[f"cursor_{t}"] for t in range(len(next(iter(program.tables.values())).threads))]
-        self._walk = cpu.walk()
+        self._walk = cpu.walk(recording=recorder is not None)
         self._bound = _Encoded()
         self._encoded: list[_Encoded] = []  # the last two: what is run in parts has a part of another length
 
@@ -468,6 +523,8 @@ class _Runner:
         self._bound = _Encoded(shapes)
         self._bound.tables = {rows: self._encode(table) for rows, table in self.program.tables.items()}
         lanes = {rows: _lanes(tables) for rows, tables in self._bound.tables.items()}
+        if self._recorder is not None:
+            self._bound.records = {rows: self._records(rows, lanes[rows], self._recorder) for rows in lanes}
         self._bound.lanes = {rows: (array, array.ctypes.data) for rows, array in lanes.items()}
         self._encoded = [self._bound, *self._encoded[:1]]
 
@@ -497,17 +554,91 @@ class _Runner:
             encoded.append(rows)
         return encoded
 
+    def _records(self, rows: int, lanes: np.ndarray, recorder: Recorder) -> _Records:
+        lines = [[line_of(i, self._shapes_of(i)) for i in thread] for thread in self.program.tables[rows].threads]
+        return _Records(recorder.table(self.phase, rows, lines), lanes, recorder.every)
+
+    def _shapes_of(self, instruction: Instruction) -> list[tuple[int, ...]]:
+        views = (*instruction.outs, *instruction.ins)
+        return [view.shape if view.r1 else self.binding.array(view).shape for view in views]
+
+    def collect(self, thread: int) -> None:
+        """Write down what was recorded since the last time, when all threads have ended; of a single lane, under the number `thread`."""
+        for encoded in self._encoded:
+            for records in encoded.records.values():
+                records.collect(thread)
+
     def walk(self, thread: int, passes: list[tuple[int, int]], team: Team, position: int = 0) -> int:
         """Walk `steps` times the table for `rows` rows, for each (rows, steps) of `passes`; returns the steps done."""
         self._cursors[thread][:] = position, 0
         done = 0
         for rows, steps in passes:
             lanes, address = self._bound.lanes[rows]
-            completed = self._walk(address, len(lanes), thread, steps, team.control_address, 0, 0)
+            if self._recorder is not None:
+                self._bound.records[rows].begin(thread, steps)
+            completed = self._walk(address, len(lanes), thread, steps, team.control_address)
             done += completed
             if completed < steps:
                 break
         return done
+
+
+class _Records:
+    """What `walk_recording` keeps of the lanes of a table, and the recorder's table that it is added to."""
+
+    def __init__(self, table: RecordedTable, lanes: np.ndarray, every: int | None) -> None:
+        self._table, self._every = table, every or DEFAULT_TIMED_EVERY
+        self._chosen = every is not None
+        self._words = [
+            np.zeros(RECORD_WORDS + len(lines) + len(lines) * TRACED_STEPS * EVENT_WORDS, np.int64)
+            for lines in table.lanes
+        ]
+        lanes[:, RECORD] = [words.ctypes.data for words in self._words]
+
+    def begin(self, lane: int, steps: int) -> None:
+        """A thread is about to walk `steps` steps of its lane: those in the middle will be traced."""
+        words = self._words[lane]
+        first = words[RECORD_STEPS] + max(steps - TRACED_STEPS, 0) // 2
+        words[TIMED_EVERY] = self._every
+        if not words[RECORD_STEPS] and steps > COLD_STEPS and not self._chosen:
+            words[NEXT_TIMED] = COLD_STEPS
+        words[N_EVENTS], words[MAX_EVENTS] = 0, len(self._table.lanes[lane]) * TRACED_STEPS
+        words[TRACED_FROM], words[TRACED_TO] = first, first + TRACED_STEPS
+
+    def collect(self, thread: int) -> None:
+        """Add what there is to the table."""
+        traces = []
+        for lane, (words, lines) in enumerate(zip(self._words, self._table.lanes, strict=True)):
+            if words[ENDED_NS] == 0:
+                continue  # not walked since the last time
+            second = 1e-9 * (words[ENDED_NS] - words[BEGAN_NS]) / max(words[ENDED_CYCLES] - words[BEGAN_CYCLES], 1)
+            self._table.calls[lane] = int(words[RECORD_STEPS])
+            self._table.timed[lane] = int(words[TIMED_STEPS])
+            cycles = words[RECORD_WORDS : RECORD_WORDS + len(lines)]
+            self._table.timed_seconds[lane] += cycles * second
+            if words[SHORTEST_PLAIN] and words[SHORTEST_TIMED]:
+                extra = max(int(words[SHORTEST_TIMED] - words[SHORTEST_PLAIN]), 0)
+                self._table.reading_seconds[lane] = extra * second / len(lines)
+                self._settle(len(lines), words[SHORTEST_PLAIN] * second)
+            traces.append(self._trace(words, lines, second, thread))
+            self._table.waited_alone[lane] += float(words[WAITED_ALONE] * second)
+            cycles[:] = words[WAITED_ALONE] = 0
+            words[ENDED_NS] = 0
+        self._table.traces = traces or self._table.traces
+
+    def _settle(self, n_lines: int, step_seconds: float) -> None:
+        """Time as many steps as `OVERHEAD` allows."""
+        if not self._chosen:
+            share = n_lines * max(self._table.reading_seconds) / step_seconds
+            self._every = min(max(int(np.ceil(share / OVERHEAD)), 1), LONGEST_TIMED_EVERY)
+
+    def _trace(self, words: np.ndarray, lines: list[Line], second: float, thread: int) -> Trace:
+        first = RECORD_WORDS + len(lines)
+        rows, threads, starts, ends = words[first : first + words[N_EVENTS] * EVENT_WORDS].reshape(-1, EVENT_WORDS).T
+        if len(self._words) == 1:  # its thread is no lane's: it is known to the caller alone
+            threads = np.full(len(rows), thread)
+        began = 1e-9 * words[BEGAN_NS] + (starts - words[BEGAN_CYCLES]) * second
+        return Trace(lines, rows.copy(), threads.copy(), began, (ends - starts) * second)
 
 
 def _lanes(tables: list[np.ndarray]) -> np.ndarray:

@@ -9,6 +9,7 @@ import numpy as np
 import fastmnist.kernels.reference as reference
 from fastmnist.backends.base import Epoch, Parameters, mean_losses
 from fastmnist.backends.binding import Binding, constant_scale, epoch_inputs, logical_parameters, place_parameters
+from fastmnist.backends.recording import TRACED_STEPS, Span, Table, Trace, active, line_of
 from fastmnist.backends.rows import CompressedRows
 from fastmnist.network.lowering import DataFormat, Target, gradient_program, inference_program, training_program
 from fastmnist.network.program import BARRIER, Instruction, Program
@@ -42,6 +43,7 @@ class ReferenceExecutor:
     ) -> None:
         self.spec, self.dtype, self.n_threads = spec, np.dtype(dtype), n_threads
         self.compile_seconds = 0.0
+        self._recorder = active()
         self._target = target or Target(n_threads=n_threads, dtype=self.dtype.name)
         self._state: np.ndarray | None = None
         self._step = 0
@@ -129,15 +131,18 @@ class ReferenceExecutor:
         binding.bind(**self._data, **inputs)
         steps, interrupted = 0, False
         before = binding.state.copy()
+        recorded = self._recorded("training", program, binding, sizes)
+        walked = time.perf_counter()
         try:
             for rows in sizes:
                 # An interrupted step is undone, so that the parameters are those of the last completed one.
                 before = binding.state.copy()
-                self._run(program, binding, rows)
+                self._run(program, binding, rows, recorded)
                 steps += 1
         except KeyboardInterrupt:
             binding.state[:] = before
             interrupted = True
+        self._end(recorded, walked, steps)
         self._step += steps
         done = sum(sizes[:steps])
         return Epoch(
@@ -167,12 +172,14 @@ class ReferenceExecutor:
         )
         place_parameters(binding, parameters)
         gradient = [np.zeros(shape) for shape in self.spec.parameter_shapes]
+        watches, start = self._recorded("gradient", program, binding, sizes), time.perf_counter()
         for rows in sizes:
             for i in range(len(gradient)):
                 binding[f"gradient_{i}"][...] = 0
-            self._run(program, binding, rows)
+            self._run(program, binding, rows, watches)
             for i, total in enumerate(gradient):
                 total += binding[f"gradient_{i}"]
+        self._end(watches, start, len(sizes))
         return mean_losses(losses, weight), gradient
 
     def outputs(self, parameters: Parameters, X: np.ndarray, *, pixel_scale: float = 1.0) -> np.ndarray:
@@ -191,23 +198,94 @@ class ReferenceExecutor:
             order=np.arange(n),
             outputs=outputs,
         )
+        recorded, start = self._recorded("inference", program, binding, sizes), time.perf_counter()
         for rows in sizes:
-            self._run(program, binding, rows)
+            self._run(program, binding, rows, recorded)
+        self._end(recorded, start, len(sizes))
         return outputs
 
+    def _recorded(self, phase: str, program: Program, binding: Binding, sizes: list[int]) -> dict[int, _Stopwatch]:
+        """Where somebody profiles: what takes the time of each table that will be run for these sizes of batches."""
+        if self._recorder is None:
+            return {}
+        if phase != "inference":
+            self._recorder.decisions = program.decisions
+        watches = {}
+        for rows in dict.fromkeys(sizes):
+            lines = [
+                [line_of(i, [binding.array(view).shape for view in (*i.outs, *i.ins)]) for i in thread]
+                for thread in program.tables[rows].threads
+            ]
+            watches[rows] = _Stopwatch(self._recorder.table(phase, rows, lines), sizes.count(rows))
+        return watches
+
+    def _end(self, recorded: dict[int, _Stopwatch], start: float, steps: int) -> None:
+        if self._recorder is not None:
+            seconds = time.perf_counter() - start
+            for watch in recorded.values():
+                watch.finish()
+            phase = next(iter(recorded.values())).table.phase
+            self._recorder.spans.append(Span(phase, start, seconds, 1, steps))
+
     @staticmethod
-    def _run(program: Program, binding: Binding, rows: int) -> None:
+    def _run(program: Program, binding: Binding, rows: int, recorded: dict[int, _Stopwatch]) -> None:
         """One step: between two barriers the threads' instructions run one thread after the other."""
-        threads = [iter(thread) for thread in program.tables[rows].threads]
+        watch = recorded.get(rows)
+        if watch is not None:
+            watch.begin_step()
+        threads = [enumerate(thread) for thread in program.tables[rows].threads]
         running = True
         while running:
-            for thread in threads:
+            for lane, thread in enumerate(threads):
                 running = False
-                for instruction in thread:
+                for i, instruction in thread:
                     if instruction is BARRIER:
                         running = True
                         break
                     execute(instruction, binding)
+                    if watch is not None:
+                        watch.stop(lane, i)
+
+
+class _Stopwatch:
+    """Takes the time of the instructions of a table.
+
+    Parameters
+    ----------
+    table : Table
+    steps : int
+        How often the table will be run; steps in the middle are traced.
+    """
+
+    def __init__(self, table: Table, steps: int) -> None:
+        self.table = table
+        self._traced_from, self._step = max(steps - TRACED_STEPS, 0) // 2, -1
+        self._last = 0.0
+        self._traced: list[tuple[int, int, float, float]] = []
+
+    def finish(self) -> None:
+        """Hand over the trace."""
+        traced = np.array(self._traced, np.float64).reshape(-1, 4)
+        for lane, lines in enumerate(self.table.lanes):
+            rows, _, starts, seconds = traced[traced[:, 1] == lane].T
+            self.table.traces.append(Trace(lines, rows.astype(int), np.zeros(len(rows), int), starts, seconds))
+
+    def begin_step(self) -> None:
+        """The first instruction begins now."""
+        self._step += 1
+        for lane in range(len(self.table.lanes)):
+            self.table.calls[lane] += 1
+            self.table.timed[lane] += 1
+        self._last = time.perf_counter()
+
+    def stop(self, lane: int, i: int) -> None:
+        """An instruction has ended; the next one begins."""
+        now = time.perf_counter()
+        table, seconds = self.table, now - self._last
+        table.timed_seconds[lane][i] += seconds
+        if 0 <= self._step - self._traced_from < TRACED_STEPS:
+            self._traced.append((i, lane, self._last, seconds))
+        self._last = now
 
 
 def execute(instruction: Instruction, binding: Binding) -> None:

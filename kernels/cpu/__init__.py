@@ -163,9 +163,10 @@ def _helper_address(name: str) -> int:
     return _addresses[key]
 
 
-def walk() -> Callable[..., int]:
-    """The compiled walker as a ctypes function, see `walker.walk`; it releases the interpreter's lock."""
-    key = ("walk", ())
+def walk(*, recording: bool = False) -> Callable[..., int]:
+    """The compiled walker as a ctypes function, see `walker.walk` and `walk_recording`; it releases the interpreter's lock."""
+    name = "walk_recording" if recording else "walk"
+    key = (name, ())
     if key not in _addresses:
         with _lock:
             if key not in _addresses:
@@ -173,8 +174,8 @@ def walk() -> Callable[..., int]:
                 def compile_it() -> tuple[bytes, str]:
                     from .compiler import compile_walker
 
-                    return compile_walker()
+                    return compile_walker(name)
 
-                _addresses[key] = _load("walk", compile_it)
+                _addresses[key] = _load(name, compile_it)
     n, p = ctypes.c_int64, ctypes.c_void_p
-    return ctypes.CFUNCTYPE(n, p, n, n, n, p, p, n)(_addresses[key])
+    return ctypes.CFUNCTYPE(n, p, n, n, n, p)(_addresses[key])

@@ -2,9 +2,26 @@
 
 # int64 words of a table's row: the entry's address, then operands, params, dims and leading dimensions.
 ROW_WORDS = 24
-# int64 words of a lane's row: the address of its table, the table's rows, and where a thread that walks all lanes stands in it.
-LANE_WORDS = 3
-TABLE, ROWS, POSITION = range(LANE_WORDS)
+# int64 words of a lane's row: the address of its table, the table's rows, where a thread that walks all lanes stands in it, and the address of
+# its record, which `walk_recording` alone looks at.
+LANE_WORDS = 4
+TABLE, ROWS, POSITION, RECORD = range(LANE_WORDS)
+# int64 words of a record: what follows here, then the cycles of each row of the table in the steps that were timed, then the events,
+# EVENT_WORDS each: row, thread, start, end.
+RECORD_WORDS = 24
+# Steps so far, those among them whose rows were timed, the next one to be timed and how many to the one after it; whether this one is.
+RECORD_STEPS, TIMED_STEPS, NEXT_TIMED, TIMED_EVERY, TIMING = 0, 1, 2, 3, 4
+# Steps from the first on and before the second are timed, and their rows become events.
+TRACED_FROM, TRACED_TO, N_EVENTS, MAX_EVENTS = 5, 6, 7, 8
+BUSY_FOR_OTHERS = 9  # cycles that the lane's own thread spent walking all lanes
+SHORTEST_TIMED, SHORTEST_PLAIN = (
+    10,
+    11,
+)  # cycles of the shortest step that was timed, and of the shortest that was not; 0: none
+# The cycle counter and the clock when the lane's own thread began and ended: what a cycle takes.
+BEGAN_CYCLES, BEGAN_NS, ENDED_CYCLES, ENDED_NS = 12, 13, 14, 15
+WAITED_ALONE = 16  # cycles of waiting while another thread walked all lanes, in all steps
+EVENT_WORDS = 4
 # int64 words of the control block that the threads of a run share; words that different threads write stand on cache lines of their own.
 CONTROL_WORDS = 72
 ARRIVED, GENERATION, SLEEPERS, STOP, ABORT = 0, 8, 16, 24, 32

@@ -11,6 +11,11 @@ Where the cores are shared with other programs, a team is as fast as its slowest
 holds up all others at the next barrier. So the last thread to arrive at the end of a step keeps the time, and where the team has become slower
 than one thread, it walks all lanes by itself for a while, the others asleep at the barrier. It is the one that is certain to have a core. The
 bits are the same: between two barriers lanes may run in any order.
+
+`walk_recording` is `walk` that keeps in each lane's record (layout.py) the cycles of every row, the waiting at barriers as the time of their
+rows, and when the rows of some steps began and ended. Reading the cycle counter prolongs a row by 6 ns on Zen 5, which is 4 % of a small
+network's step. So the rows of some steps only are timed, and the shortest steps of both kinds tell what the readings cost. It is compiled when
+somebody profiles; `walk` has no trace of it.
 """
 
 from __future__ import annotations
@@ -24,17 +29,37 @@ from .layout import (
     ALONE_SPAN,
     ALONE_UNTIL,
     ARRIVED,
+    BEGAN_CYCLES,
+    BEGAN_NS,
+    BUSY_FOR_OTHERS,
     DONE,
+    ENDED_CYCLES,
+    ENDED_NS,
+    EVENT_WORDS,
     FIRST_ARRIVAL,
     GENERATION,
     LANE_WORDS,
+    MAX_EVENTS,
+    N_EVENTS,
+    NEXT_TIMED,
     POSITION,
+    RECORD,
+    RECORD_STEPS,
+    RECORD_WORDS,
     ROW_WORDS,
     ROWS,
+    SHORTEST_PLAIN,
+    SHORTEST_TIMED,
     SLEEPERS,
     STOP,
     TABLE,
+    TIMED_EVERY,
+    TIMED_STEPS,
+    TIMING,
+    TRACED_FROM,
+    TRACED_TO,
     WAITED,
+    WAITED_ALONE,
     WINDOW_START,
     WINDOW_STEPS,
 )
@@ -72,9 +97,50 @@ ABORTED = -1
 
 
 @inline
-def walk_to_barrier(table, first, n_rows, control, counters, counting):
-    """Run the rows from `first` up to the next barrier; returns its index, `n_rows` where there is none, or ABORTED."""
-    last = cycles()
+def begin_step(record):
+    """Count a step of the lane, and settle whether its rows are timed."""
+    step = record[RECORD_STEPS]
+    record[TIMING] = 0
+    if step >= record[NEXT_TIMED]:
+        record[TIMING] = 1
+        record[NEXT_TIMED] = step + record[TIMED_EVERY]
+    if record[TRACED_FROM] <= step < record[TRACED_TO]:
+        record[TIMING] = 2
+    if record[TIMING] != 0:
+        record[TIMED_STEPS] += 1
+    record[RECORD_STEPS] = step + 1
+
+
+@inline
+def keep(record, n_rows, row, thread, start, end):
+    """Add the cycles from `start` to `end` to a row of the table, and an event while there is room; returns `end`."""
+    record[RECORD_WORDS + row] += end - start
+    if record[TIMING] == 2 and record[N_EVENTS] < record[MAX_EVENTS]:
+        event = offset(record, RECORD_WORDS + n_rows + record[N_EVENTS] * EVENT_WORDS)
+        event[0], event[1], event[2], event[3] = row, thread, start, end
+        record[N_EVENTS] += 1
+    return end
+
+
+@inline
+def end_step(record, timing, cycles_taken):
+    """Keep the shortest steps."""
+    shortest = SHORTEST_PLAIN if timing == 0 else SHORTEST_TIMED
+    if record[shortest] == 0 or cycles_taken < record[shortest]:
+        record[shortest] = cycles_taken
+
+
+@inline
+def walk_to_barrier(lane, first, control, thread, recording):
+    """Run a lane's rows from `first` up to the next barrier; returns its index, the number of rows where there is none, or ABORTED."""
+    table, n_rows, record = _pointer(lane[TABLE]), lane[ROWS], _pointer(lane[RECORD])
+    last = timing = np.int64(0)
+    if recording != 0:
+        if first == 0:
+            begin_step(record)
+        timing = record[TIMING]
+        if timing != 0:
+            last = cycles()
     i = first
     while i < n_rows:
         row = offset(table, i * ROW_WORDS)
@@ -83,23 +149,21 @@ def walk_to_barrier(table, first, n_rows, control, counters, counting):
         if atomic_load(offset(control, ABORT)) != 0:
             return ABORTED
         call_address(row[0], row)
-        if counting != 0:
-            now = cycles()
-            counters[i] += now - last
-            last = now
+        if recording != 0 and timing != 0:
+            last = keep(record, n_rows, i, thread, last, cycles())
         i += 1
     return i
 
 
 @inline
-def walk_step_alone(lanes, n_lanes, control, counters, counting):
+def walk_step_alone(lanes, n_lanes, control, thread, recording):
     """Run one step of all lanes, from barrier to barrier one lane after the other; returns 0 or ABORTED."""
     for t in range(n_lanes):
         lanes[t * LANE_WORDS + POSITION] = 0
     while lanes[POSITION] < lanes[ROWS]:
         for t in range(n_lanes):
             lane = offset(lanes, t * LANE_WORDS)
-            i = walk_to_barrier(_pointer(lane[TABLE]), lane[POSITION], lane[ROWS], control, counters, counting)
+            i = walk_to_barrier(lane, lane[POSITION], control, thread, recording)
             if i == ABORTED:
                 return ABORTED
             lane[POSITION] = i + 1
@@ -107,13 +171,13 @@ def walk_step_alone(lanes, n_lanes, control, counters, counting):
 
 
 @inline
-def walk_alone(lanes, n_lanes, steps, until, control):
+def walk_alone(lanes, n_lanes, steps, until, control, thread, recording):
     """Run steps of all lanes until `steps` are done, a stop is asked for, or the clock shows `until`; returns how many, or ABORTED."""
     start = nanoseconds()
     now = start
     done = 0
     while done < steps and control[AGREED] == 0 and now < until:
-        if walk_step_alone(lanes, n_lanes, control, control, 0) == ABORTED:
+        if walk_step_alone(lanes, n_lanes, control, thread, recording) == ABORTED:
             return ABORTED
         done += 1
         control[AGREED] = atomic_load(offset(control, STOP))
@@ -175,7 +239,7 @@ def wait(control, generation):
 
 
 @inline
-def barrier(lanes, n_threads, control, steps_left):
+def barrier(lanes, n_threads, thread, control, steps_left, recording):
     """Wait until all threads have arrived; returns 0 or ABORTED.
 
     `steps_left` is 0 within a step; at its end the steps that are left, this one included. Then the last one to arrive also settles whether
@@ -194,7 +258,10 @@ def barrier(lanes, n_threads, control, steps_left):
         control[DONE] += 1
         until = alone_until(control)
         if until > 0:
-            more = walk_alone(lanes, n_threads, steps_left - 1, until, control)
+            start = cycles() if recording != 0 else np.int64(0)
+            more = walk_alone(lanes, n_threads, steps_left - 1, until, control, thread, recording)
+            if recording != 0:
+                _pointer(lanes[thread * LANE_WORDS + RECORD])[BUSY_FOR_OTHERS] += cycles() - start
             if more == ABORTED:
                 return ABORTED
             control[DONE] += more
@@ -205,42 +272,41 @@ def barrier(lanes, n_threads, control, steps_left):
 
 
 @inline
-def walk_with_others(lanes, n_threads, thread, steps, control, counters, counting):
+def walk_with_others(lanes, n_threads, thread, steps, control, recording):
     """Run `steps` steps of lane `thread`, its like beside it; returns the steps completed."""
-    table, n_rows = _pointer(lanes[thread * LANE_WORDS + TABLE]), lanes[thread * LANE_WORDS + ROWS]
+    lane = offset(lanes, thread * LANE_WORDS)
+    n_rows, record = lane[ROWS], _pointer(lane[RECORD])
+    began = start = busy = busy_before = timing = np.int64(0)
     before = control[DONE]
     while control[DONE] - before < steps and control[AGREED] == 0:
+        done = control[DONE]
+        if recording != 0:
+            began, busy_before = cycles(), record[BUSY_FOR_OTHERS]
         i = 0
         while i < n_rows:
-            i = walk_to_barrier(table, i, n_rows, control, counters, counting)
+            i = walk_to_barrier(lane, i, control, thread, recording)
             if i == ABORTED:
                 return control[DONE] - before
-            start = cycles()
+            if recording != 0:
+                timing, busy, start = record[TIMING], record[BUSY_FOR_OTHERS], cycles()
             steps_left = steps - (control[DONE] - before) if i == n_rows - 1 else 0
-            if barrier(lanes, n_threads, control, steps_left) == ABORTED:
+            if barrier(lanes, n_threads, thread, control, steps_left, recording) == ABORTED:
                 return control[DONE] - before
-            if counting != 0:
-                counters[i] += cycles() - start
+            if recording != 0:  # waiting, without what this thread did for others meanwhile
+                waited_until = cycles() - (record[BUSY_FOR_OTHERS] - busy)
+                if control[DONE] > done + 1:
+                    record[WAITED_ALONE] += waited_until - start
+                elif timing != 0:
+                    keep(record, n_rows, i, thread, start, waited_until)
             i += 1
+        if recording != 0 and control[DONE] == done + 1:
+            end_step(record, timing, cycles() - began - (record[BUSY_FOR_OTHERS] - busy_before))
     return control[DONE] - before
 
 
-def walk(lanes, n_lanes, thread, steps, control, counters, counting):
-    """Run `steps` steps of a table.
-
-    Parameters
-    ----------
-    lanes : pointer to int64 (n_lanes, LANE_WORDS)
-    n_lanes, thread : int64
-        There are as many threads as lanes; this one walks lane `thread`.
-    counters : pointer to int64 (rows of the lane,)
-        With `counting` not 0, the cycles spent in each row are added to it.
-
-    Returns
-    -------
-    int64
-        Steps completed; after ABORT the last one may be half done.
-    """
+@inline
+def walk_steps(lanes, n_lanes, thread, steps, control, recording):
+    """Run `steps` steps of a table with denormals flushed; returns the steps completed."""
     mode = two_words()
     read_float_mode(mode)
     before = mode[0]
@@ -249,14 +315,45 @@ def walk(lanes, n_lanes, thread, steps, control, counters, counting):
     write_float_mode(mode)
     done = np.int64(0)
     if n_lanes > 1:
-        done = walk_with_others(lanes, n_lanes, thread, steps, control, counters, counting)
+        done = walk_with_others(lanes, n_lanes, thread, steps, control, recording)
     else:
-        stopping = np.int64(0)
+        stopping = start = np.int64(0)
         while done < steps and stopping == 0:
-            if walk_step_alone(lanes, 1, control, counters, counting) == ABORTED:
+            if recording != 0:
+                start = cycles()
+            if walk_step_alone(lanes, 1, control, thread, recording) == ABORTED:
                 break
+            if recording != 0:
+                record = _pointer(lanes[RECORD])
+                end_step(record, record[TIMING], cycles() - start)
             done += 1
             stopping = atomic_load(offset(control, STOP))
     mode[0] = before
     write_float_mode(mode)
+    return done
+
+
+def walk(lanes, n_lanes, thread, steps, control):
+    """Run `steps` steps of a table.
+
+    Parameters
+    ----------
+    lanes : pointer to int64 (n_lanes, LANE_WORDS)
+    n_lanes, thread : int64
+        There are as many threads as lanes; this one walks lane `thread`.
+
+    Returns
+    -------
+    int64
+        Steps completed; after ABORT the last one may be half done.
+    """
+    return walk_steps(lanes, n_lanes, thread, steps, control, 0)
+
+
+def walk_recording(lanes, n_lanes, thread, steps, control):
+    """`walk` that fills the lanes' records."""
+    record = _pointer(lanes[thread * LANE_WORDS + RECORD])
+    record[BEGAN_CYCLES], record[BEGAN_NS] = cycles(), nanoseconds()
+    done = walk_steps(lanes, n_lanes, thread, steps, control, 1)
+    record[ENDED_CYCLES], record[ENDED_NS] = cycles(), nanoseconds()
     return done

@@ -1,0 +1,543 @@
+"""`profile`: the same fit and the same prediction on several backends, with the time of every kernel."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+import warnings
+from collections import defaultdict
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from fastmnist.backends import BackendUnavailable, require
+from fastmnist.backends.recording import Event, Line, Recorder, Table, recording_to
+from fastmnist.profiling.machine import Roofs, roofs
+from fastmnist.profiling.memory import PeakMemory
+
+if TYPE_CHECKING:
+    from fastmnist.estimators import CNNClassifier, LogisticRegression, MLPClassifier, OneVsRestLogisticRegression
+
+
+PROFILE_VERSION = 1
+OVERHEAD_PAIRS = 9  # short fits with and without records, taking turns
+OVERHEAD_EPOCHS = 3  # of each; the median counts
+OVERHEAD_ROWS = 4000  # of the data, at most
+OVERHEAD_SECONDS = 1.5  # at most, after the first pair
+
+
+@dataclass(frozen=True)
+class KernelTime:
+    """What one kernel of one layer took.
+
+    Attributes
+    ----------
+    backend : str
+    phase : str
+        "training" (mini-batches), "gradient" (all rows) or "inference".
+    op, place : str
+        Of the contract; the layer and direction, or the tensor that is written.
+    calls : int
+    seconds : float
+        Of all calls on all threads together.
+    mean_us : float
+        Microseconds of a call.
+    share : float
+        Part of the phase's time on all threads.
+    gflops, gbytes : float or None
+        GFLOP/s and GB/s of one thread while it runs the kernel, by the contract's counts; None where the contract counts none.
+    intensity : float or None
+        FLOPs a byte.
+    roof : float or None
+        Part of what one thread could reach at this intensity with its data in the level-1 cache; None without a measured roof.
+    variant, sizes : str
+        Types and vectors it was compiled for; dimensions of a call.
+    reason : str
+        Why no faster variant was used, where there is one.
+    """
+
+    backend: str
+    phase: str
+    op: str
+    place: str
+    calls: int
+    seconds: float
+    mean_us: float
+    share: float
+    gflops: float | None
+    gbytes: float | None
+    intensity: float | None
+    roof: float | None
+    variant: str
+    sizes: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Overhead:
+    """What recording cost: epochs (or gradients) with and without it took turns.
+
+    Attributes
+    ----------
+    median, low, high : float
+        Of the ratios of neighbours minus 1: the median and the quartiles. None where nothing was measured.
+    pairs : int
+    """
+
+    median: float | None
+    low: float | None
+    high: float | None
+    pairs: int
+
+
+@dataclass(frozen=True)
+class BackendProfile:
+    """One training run and one prediction on one backend.
+
+    Attributes
+    ----------
+    backend, reason : str
+    n_threads : int
+    fit_seconds : float
+        Wall time of the fit without compiling.
+    compile_seconds, prepare_seconds, train_seconds : float
+        Compiling; everything of the fit that is neither compiling nor training: checks, compressing, initial weights; epochs or gradients.
+    predict_seconds : float
+        Wall time of the prediction, without compiling.
+    idle_seconds : float
+        Waiting at barriers, of all threads together, while training.
+    accounted : float
+        Time of all kernels and of the waiting, as a part of the epochs' wall time on all threads.
+    steps : int
+        Steps of the optimizer, or gradients.
+    host_peak, host_grown : int or None
+        Bytes that the process had at most during the run, and by how much that is more than before.
+    device_peak : int or None
+        Bytes of the GPU's memory that were allocated.
+    overhead : Overhead
+    decisions : list of str
+        What the program's lowering chose, with reasons.
+    timed : float
+        Part of the steps whose kernels were timed.
+    """
+
+    backend: str
+    reason: str
+    n_threads: int
+    fit_seconds: float
+    compile_seconds: float
+    prepare_seconds: float
+    train_seconds: float
+    predict_seconds: float
+    idle_seconds: float
+    accounted: float
+    steps: int
+    host_peak: int | None
+    host_grown: int | None
+    device_peak: int | None
+    overhead: Overhead
+    decisions: list[str]
+    timed: float
+
+
+@dataclass(frozen=True)
+class SpeedUp:
+    """How much faster one backend is than another.
+
+    Attributes
+    ----------
+    fast, slow : str
+        Backends.
+    training, inference : float
+        Seconds of `slow` divided by those of `fast`.
+    """
+
+    fast: str
+    slow: str
+    training: float
+    inference: float
+
+
+@dataclass(frozen=True, eq=False)
+class Profile:
+    """What `profile` found.
+
+    Attributes
+    ----------
+    model, data : str
+    backends : list of BackendProfile
+    missing : dict of str to str
+        Backends that could not run, and why.
+    kernels : list of KernelTime
+        The longest first, backend by backend and phase by phase.
+    speed_ups : list of SpeedUp
+        Of every backend over every other.
+    roofs : Roofs or None
+    events : dict of str to list of Event
+        Of some steps in the middle, by backend.
+    """
+
+    model: str
+    data: str
+    backends: list[BackendProfile]
+    missing: dict[str, str]
+    kernels: list[KernelTime]
+    speed_ups: list[SpeedUp]
+    roofs: Roofs | None
+    events: dict[str, list[Event]] = field(repr=False)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values by name: what `to_json` writes."""
+        return {
+            "version": PROFILE_VERSION,
+            "model": self.model,
+            "data": self.data,
+            "missing": self.missing,
+            "backends": [asdict(backend) for backend in self.backends],
+            "speed_ups": [asdict(pair) for pair in self.speed_ups],
+            "kernels": [asdict(kernel) for kernel in self.kernels],
+            "roofs": None if self.roofs is None else asdict(self.roofs),
+        }
+
+    def summary(self, n_kernels: int = 8) -> list[str]:
+        """Lines for people: the backends, and each one's longest kernels of the training."""
+        lines = [self.model, self.data] if self.data else [self.model]
+        for run in self.backends:
+            cost = "" if run.overhead.median is None else f"; recording costs {run.overhead.median:+.1%}"
+            lines.append(
+                f"{run.backend}: training {run.train_seconds:.3g} s, compiling {run.compile_seconds:.3g} s, preparing "
+                f"{run.prepare_seconds:.3g} s, prediction {run.predict_seconds:.3g} s, waiting {run.idle_seconds / run.n_threads:.3g} s a "
+                f"thread{cost}"
+            )
+            kernels = [k for k in self.kernels if k.backend == run.backend and k.phase != "inference"]
+            for kernel in kernels[:n_kernels]:
+                roof = "" if kernel.roof is None else f", {kernel.roof:.0%} of the roof"
+                rate = "" if kernel.gflops is None else f", {kernel.gflops:.3g} GFLOP/s"
+                lines.append(
+                    f"  {kernel.share:6.1%}  {kernel.op} ({kernel.place}): {kernel.mean_us:.3g} us a call{rate}{roof}"
+                )
+        lines += [f"{pair.fast} is {pair.training:.2f} x faster than {pair.slow}" for pair in self.speed_ups]
+        return [*lines, *(f"{name} did not run: {why}" for name, why in self.missing.items())]
+
+    def to_frame(self) -> Any:
+        """The kernels as a pandas DataFrame.
+
+        Raises
+        ------
+        ImportError
+            pandas is not installed.
+        """
+        import pandas
+
+        return pandas.DataFrame([asdict(kernel) for kernel in self.kernels])
+
+    def to_json(self, path: str | Path) -> None:
+        """Write everything but the trace."""
+        Path(path).write_text(json.dumps(self.as_dict(), indent=1), encoding="utf-8")
+
+    def to_trace(self, path: str | Path) -> None:
+        """Write a trace for ui.perfetto.dev or chrome://tracing, with a lane for each thread."""
+        from fastmnist.profiling.trace import trace_events
+
+        Path(path).write_text(json.dumps(trace_events(self)), encoding="utf-8")
+
+    def to_html(self, path: str | Path) -> None:
+        """Write the report: one page that needs no network."""
+        from fastmnist.profiling.report import page
+
+        Path(path).write_text(page(self), encoding="utf-8")
+
+    def _repr_html_(self) -> str:
+        from fastmnist.profiling.report import fragment
+
+        return fragment(self)
+
+
+def profile(
+    estimator: LogisticRegression | OneVsRestLogisticRegression | MLPClassifier | CNNClassifier,
+    X: ArrayLike,
+    y: ArrayLike,
+    *,
+    backends: Sequence[str] = ("numpy", "numba"),
+    data: str = "",
+) -> Profile:
+    """Fit and predict on several backends, and say what took the time.
+
+    Each backend gets one fit as it is asked for, and one prediction of X. Kernels are timed inside the compiled epoch, by the processor's cycle
+    counter, in as many steps as cost little; what that cost is measured and stated.
+
+    Parameters
+    ----------
+    estimator : LogisticRegression, OneVsRestLogisticRegression, MLPClassifier or CNNClassifier
+        Stays as it is: copies of it are fitted.
+    X : array-like of shape (n_samples, n_features)
+    y : array-like of shape (n_samples,)
+    backends : sequence of str, default=("numpy", "numba")
+        "numpy", "numba" or "cupy". One that cannot run here is listed with the reason.
+    data : str, optional
+        What X is, for the report.
+
+    Returns
+    -------
+    Profile
+
+    Raises
+    ------
+    ValueError
+        As in `fit`; an unknown backend; an estimator that has no program, such as a forest.
+    fastmnist.BackendUnavailable
+        None of the backends can run here.
+
+    Examples
+    --------
+    >>> import fastmnist
+    >>> X, y = fastmnist.load_mnist("test", return_X_y=True)
+    >>> model = fastmnist.MLPClassifier(hidden_layer_sizes=(16,), max_iter=1)
+    >>> fastmnist.profile(model, X, y).to_html("report.html")  # doctest: +SKIP
+    """
+    if not hasattr(estimator, "solver"):
+        raise ValueError(
+            f"{type(estimator).__name__} has no program to profile: each of its trees is one job. Profile a network or a logistic regression."
+        )
+    if not backends:
+        raise ValueError("backends must name at least one of 'numpy', 'numba', 'cupy'; got none.")
+    missing, possible = {}, []
+    for name in dict.fromkeys(backends):
+        try:
+            require(name)
+            possible.append(name)
+        except BackendUnavailable as problem:
+            missing[name] = f"{problem.reason} {problem.remedy}"
+            last = problem
+    if not possible:
+        raise last
+    known = _roofs()
+    runs, kernels, events = [], [], {}
+    for name in possible:
+        try:
+            recorder, run = _run(estimator, X, y, name)
+        except BackendUnavailable as problem:  # a network that it has no kernels for
+            missing[name] = f"{problem.reason} {problem.remedy}"
+            last = problem
+            continue
+        runs.append(run)
+        kernels += _kernels(recorder, run, known)
+        events[name] = [event for table in recorder.tables for event in table.events]
+    if not runs:
+        raise last
+    return Profile(" ".join(repr(estimator).split()), data, runs, missing, kernels, _speed_ups(runs), known, events)
+
+
+def _roofs() -> Roofs | None:
+    try:
+        return roofs()
+    except (ImportError, OSError):
+        return None  # no compiled code here: NumPy's figures stand without a roof
+
+
+def _copy(estimator: Any, backend: str) -> Any:
+    return type(estimator)(**{**estimator.get_params(deep=False), "backend": backend})
+
+
+def _run(estimator: Any, X: ArrayLike, y: ArrayLike, backend: str) -> tuple[Recorder, BackendProfile]:
+    """Fit and predict with records."""
+    recorder, model = Recorder(), _copy(estimator, backend)
+    memory = PeakMemory()
+    with recording_to(recorder), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Stochastic Optimizer: Maximum iterations")
+        model.fit(X, y)
+        executor = model._executor
+        compiled, start = executor.compile_seconds, time.perf_counter()
+        model.predict(X)
+        predict_seconds = time.perf_counter() - start - (executor.compile_seconds - compiled)
+    peak, grown = memory.stop()
+    training = [span for span in recorder.spans if span.phase != "inference"]
+    tables = [table for table in recorder.tables if table.phase != "inference"]
+    train_seconds = sum(span.seconds for span in training)
+    on_all_threads = sum(span.seconds * span.threads for span in training)
+    lines = [line for table in tables for line in _lines(table)]
+    total = sum(seconds for _, seconds, _ in lines)
+    idle = sum(seconds for line, seconds, _ in lines if line.op == "barrier")
+    walked = sum(sum(table.calls) for table in tables)
+    device = getattr(executor, "device", None)
+    run = BackendProfile(
+        backend=backend,
+        reason=model.backend_reason_,
+        n_threads=executor.n_threads,
+        fit_seconds=model.fit_seconds_,
+        compile_seconds=executor.compile_seconds,
+        prepare_seconds=max(model.fit_seconds_ - train_seconds, 0.0),
+        train_seconds=train_seconds,
+        predict_seconds=predict_seconds,
+        idle_seconds=idle,
+        accounted=total / on_all_threads if on_all_threads else 0.0,
+        steps=sum(span.steps for span in training),
+        host_peak=peak,
+        host_grown=grown,
+        device_peak=None if device is None else device.allocated(),
+        overhead=_overhead(estimator, X, y, backend),
+        decisions=recorder.decisions,
+        timed=sum(sum(table.timed) for table in tables) / walked if walked else 0.0,
+    )
+    return recorder, run
+
+
+def _seconds(table: Table, lane: int) -> np.ndarray:
+    """Seconds of each instruction of a lane in all steps."""
+    return table.seconds_a_call(lane) * table.calls[lane]
+
+
+def _lines(table: Table) -> list[tuple[Line, float, int]]:
+    """(line, seconds, calls) of every instruction of every lane."""
+    waited = Line("barrier", "while one thread works for all")
+    return [
+        *(
+            (line, float(seconds), table.calls[lane])
+            for lane, lines in enumerate(table.lanes)
+            for line, seconds in zip(lines, _seconds(table, lane), strict=True)
+        ),
+        *((waited, seconds, 1) for seconds in table.waited_alone if seconds),
+    ]
+
+
+@dataclass
+class _Sum:
+    """What the instructions of one line took together."""
+
+    seconds: float = 0.0
+    calls: int = 0
+    flops: float = 0.0
+    nbytes: float = 0.0
+    longest: float = -1.0
+    sizes: str = ""
+
+    def add(self, line: Line, seconds: float, calls: int) -> None:
+        """One instruction in all its calls."""
+        self.seconds += seconds
+        self.calls += calls
+        self.flops += line.flops * calls
+        self.nbytes += line.nbytes * calls
+        if seconds > self.longest:
+            self.longest, self.sizes = seconds, line.sizes
+
+
+def _kernels(recorder: Recorder, run: BackendProfile, known: Roofs | None) -> list[KernelTime]:
+    """The lines of a backend, phase by phase, the longest first."""
+    sums: dict[tuple[str, str, str, str], _Sum] = defaultdict(_Sum)
+    for table in recorder.tables:
+        for line, seconds, calls in _lines(table):
+            if calls:
+                sums[table.phase, line.op, line.place, line.variant].add(line, seconds, calls)
+    totals: dict[str, float] = defaultdict(float)
+    for (phase, *_), total in sums.items():
+        totals[phase] += total.seconds
+    result = []
+    for (phase, op, place, variant), total in sums.items():
+        gflops = total.flops / total.seconds / 1e9 if total.flops and total.seconds else None
+        gbytes = total.nbytes / total.seconds / 1e9 if total.nbytes and total.seconds else None
+        intensity = total.flops / total.nbytes if total.flops and total.nbytes else None
+        roof = None
+        if known is not None and gflops and intensity:
+            roof = _share_of_roof(known, run.backend, gflops, intensity)
+        result.append(
+            KernelTime(
+                run.backend,
+                phase,
+                op,
+                place,
+                total.calls,
+                total.seconds,
+                1e6 * total.seconds / total.calls,
+                total.seconds / totals[phase] if totals[phase] else 0.0,
+                gflops,
+                gbytes,
+                intensity,
+                roof,
+                _variant(run.backend, op, variant),
+                total.sizes,
+                _reason(run, op, place),
+            )
+        )
+    order = list(dict.fromkeys(kernel.phase for kernel in result))
+    return sorted(result, key=lambda kernel: (order.index(kernel.phase), -kernel.seconds))
+
+
+def _share_of_roof(known: Roofs, backend: str, gflops: float, intensity: float) -> float | None:
+    if backend == "cupy":
+        return gflops / min(known.gpu["gflops"], intensity * known.gpu["memory"]) if known.gpu else None
+    # Compiled kernels run on one thread each; NumPy's products on as many as its BLAS takes.
+    return gflops / known.roof(intensity, known.threads if backend == "numpy" else 1)
+
+
+def _variant(backend: str, op: str, types: str) -> str:
+    """How the kernel was made."""
+    if op == "barrier":
+        return ""
+    if backend == "numba":
+        from fastmnist.kernels.cpu.isa import MACHINE
+
+        return f"{MACHINE.simd}, {MACHINE.lanes} lanes{', ' + types if types else ''}"
+    return f"NumPy {np.__version__}" if backend == "numpy" else "CUDA"
+
+
+def _reason(run: BackendProfile, op: str, place: str) -> str:
+    """Why there is no faster variant of this line, where there is one."""
+    first_layer = place.endswith(" 1") or op in ("gather_rows", "sparse_transpose")
+    if op == "barrier":
+        return "Threads wait for the slowest: work that does not divide, or a neighbour on the same core."
+    if op.startswith(("conv2d_dx", "conv2d_dw", "conv2d")) and not op.startswith("conv2d_db"):
+        return (
+            "Direct convolution: the only algorithm there is (no Winograd, no FFT)." if run.backend == "numba" else ""
+        )
+    if first_layer and op.startswith(("linear", "gather")):
+        return next((d.partition(". ")[2] for d in run.decisions if d.startswith("rows of X: dense")), "")
+    if op.startswith(("sparse", "block")):
+        return next((d.partition(". ")[2] for d in run.decisions if d.startswith("rows of X")), "")
+    return "The oracle: readable, not fast." if run.backend == "numpy" else ""
+
+
+def _speed_ups(runs: list[BackendProfile]) -> list[SpeedUp]:
+    """Of every backend over every other, the faster one first."""
+    by_speed = sorted(runs, key=lambda run: run.train_seconds)
+    return [
+        SpeedUp(
+            fast.backend,
+            slow.backend,
+            slow.train_seconds / max(fast.train_seconds, 1e-9),
+            slow.predict_seconds / max(fast.predict_seconds, 1e-9),
+        )
+        for i, fast in enumerate(by_speed)
+        for slow in by_speed[i + 1 :]
+    ]
+
+
+def _overhead(estimator: Any, X: ArrayLike, y: ArrayLike, backend: str) -> Overhead:
+    """Short fits with and without records, taking turns: what the records cost."""
+    n = min(len(X), OVERHEAD_ROWS)  # type: ignore[arg-type]
+    part, labels = X[:n], y[:n]  # type: ignore[index]
+    if len(np.unique(labels)) < 2:
+        return Overhead(None, None, None, 0)
+
+    def seconds(recorder: Recorder | None) -> float:
+        model = _copy(estimator, backend).set_params(max_iter=OVERHEAD_EPOCHS)
+        with warnings.catch_warnings(), recording_to(recorder) if recorder else nullcontext():
+            warnings.simplefilter("ignore")
+            model.fit(part, labels)
+        return statistics.median(model.history_["seconds"])
+
+    ratios: list[float] = []
+    first = seconds(None)
+    end = time.perf_counter() + OVERHEAD_SECONDS
+    for _ in range(OVERHEAD_PAIRS):
+        without = seconds(None)
+        ratios.append(seconds(Recorder()) / without - 1)
+        if time.perf_counter() + 2 * first > end:
+            break
+    low, middle, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
+    return Overhead(middle, low, high, len(ratios))

@@ -1,0 +1,267 @@
+"""Profiles: times of kernels that are measured, their files, and the machine's roofs. The report in a browser: test_report_page.py."""
+
+import dataclasses
+import itertools
+import json
+import statistics
+
+import numpy as np
+import pytest
+
+import fastmnist
+from fastmnist import CNNClassifier, LogisticRegression, MLPClassifier, RandomForestClassifier
+from fastmnist.backends.cpu import CpuExecutor
+from fastmnist.backends.recording import Recorder, recording_to
+from fastmnist.backends.reference import ReferenceExecutor
+from fastmnist.network.layers import Dense
+from fastmnist.network.optimizers import Adam
+from fastmnist.network.program import Table
+from fastmnist.network.spec import Spec
+from fastmnist.profiling import machine
+
+N, BATCH = 1600, 32
+SPEC = Spec(300, (Dense(128, "relu"), Dense(64, "relu"), Dense(10)), optimizer=Adam())
+
+
+def _executor(recorder=None, kind=CpuExecutor, **options):
+    rng = np.random.default_rng(0)
+    X = rng.integers(0, 256, (N, SPEC.n_features), dtype=np.uint8)
+    if recorder is None:
+        executor = kind(SPEC, **options)
+    else:
+        with recording_to(recorder):
+            executor = kind(SPEC, **options)
+    executor.bind(X, rng.integers(0, 10, N).astype(np.int32), pixel_scale=1 / 255)
+    executor.set_parameters([rng.normal(size=shape) * 0.05 for shape in SPEC.parameter_shapes])
+    return executor
+
+
+def _epoch(executor):
+    return executor.run_epoch(np.arange(N), np.full(N // BATCH, 1e-3), BATCH)
+
+
+def _accounted(recorder):
+    """Kernels and waiting as a part of the wall time of all threads."""
+    (table,) = recorder.tables
+    seconds = sum(table.timed_seconds[lane].sum() for lane in range(len(table.lanes))) + sum(table.waited_alone)
+    return seconds / sum(span.seconds * span.threads for span in recorder.spans)
+
+
+def _by_line(recorder):
+    """Seconds of a step by (op, place)."""
+    result = {}
+    for table in recorder.tables:
+        for lane, lines in enumerate(table.lanes):
+            for line, seconds in zip(lines, table.seconds_a_call(lane), strict=True):
+                result[line.op, line.place] = result.get((line.op, line.place), 0.0) + seconds
+    return result
+
+
+# --- what is recorded ------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [CpuExecutor, ReferenceExecutor])
+def test_recording_changes_no_bit(kind):
+    plain, recorded = _executor(kind=kind), _executor(Recorder(), kind)
+    epochs = [_epoch(executor) for executor in (plain, recorded)]
+    assert epochs[0].losses.tobytes() == epochs[1].losses.tobytes()
+    for one, other in zip(plain.get_parameters(), recorded.get_parameters(), strict=True):
+        assert one.tobytes() == other.tobytes()
+
+
+@pytest.mark.parametrize(("kind", "n_threads"), [(CpuExecutor, 1), (CpuExecutor, 2), (ReferenceExecutor, 1)])
+def test_kernels_and_waiting_add_up_to_the_wall_time(kind, n_threads):
+    # All steps are timed: a neighbour on the same core then counts on both sides. What a thread waits for its first time slice counts on one
+    # side only, so the best of some epochs says whether anything is missing; of an account with a hole all would be low, with one too much high.
+    parts = []
+    for _ in range(4):
+        recorder = Recorder(every=1)
+        executor = _executor(recorder, kind, n_threads=n_threads)
+        _epoch(executor)
+        parts.append(_accounted(recorder))
+        assert recorder.tables[0].calls == [N // BATCH] * n_threads
+        assert recorder.tables[0].timed == [N // BATCH] * n_threads
+    assert 0.95 <= max(parts) <= 1.02, parts
+
+
+def _twice(program, op, place):
+    """The program with the instructions of one line, which may be repeated, each run twice."""
+
+    def doubled(thread):
+        return [i for i in thread for _ in range(1 + ((i.op, i.label) == (op, place)))]
+
+    tables = {rows: Table([doubled(thread) for thread in table.threads]) for rows, table in program.tables.items()}
+    assert tables != program.tables
+    return dataclasses.replace(program, tables=tables)
+
+
+def test_a_kernel_that_runs_twice_takes_twice_the_time(monkeypatch):
+    from fastmnist.backends import cpu
+
+    twice = ("linear_relu", "forward 1")
+    recorders = [Recorder(every=1), Recorder(every=1)]
+    once = _executor(recorders[0], n_threads=1)
+    _epoch(once)
+    lower = cpu.training_program
+    monkeypatch.setattr(cpu, "training_program", lambda *arguments: _twice(lower(*arguments), *twice))
+    doubled = _executor(recorders[1], n_threads=1)
+    _epoch(doubled)
+    ratios = {}
+    for _ in range(25):  # by turns, each epoch by itself: neighbours that come and go spoil some of the pairs
+        seconds = []
+        for executor, recorder in zip((once, doubled), recorders, strict=True):
+            recorder.tables[0].timed_seconds[0][:] = 0
+            before = recorder.tables[0].timed[0]
+            _epoch(executor)
+            recorder.tables[0].timed_seconds[0] *= recorder.tables[0].timed[0] / (recorder.tables[0].timed[0] - before)
+            seconds.append(_by_line(recorder))
+        for line, value in seconds[0].items():
+            ratios.setdefault(line, []).append(seconds[1][line] / value)
+    medians = {line: statistics.median(values) for line, values in ratios.items()}
+    total = sum(seconds[0].values())
+    assert medians.pop(twice) == pytest.approx(2, rel=0.15)
+    for line, median in medians.items():
+        if seconds[0][line] > 0.01 * total:  # shorter ones are as long as reading the clock
+            assert median == pytest.approx(1, rel=0.10), line
+
+
+def test_few_steps_are_timed_and_some_in_the_middle_traced():
+    recorder = Recorder(every=10)
+    _epoch(_executor(recorder, n_threads=2))
+    (table,) = recorder.tables
+    assert table.calls == [N // BATCH] * 2
+    assert all(N // BATCH // 10 <= timed <= N // BATCH // 10 + 5 for timed in table.timed)
+    assert {event.thread for event in table.events} <= {0, 1}
+    for thread in (0, 1):
+        events = [event for event in table.events if event.thread == thread]
+        assert all(a.start + a.seconds <= b.start + 1e-6 for a, b in itertools.pairwise(events))
+    (span,) = recorder.spans
+    assert all(span.start <= e.start and e.start + e.seconds <= span.start + span.seconds + 1e-4 for e in table.events)
+
+
+def test_an_executor_made_outside_records_nothing():
+    recorder = Recorder()
+    executor = _executor()
+    with recording_to(recorder):
+        _epoch(executor)
+    assert recorder.tables == [] and recorder.spans == []
+
+
+def test_the_walker_of_other_runs_does_not_read_the_clock():
+    from fastmnist.kernels.cpu.compiler import walker_module
+
+    assert "readcyclecounter" not in str(walker_module())
+
+
+# --- profile ---------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def mnist():
+    X, y = fastmnist.load_mnist("test", return_X_y=True)
+    return X[:1500], y[:1500]
+
+
+@pytest.fixture(scope="module")
+def found(mnist):
+    return fastmnist.profile(
+        MLPClassifier((16,), batch_size=50, max_iter=2, random_state=0), *mnist, data="some of MNIST"
+    )
+
+
+def test_a_profile_has_every_kernel_of_every_backend(found):
+    assert [run.backend for run in found.backends] == ["numpy", "numba"]
+    for run in found.backends:
+        assert run.steps == 60
+        assert run.train_seconds > 0 and run.predict_seconds > 0 and run.fit_seconds >= run.train_seconds
+        assert run.overhead.pairs > 0 and np.isfinite(run.overhead.median)
+        for phase in ("training", "inference"):
+            kernels = [k for k in found.kernels if (k.backend, k.phase) == (run.backend, phase)]
+            assert sum(k.share for k in kernels) == pytest.approx(1)
+            assert [k.seconds for k in kernels] == sorted((k.seconds for k in kernels), reverse=True)
+    by_name = {(k.backend, k.phase, k.op, k.place): k for k in found.kernels}
+    linear = by_name["numpy", "training", "linear_relu", "forward 1"]
+    assert linear.calls == 60
+    assert linear.gflops == pytest.approx(2 * 50 * 784 * 16 / linear.mean_us / 1e3)
+    assert "NumPy multiplies dense rows" in linear.reason
+    assert any(k.op == "sparse_linear_relu" and "nonzero" in k.reason for k in found.kernels)
+    (pair,) = found.speed_ups
+    seconds = {run.backend: run.train_seconds for run in found.backends}
+    assert pair.training == pytest.approx(seconds[pair.slow] / seconds[pair.fast])
+
+
+def test_a_profile_as_files(found, tmp_path):
+    found.to_json(tmp_path / "profile.json")
+    found.to_trace(tmp_path / "trace.json")
+    found.to_html(tmp_path / "report.html")
+    values = json.loads((tmp_path / "profile.json").read_text())
+    assert values["kernels"] == [dataclasses.asdict(kernel) for kernel in found.kernels]
+    trace = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
+    assert {event["ph"] for event in trace} == {"M", "X"}
+    assert all(event["ts"] >= 0 and event["dur"] >= 0 for event in trace if event["ph"] == "X")
+    lanes = {(event["pid"], event["tid"]) for event in trace if event["ph"] == "X"}
+    assert lanes == {(event["pid"], event["tid"]) for event in trace if event["name"] == "thread_name"}
+    page = (tmp_path / "report.html").read_text()
+    assert "http" not in page.replace("http://www.w3.org/2000/svg", ""), "the page needs no network"
+    assert "sparse_linear_relu" in page and "$" not in page.split("<script>")[0].split("</style>")[1]
+    assert "<table" in found._repr_html_()
+    assert len(found.to_frame()) == len(found.kernels)
+
+
+def test_full_batch_solvers_and_images_are_profiled(mnist):
+    X, y = mnist
+    softmax = fastmnist.profile(LogisticRegression(max_iter=3), X, y, backends=["numba"])
+    assert any(k.phase == "gradient" and k.op.startswith("block_linear") for k in softmax.kernels)
+    cnn = fastmnist.profile(CNNClassifier(max_iter=1, batch_size=100), X[:300], y[:300], backends=["numba"])
+    convolutions = [k for k in cnn.kernels if k.op == "conv2d_relu" and k.phase == "training"]
+    assert len(convolutions) == 2 and all(k.gflops > 1 and "Direct" in k.reason for k in convolutions)
+
+
+def test_what_cannot_be_profiled_says_so(mnist, monkeypatch):
+    with pytest.raises(ValueError, match="has no program to profile"):
+        fastmnist.profile(RandomForestClassifier(), *mnist)
+    with pytest.raises(ValueError, match="backends must name"):
+        fastmnist.profile(MLPClassifier(), *mnist, backends=())
+    with pytest.raises(ValueError, match="got 'tpu'"):
+        fastmnist.profile(MLPClassifier(), *mnist, backends=("tpu",))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    with pytest.raises(fastmnist.BackendUnavailable):
+        fastmnist.profile(MLPClassifier(), *mnist, backends=("cupy",))
+
+
+# --- roofs -----------------------------------------------------------------------------------------------------------------------------
+
+
+def test_roofs_are_plausible_and_kept(monkeypatch, tmp_path):
+    monkeypatch.setattr(machine, "_path", lambda: tmp_path / "roofs" / "here.json")
+    monkeypatch.setattr(machine, "TURNS", 4)
+    assert machine.known_roofs() is None
+    measured = machine.roofs()
+    assert machine.known_roofs() == measured
+    one = measured.gflops[1]
+    assert list(one) == sorted(one) and all(1 < value < 1000 for value in one.values())
+    assert one[max(one)] > one[4] or len(one) == 1, "wider vectors do more"
+    assert all(1 < value < 5000 for value in measured.bandwidth[1].values())
+    assert measured.bandwidth_of("L1", 1) > measured.bandwidth_of("memory", 1)
+    assert measured.roof(1e6, 1) == measured.peak(1)
+    assert measured.roof(1e-6, 1) == pytest.approx(1e-6 * measured.bandwidth_of("L1", 1))
+    monkeypatch.setattr(machine, "_measure", lambda: dataclasses.replace(measured, gflops={1: {4: 1.0}}))
+    assert machine.roofs(measure=True).gflops == {1: {4: one[4]}}, "the best seen"
+    (tmp_path / "roofs" / "here.json").write_text("{")
+    assert machine.known_roofs() is None, "a damaged file is measured again"
+
+
+def test_the_triad_adds_and_the_chains_multiply():
+    from fastmnist.kernels.cpu import roofs
+
+    items = 3 * roofs.TRIAD_ITEMS
+    a, b, c = np.zeros(items + 1, np.float32), *np.random.default_rng(0).random((2, items), np.float32)
+    roofs.triad()(a.ctypes.data, b.ctypes.data, c.ctypes.data, items, 2)
+    np.testing.assert_allclose(a[:items], b + 3 * c, rtol=1e-6)
+    assert a[items] == 0
+    for lanes in roofs.widths():
+        memory = np.repeat(np.float32([0.5, 2.0, 0.0]), lanes)
+        roofs.multiply_adds(lanes)(memory.ctypes.data, 1)
+        # c = a b + c from c = a, or c = a c + b where there is no fused multiply-add, summed over all chains
+        one = 0.5 * 2.0 + 0.5 if roofs.MACHINE.has_fma else 0.5 * 0.5 + 2.0
+        np.testing.assert_allclose(memory[2 * lanes :], roofs.CHAINS * one)
