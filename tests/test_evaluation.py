@@ -203,6 +203,25 @@ def test_classes_that_the_model_does_not_know(iris):
     assert {m.true for m in result.worst_mistakes(1000)} == {"versicolor"}
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_a_model_is_judged_with_weights(iris):
+    X, y, model = iris
+    weights = np.arange(len(y)) % 3
+    result, often = (
+        evaluate(model, X, y, weights),
+        evaluate(model, np.repeat(X, weights, axis=0), np.repeat(y, weights)),
+    )
+    np.testing.assert_array_equal(result.report.confusion, often.report.confusion)
+    assert result.calibration.expected_error == pytest.approx(often.calibration.expected_error)
+    for arguments, message in (
+        ((y[:-1],), "of one length"),
+        ((y, [1.0]), "sample_weight"),
+        ((y.astype(str),), "of one kind"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            evaluate(model, X, *arguments)
+
+
 def test_a_model_without_probabilities(iris):
     X, y, _ = iris
     result = evaluate(LinearSVC(random_state=0).fit(X, y), X, y)
