@@ -22,7 +22,7 @@ def speed_picture(runs: Sequence[BackendProfile]) -> str:
     runs : sequence of BackendProfile
     """
     parts, y = [], 8
-    width, label, room = 640, 76, 150
+    width, label, room = 640, 84, 190
     for title, of in (("training", "train_seconds"), ("prediction", "predict_seconds")):
         longest = max(getattr(run, of) for run in runs) or 1.0
         fastest = min(getattr(run, of) for run in runs) or 1e-9
@@ -91,7 +91,7 @@ def roofline_picture(kernels: Sequence[KernelTime], roofs: Roofs, threads: int =
         parts.append(f'<path class="roof{" lower" if i else ""}" d="{path}"/>')
         at = start * 1.15
         parts.append(
-            f'<text x="{x(at) + 4:.1f}" y="{y(at * bandwidth) - 6:.1f}" transform="rotate({_slope(x, y, bandwidth):.1f} {x(at) + 4:.1f} '
+            f'<text class="slanted" x="{x(at) + 4:.1f}" y="{y(at * bandwidth) - 6:.1f}" transform="rotate({_slope(x, y, bandwidth):.1f} {x(at) + 4:.1f} '
             f'{y(at * bandwidth) - 6:.1f})">{escape(level)} {bandwidth:,.0f} GB/s</text>'
         )
     parts.append(

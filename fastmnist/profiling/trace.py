@@ -40,8 +40,8 @@ def trace_events(profile: Profile) -> dict[str, Any]:
                     "ph": "X",
                     "pid": process,
                     "tid": event.thread,
-                    "ts": 1e6 * (event.start - first),
-                    "dur": 1e6 * event.seconds,
+                    "ts": round(1e6 * (event.start - first), 3),
+                    "dur": round(1e6 * event.seconds, 3),
                     "args": {"place": line.place, "sizes": line.sizes, "flops": line.flops, "bytes": line.nbytes},
                 }
             )
