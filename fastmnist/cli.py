@@ -12,6 +12,7 @@ import click
 from fastmnist.commands.options import json_option, model_options
 from fastmnist.commands.plot import plot
 from fastmnist.commands.reproduce import reproduce
+from fastmnist.commands.sweep import sweep
 from fastmnist.console import EXIT_INTERRUPTED, Commands, counted_progress, emit_json, epoch_progress, output
 from fastmnist.version import __version__
 
@@ -233,5 +234,5 @@ def warmup(as_json: bool) -> None:
 
 # --- commands with a file of their own ----------------------------------------------------------------------------------
 
-for command in (plot, reproduce):
+for command in (plot, reproduce, sweep):
     main.add_command(command)

@@ -529,3 +529,10 @@ def test_a_closed_pipe_is_no_crash():
     error = process.stderr.read()
     assert process.wait(timeout=60) == 1
     assert "Traceback" not in error
+
+
+def test_augment_is_for_networks_of_images(data):
+    result = run("train", "mlp", "--data", data, "--augment", "--epochs", 1, "--hidden", 4, "--json")
+    assert "augment=True" in json.loads(result.stdout)["description"]
+    assert error_of("train", "softmax", "--data", data, "--augment").startswith("--augment is for mlp and cnn")
+    assert error_of("train", "forest", "--data", data, "--augment").startswith("--augment does nothing for forest")

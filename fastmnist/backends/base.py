@@ -39,6 +39,17 @@ class Epoch:
     interrupted: bool
     seconds: float
 
+    @classmethod
+    def joined(cls, parts: Sequence[Epoch]) -> Epoch:
+        """One epoch of parts that ran one after the other; the last one tells whether it was interrupted."""
+        return cls(
+            np.concatenate([np.empty(0, np.float32), *(part.losses for part in parts)]),
+            np.concatenate([np.empty(0, bool), *(part.hits for part in parts)]),
+            sum(part.steps for part in parts),
+            bool(parts) and parts[-1].interrupted,
+            sum(part.seconds for part in parts),
+        )
+
 
 @dataclass(frozen=True)
 class ReadingOrder:

@@ -9,6 +9,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
@@ -23,6 +24,7 @@ from fastmnist.backends.rows import CompressedRows
 from fastmnist.backends.team import Team
 from fastmnist.kernels.cpu.isa import LANES
 from fastmnist.kernels.cpu.layout import ROWS, TABLE
+from fastmnist.network.folding import FoldedNetwork
 from fastmnist.network.layers import Dense
 from fastmnist.network.lowering import DataFormat, Target, gradient_program, inference_program, training_program
 from fastmnist.network.program import BARRIER, Program, Table, View
@@ -56,7 +58,7 @@ def _announce(op: str) -> None:
     if not _announced:
         _announced = True
         print(
-            "fastmnist: compiling kernels that this machine has not run yet, some fifteen seconds for a first fit "
+            "fastmnist: compiling kernels that this machine has not run yet, some ten seconds for a first fit "
             "(they are kept; `fastmnist warmup` does it ahead) ...",
             file=sys.stderr,
             flush=True,
@@ -104,6 +106,7 @@ class CpuExecutor:
 
             n_threads = default_threads()
         self.spec, self.n_threads = spec, n_threads
+        self._predicted = FoldedNetwork(spec)
         self._compiled_before = cpu.compile_seconds()
         self._target = Target(
             n_threads, PANEL_WIDTHS, ROW_BLOCK, gradient_groups=GRADIENT_GROUPS, chunk_bytes=CHUNK_BYTES
@@ -192,14 +195,14 @@ class CpuExecutor:
 
     def _prepare(self, batch_sizes: tuple[int, ...]) -> _Runner:
         self._rebind_for_epochs()
-        if self._training is None or self._training[0] != batch_sizes:
+        if self._training is None or not set(batch_sizes) <= set(self._training[0]):
             program = self.program(batch_sizes)
             if self._state is None:
                 self._state = aligned_bytes(program.state.size)
             self._training = (batch_sizes, _Runner(program, self._state))
             self._team = Team(self.n_threads)
             # What `predict` will need is compiled with the rest: the first prediction should not wait.
-            _compile(inference_program(self.spec, DataFormat(self._format.dtype, self._format.scale), (1,)))
+            _compile(inference_program(self._predicted.spec, DataFormat(self._format.dtype, self._format.scale), (1,)))
         runner = self._training[1]
         if self._initial is not None:
             place_parameters(runner.binding, self._initial)
@@ -316,11 +319,12 @@ class CpuExecutor:
 
     def outputs(self, parameters: Parameters, X: np.ndarray, *, pixel_scale: float = 1.0) -> np.ndarray:
         """See `Executor.outputs`; may be called from several threads, which take turns."""
+        parameters = self._predicted.parameters(parameters)
         with self._predicting:
             if 0 < len(X) <= SMALL_ROWS:
                 key = (len(X), X.dtype, pixel_scale)
                 if key not in self._small_predictions:
-                    self._small_predictions[key] = _SmallPrediction(self.spec, *key)
+                    self._small_predictions[key] = _SmallPrediction(self._predicted.spec, *key)
                 return self._small_predictions[key](parameters, X)
             result = np.empty((len(X), self.spec.n_outputs), np.float32)
             if len(X):
@@ -362,7 +366,7 @@ class CpuExecutor:
         key = (thread, dtype, scale, sizes)
         if key not in self._inference:
             self._inference[key] = _Runner(
-                inference_program(self.spec, DataFormat(dtype, scale), sizes, chunk_bytes=CHUNK_BYTES)
+                inference_program(self._predicted.spec, DataFormat(dtype, scale), sizes, chunk_bytes=CHUNK_BYTES)
             )
         return self._inference[key]
 
@@ -415,6 +419,28 @@ def _compile(program: Program) -> None:
             cpu.entry(instruction.op, tuple(view.tensor.dtype for view in views))
 
 
+@dataclass
+class _Encoded:
+    """The tables of a Program as the walker reads them, for bound arrays of certain shapes.
+
+    Attributes
+    ----------
+    shapes : dict
+        Of the bound arrays, by name.
+    tables : dict
+        For each number of rows of a batch the table of each thread.
+    lanes : dict
+        For each number of rows where the tables of the threads are, and the address of that array.
+    places : dict
+        Where the addresses of a bound tensor stand: rows of a table, word, distance from the start of the array.
+    """
+
+    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    tables: dict[int, list[np.ndarray]] = field(default_factory=dict)
+    lanes: dict[int, tuple[np.ndarray, int]] = field(default_factory=dict)
+    places: dict[str, list[tuple[np.ndarray, int, int]]] = field(default_factory=dict)
+
+
 class _Runner:
     """A Program with its memory, its encoded tables and the compiled walker."""
 
@@ -424,26 +450,26 @@ class _Runner:
         self.binding = Binding(program, state, aligned_bytes(program.workspace.size))
         self._cursors = [self.binding[f"cursor_{t}"] for t in range(len(next(iter(program.tables.values())).threads))]
         self._walk = cpu.walk()
-        self._tables: dict[int, list[np.ndarray]] = {}
-        self._lanes: dict[int, tuple[np.ndarray, int]] = {}  # and their addresses
-        self._shapes: dict[str, tuple[int, ...]] = {}
-        # Where the addresses of a bound tensor stand: rows of a table, word, distance from the start of the array.
-        self._places: dict[str, list[tuple[np.ndarray, int, int]]] = {}
+        self._bound = _Encoded()
+        self._encoded: list[_Encoded] = []  # the last two: what is run in parts has a part of another length
 
     def bind(self, **arrays: np.ndarray) -> None:
         """Bind arrays. The tables are encoded once; arrays of the same shapes later only change addresses in them."""
         self.binding.bind(**arrays)
         shapes = {name: array.shape for name, array in arrays.items()}
-        if shapes == self._shapes:
-            for name, places in self._places.items():
+        known = next((encoded for encoded in self._encoded if encoded.shapes == shapes), None)
+        if known is not None:
+            self._bound = known
+            for name, places in known.places.items():
                 address = arrays[name].ctypes.data
                 for row, word, distance in places:
                     row[word] = address + distance
             return
-        self._shapes, self._places = shapes, {}
-        self._tables = {rows: self._encode(table) for rows, table in self.program.tables.items()}
-        lanes = {rows: _lanes(tables) for rows, tables in self._tables.items()}
-        self._lanes = {rows: (array, array.ctypes.data) for rows, array in lanes.items()}
+        self._bound = _Encoded(shapes)
+        self._bound.tables = {rows: self._encode(table) for rows, table in self.program.tables.items()}
+        lanes = {rows: _lanes(tables) for rows, tables in self._bound.tables.items()}
+        self._bound.lanes = {rows: (array, array.ctypes.data) for rows, array in lanes.items()}
+        self._encoded = [self._bound, *self._encoded[:1]]
 
     def _encode(self, table: Table) -> list[np.ndarray]:
         addresses: dict[str, int] = {}
@@ -467,7 +493,7 @@ class _Runner:
                     for word, view in enumerate(views, start=1):
                         if view.tensor.memory == "bound":
                             place = (row, word, view.byte_offset)
-                            self._places.setdefault(view.tensor.name, []).append(place)
+                            self._bound.places.setdefault(view.tensor.name, []).append(place)
             encoded.append(rows)
         return encoded
 
@@ -476,7 +502,7 @@ class _Runner:
         self._cursors[thread][:] = position, 0
         done = 0
         for rows, steps in passes:
-            lanes, address = self._lanes[rows]
+            lanes, address = self._bound.lanes[rows]
             completed = self._walk(address, len(lanes), thread, steps, team.control_address, 0, 0)
             done += completed
             if completed < steps:

@@ -27,6 +27,7 @@ SMALLEST_BLOCK = 64  # rows; where there are many features
 ROWS_A_THREAD = 256
 # A cut that gains nothing is still made where `min_impurity_decrease` is 0: it must not be refused for a rounding error.
 ROUNDING = 1e-14
+_JOB_NAMES = ("bootstrap", "grow_tree", "forest_proba")
 
 OnTree = Callable[[int, float], None]
 
@@ -174,12 +175,12 @@ class ForestExecutor:
         self.backend, self.n_threads = backend, n_threads if backend == "numba" else 1
         self._job: dict[str, Callable[..., None]]
         if backend == "numpy":
-            self._job = {name: getattr(reference_forest, name) for name in JOBS}
+            self._job = {name: getattr(reference_forest, name) for name in _JOB_NAMES}
         else:
             from fastmnist.kernels import cpu
 
             self._cpu = cpu
-            self._job = {name: _compiled(cpu, name) for name in JOBS}
+            self._job = {name: _compiled(cpu, name) for name in _JOB_NAMES}
 
     def _prepare(self, *names: str, x_dtype: str = "uint8") -> None:
         """Compile, or load, before threads start: only the main thread keeps a Ctrl-C that arrives meanwhile."""

@@ -127,7 +127,7 @@ class CupyExecutor:
     # --- training -----------------------------------------------------------------------------------------------------------------
 
     def _prepare(self, batch_sizes: tuple[int, ...]) -> _Runner:
-        if self._training is None or self._training[0] != batch_sizes:
+        if self._training is None or not set(batch_sizes) <= set(self._training[0]):
             program = self.program(batch_sizes)
             if self._state is None:
                 self._state = _reserve(self.device, {"parameters and moments": program.state.size})

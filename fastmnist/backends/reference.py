@@ -85,7 +85,7 @@ class ReferenceExecutor:
         return gradient_program(self.spec, self._format, block_sizes, self.dtype.name)
 
     def _prepare(self, batch_sizes: tuple[int, ...]) -> tuple[Program, Binding]:
-        if self._training is None or self._training[0] != batch_sizes:
+        if self._training is None or not set(batch_sizes) <= set(self._training[0]):
             program = self.program(batch_sizes)
             if self._state is None:
                 self._state = np.zeros(program.state.size, np.uint8)

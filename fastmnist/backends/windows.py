@@ -8,7 +8,11 @@ compressed if that pays, and trained on as if they were the data set. The batche
 
 from __future__ import annotations
 
+import sys
 import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -78,6 +82,9 @@ class WindowedExecutor:
         For a whole epoch; with one, all rows are bound to the executor.
     """
 
+    _largest_window = LARGEST_WINDOW
+    _first_rows = sys.maxsize  # that are bound before training begins
+
     def __init__(
         self,
         executor: Executor,
@@ -97,11 +104,11 @@ class WindowedExecutor:
             executor.dtype,
             executor.n_threads,
         )
-        self._window_bytes = min(max_memory // WINDOWS_A_MEMORY, LARGEST_WINDOW)
+        self._window_bytes = min(max_memory // WINDOWS_A_MEMORY, self._largest_window)
         self._rows = max(1, self._window_bytes // max(X.row_bytes, 1))
         self.n_windows = -(-len(X) // self._rows)
         self._buffer = np.empty((0, X.shape[1]), X.dtype)
-        self._bind(np.arange(min(self._rows, len(X))), full_batch)
+        self._bind(np.arange(min(self._rows, self._first_rows, len(X))), full_batch)
 
     @property
     def compile_seconds(self) -> float:
@@ -128,9 +135,15 @@ class WindowedExecutor:
 
     def _bind(self, rows: np.ndarray, full_batch: bool = False) -> None:
         """Attach some rows, ascending, to the executor."""
+        self._attach(self._read(rows), rows, full_batch)
+
+    def _read(self, rows: np.ndarray) -> np.ndarray:
         if len(rows) > len(self._buffer):
             self._buffer = np.empty((len(rows), self._X.shape[1]), self._X.dtype)
-        window = self._X[rows].dense(self._buffer[: len(rows)])
+        return self._X[rows].dense(self._buffer[: len(rows)])
+
+    def _attach(self, window: np.ndarray, rows: np.ndarray, full_batch: bool = False) -> None:
+        """Attach a window that stands for some rows."""
         weight = None if self._weight is None else self._weight[rows]
         # The compressed rows of a window never take more than the window.
         self._executor.bind(
@@ -158,8 +171,17 @@ class WindowedExecutor:
         """See `Executor.reset_optimizer`."""
         self._executor.reset_optimizer()
 
-    def run_epoch(self, order: np.ndarray, learning_rates: np.ndarray, batch_size: int, *, seed: int = 0) -> Epoch:
-        """See `Executor.run_epoch`."""
+    def run_epoch(
+        self,
+        order: np.ndarray,
+        learning_rates: np.ndarray,
+        batch_size: int,
+        *,
+        seed: int = 0,
+        run: Callable[..., Epoch] | None = None,
+    ) -> Epoch:
+        """See `Executor.run_epoch`; `run`, if given, is called in its place for each window, with the executor in front of its arguments."""
+        run = partial(run, self._executor) if run else self._executor.run_epoch
         start = time.perf_counter()
         size = ReadingOrder(1, self._rows).window(batch_size)
         parts: list[Epoch] = []
@@ -174,18 +196,12 @@ class WindowedExecutor:
                 break
             steps = slice(first // batch_size, -(-(first + len(window)) // batch_size))
             local = np.searchsorted(rows, window)
-            part = self._executor.run_epoch(local, learning_rates[steps], batch_size, seed=seed + steps.start)
+            part = run(local, learning_rates[steps], batch_size, seed=seed + steps.start)
             parts.append(part)
             interrupted = part.interrupted
             if interrupted:
                 break
-        return Epoch(
-            np.concatenate([np.empty(0, np.float32), *(part.losses for part in parts)]),
-            np.concatenate([np.empty(0, bool), *(part.hits for part in parts)]),
-            sum(part.steps for part in parts),
-            interrupted,
-            time.perf_counter() - start,
-        )
+        return replace(Epoch.joined(parts), interrupted=interrupted, seconds=time.perf_counter() - start)
 
     def loss_and_gradient(self, parameters: Parameters) -> tuple[float, list[np.ndarray]]:
         """See `Executor.loss_and_gradient`."""

@@ -79,8 +79,8 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
     def wrapper(
         model: str, data: str | None, label_column: str | None, test_size: float | None, seed: int, **options: Any
     ) -> Any:
-        own = {name: options.pop(name) for name in list(options) if name in _PARAMETERS}
-        estimator = _estimator(model, seed, {name: value for name, value in own.items() if value is not None})
+        own = {name: options.pop(name) for name in list(options) if name in PARAMETERS}
+        estimator = build_estimator(model, seed, {name: value for name, value in own.items() if value is not None})
         return command(
             model=model, splits=load_splits(data, label_column, test_size, seed), estimator=estimator, **options
         )
@@ -95,28 +95,45 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 default=0,
                 help="Of the split and of the training; default: 0.",
             ),
-            click.option("--backend", type=click.Choice(["auto", "numpy", "numba", "cupy"]), help="Default: auto."),
-            click.option("--threads", type=click.IntRange(min=1), help="Default: as many as this process may use."),
-            click.option("--epochs", type=click.IntRange(min=1), help="At most (iterations of full-batch solvers)."),
-            click.option("--batch-size", type=click.IntRange(min=1), help="Default: 32 (mlp), 64 (cnn)."),
-            click.option("--hidden", type=Widths(), help="Widths of the hidden layers of an mlp; default: 128,64."),
-            click.option(
-                "--layers",
-                type=click.Choice(["lenet5", "simple", "fast", "accurate"]),
-                help="Architecture of a cnn; default: simple.",
-            ),
-            click.option("--learning-rate", type=click.FloatRange(0, min_open=True), help="Default: 0.001 (mlp, cnn)."),
-            click.option("--solver", help="adam, adamw, sgd, lbfgs (mlp, cnn); lbfgs, gd, sgd (softmax, ovr)."),
-            click.option("--trees", type=click.IntRange(min=1), help="Trees of a forest; default: 100."),
-            click.option("--max-depth", type=click.IntRange(min=1), help="Of a forest's trees; default: no limit."),
+            *parameter_options(),
         ]
     ):
         wrapper = option(wrapper)
     return wrapper
 
 
+def parameter_options(several: tuple[str, ...] = ()) -> list[Callable[..., Any]]:
+    """The models' parameters; those named in `several` may be given more than once."""
+
+    def option(name: str, **settings: Any) -> Callable[..., Any]:
+        return click.option(name, multiple=name in several, **settings)
+
+    return [
+        option("--backend", type=click.Choice(["auto", "numpy", "numba", "cupy"]), help="Default: auto."),
+        option("--threads", type=click.IntRange(min=1), help="Default: as many as this process may use."),
+        option("--epochs", type=click.IntRange(min=1), help="At most (iterations of full-batch solvers)."),
+        option("--batch-size", type=click.IntRange(min=1), help="Default: 32 (mlp), 64 (cnn)."),
+        option("--hidden", type=Widths(), help="Widths of the hidden layers of an mlp; default: 128,64."),
+        option(
+            "--layers",
+            type=click.Choice(["lenet5", "simple", "fast", "accurate"]),
+            help="Architecture of a cnn; default: simple.",
+        ),
+        option("--learning-rate", type=click.FloatRange(0, min_open=True), help="Default: 0.001 (mlp, cnn)."),
+        option("--solver", help="adam, adamw, sgd, lbfgs (mlp, cnn); lbfgs, gd, sgd (softmax, ovr)."),
+        option(
+            "--augment",
+            is_flag=True,
+            default=None,
+            help="Train on randomly changed images (mlp, cnn), new ones each epoch.",
+        ),
+        option("--trees", type=click.IntRange(min=1), help="Trees of a forest; default: 100."),
+        option("--max-depth", type=click.IntRange(min=1), help="Of a forest's trees; default: no limit."),
+    ]
+
+
 # Option -> parameter of the estimators.
-_PARAMETERS = {
+PARAMETERS = {
     "backend": "backend",
     "threads": "n_threads",
     "epochs": "max_iter",
@@ -125,6 +142,7 @@ _PARAMETERS = {
     "layers": "layers",
     "learning_rate": "learning_rate_init",
     "solver": "solver",
+    "augment": "augment",
     "trees": "n_estimators",
     "max_depth": "max_depth",
 }
@@ -135,7 +153,14 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
 }
 
 
-def _estimator(model: str, seed: int, options: dict[str, Any]) -> Estimator:
+def build_estimator(model: str, seed: int, options: dict[str, Any]) -> Estimator:
+    """An unfitted MODEL with the given options, by their names on the command line.
+
+    Raises
+    ------
+    click.UsageError
+        An option does nothing for it.
+    """
     for name in options:
         if name not in _FOREST_OPTIONS if model == "forest" else name in ("trees", "max_depth"):
             has = "trees, which are not trained in steps" if model == "forest" else "no trees"
@@ -146,7 +171,7 @@ def _estimator(model: str, seed: int, options: dict[str, Any]) -> Estimator:
 def _forest(seed: int, options: dict[str, Any]) -> RandomForestClassifier:
     from fastmnist import RandomForestClassifier
 
-    names = _PARAMETERS | {"threads": "n_jobs"}
+    names = PARAMETERS | {"threads": "n_jobs"}
     return RandomForestClassifier(random_state=seed, **{names[name]: value for name, value in options.items()})
 
 
@@ -159,12 +184,14 @@ def _network(model: str, seed: int, options: dict[str, Any]) -> Estimator:
         raise click.UsageError(f"--hidden is for mlp; {reason}.")
     if model != "cnn" and "layers" in options:
         raise click.UsageError(f"--layers is for cnn; got it with {model}.")
+    if model not in _DEFAULTS and "augment" in options:
+        raise click.UsageError(f"--augment is for mlp and cnn; got it with {model}.")
     if solver in ("lbfgs", "gd") and "batch_size" in options:
         raise click.UsageError(f"--batch-size does nothing with --solver {solver}, which takes all data at once.")
     if solver == "lbfgs" and "learning_rate" in options:
         raise click.UsageError("--learning-rate does nothing with --solver lbfgs, which finds its own step.")
     options = _DEFAULTS.get(model, {}) | options
-    parameters = {_PARAMETERS[name]: value for name, value in options.items()}
+    parameters = {PARAMETERS[name]: value for name, value in options.items()}
     classes = {
         "softmax": LogisticRegression,
         "ovr": OneVsRestLogisticRegression,

@@ -46,6 +46,10 @@ MAX_THREADS = 1024  # more would spend their time waiting for each other
 LEAST_MEAN_WEIGHT, LARGEST_MEAN_WEIGHT = 1e-30, 1e30
 
 
+class DivergedError(ValueError):
+    """The loss overflowed, or became no number: there is no model."""
+
+
 class Classifier(ClassifierMixin, BaseEstimator):
     """Validation, labels, weights, listeners and saving.
 
@@ -357,8 +361,7 @@ class NetworkClassifier(Classifier):
 
         Where rows have to be read bit by bit, `backend_reason_` says so.
         """
-        data = as_executor_input(X, executor.dtype, max_memory)
-        taken = 0 if isinstance(data, StoredRows) or np.may_share_memory(data, X) else data.nbytes
+        data, taken = self._executor_input(executor, X, max_memory)
         bound_weights = None if weights is None else weights.astype(np.float32)
         bound = bind_rows(
             executor,
@@ -372,6 +375,13 @@ class NetworkClassifier(Classifier):
         if isinstance(bound, WindowedExecutor):
             self.backend_reason_ = f"{self.backend_reason_} {bound.reason}"
         return bound, data
+
+    @staticmethod
+    def _executor_input(executor: Executor, X: Matrix, max_memory: int) -> tuple[np.ndarray | StoredRows, int]:
+        """X as the executor takes it, and how many bytes were copied for that."""
+        data = as_executor_input(X, executor.dtype, max_memory)
+        taken = 0 if isinstance(data, StoredRows) or np.may_share_memory(data, X) else data.nbytes
+        return data, taken
 
     def _keep_executor(self, executor: Executor) -> None:
         self._lock = threading.Lock()  # first: another thread may look for an executor right now
@@ -479,7 +489,7 @@ class NetworkClassifier(Classifier):
     def _require_finite(self, parameters: list[np.ndarray], diverged: bool, advice: str) -> None:
         """Refuse a model that has blown up."""
         if diverged or not all(np.isfinite(p).all() for p in parameters):
-            raise ValueError(
+            raise DivergedError(
                 "Solver produced non-finite parameter weights: the loss overflowed. The input data may contain large values and need to "
                 f"be preprocessed (sklearn.preprocessing.StandardScaler){advice}."
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from numbers import Integral, Real
 from typing import Any, ClassVar
@@ -9,10 +10,13 @@ from typing import Any, ClassVar
 import numpy as np
 from sklearn.utils._param_validation import Interval, StrOptions
 
+from fastmnist.estimators.inputs import learn_image_shape
 from fastmnist.estimators.network_fitting import NetworkFitting
+from fastmnist.network.augmentation import Augment
 from fastmnist.network.layers import ACTIVATIONS, INITIALIZERS, Dense, Dropout, Layer
 from fastmnist.network.losses import Loss, SoftmaxTwiceCrossEntropy
 from fastmnist.network.schedules import Schedule
+from fastmnist.network.shapes import Shape
 from fastmnist.network.spec import Spec
 
 MAX_UNITS = 2**24  # of a hidden layer: no array of weights of more could be allocated
@@ -76,6 +80,10 @@ class MLPClassifier(NetworkFitting):
         torch's: added to the gradient of weights and biases ("sgd", "adam"), or decoupled ("adamw").
     label_smoothing : float, default=0.0
         In [0, 1); more than two classes only.
+    ema_decay : float, default=0.0
+        0 < ema_decay < 1: what is validated, kept and predicted with is an exponential moving average of the parameters, in which each step back
+        counts that much less; 0: the last ones. Added to every 16 steps, not bent towards the initial parameters. `partial_fit` goes on from
+        the parameters behind the average, except after loading from a file.
     kernel_initializer : str, default="glorot_uniform"
         Of all layers: one of `fastmnist.network.layers.INITIALIZERS`; the default draws scikit-learn's weights.
     loss : {"log_loss", "softmax_twice"}, default="log_loss"
@@ -83,6 +91,12 @@ class MLPClassifier(NetworkFitting):
         `fastmnist.network.losses.SoftmaxTwiceCrossEntropy`. More than two classes, no label smoothing.
     record_steps : bool, default=False
         Keep the loss of every step in `step_losses_`.
+    augment : Augment or bool, default=False
+        Rows of X are images, and each epoch trains on other ones: every image is shifted, turned, bent ... at random, as a `fastmnist.Augment` says.
+        True: by up to 2 pixels, 10 degrees, 10 % in size and 5 degrees of slant, for digits. What an image becomes depends on `random_state` (an
+        int), its row and the number of the epoch alone. Validation data stay as they are.
+    image_shape : tuple (height, width) or (height, width, channels), default=None
+        What a row of X is, for `augment`. None: a grey square.
     backend : {"auto", "numpy", "numba", "cupy"}, default="auto"
         What computes; "auto" takes NumPy for small work.
     n_threads : int, default=None
@@ -183,9 +197,12 @@ class MLPClassifier(NetworkFitting):
         schedule: str | Schedule | None = None,
         weight_decay: float = 0.0,
         label_smoothing: float = 0.0,
+        ema_decay: float = 0.0,
         kernel_initializer: str = "glorot_uniform",
         loss: str = "log_loss",
         record_steps: bool = False,
+        augment: Augment | bool = False,
+        image_shape: Shape | None = None,
         backend: str = "auto",
         n_threads: int | None = None,
         pixel_scale: float | str = "auto",
@@ -219,9 +236,12 @@ class MLPClassifier(NetworkFitting):
         self.schedule = schedule
         self.weight_decay = weight_decay
         self.label_smoothing = label_smoothing
+        self.ema_decay = ema_decay
         self.kernel_initializer = kernel_initializer
         self.loss = loss
         self.record_steps = record_steps
+        self.augment = augment
+        self.image_shape = image_shape
         self.backend = backend
         self.n_threads = n_threads
         self.pixel_scale = pixel_scale
@@ -247,6 +267,15 @@ class MLPClassifier(NetworkFitting):
                 f"dropout must be in [0, 1): one number, or one for each of the {n_hidden} hidden layers; got {self.dropout!r}."
             )
         return [float(rate) for rate in rates]
+
+    def _training_image_shape(self) -> Shape:
+        n = self.n_features_in_
+        if self.image_shape is None and math.isqrt(n) ** 2 != n:
+            raise ValueError(
+                f"augment needs to know what the images in X are: {n} features are no square. Set image_shape=(height, width), or "
+                "(height, width, channels)."
+            )
+        return learn_image_shape(self.image_shape, n, None)
 
     def _loss(self) -> Loss:
         return SoftmaxTwiceCrossEntropy() if self.loss == "softmax_twice" else super()._loss()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import time
 import warnings
+from contextlib import nullcontext
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -23,12 +24,16 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import _check_partial_fit_first_call
 
 from fastmnist.backends.rows import Matrix, StoredRows
+from fastmnist.backends.warping import AugmentedExecutor
 from fastmnist.estimators.base import NetworkClassifier
+from fastmnist.network.augmentation import FOR_DIGITS, Augment
 from fastmnist.network.initializers import initial_parameters
 from fastmnist.network.losses import BinaryCrossEntropy, Loss, SoftmaxCrossEntropy
 from fastmnist.network.optimizers import SGD, Adam, AdamW, Optimizer
 from fastmnist.network.schedules import Schedule, parse
+from fastmnist.network.shapes import Shape
 from fastmnist.network.spec import Spec
+from fastmnist.threads import one_blas_thread
 from fastmnist.training.full_batch import Objective, lbfgs
 from fastmnist.training.trainer import Plan, Progress, train
 from fastmnist.training.validation import Validation
@@ -37,6 +42,8 @@ if TYPE_CHECKING:
     from fastmnist.backends.base import BoundExecutor, Executor
 
 STOCHASTIC_SOLVERS = ("adam", "adamw", "sgd")
+# NumPy augments an image of 784 values in 50 to 100 us, in which it does so many operations of a product for each of them.
+NUMPY_AUGMENT_FLOPS = 2000
 
 
 @dataclass(frozen=True)
@@ -82,7 +89,10 @@ class NetworkFitting(NetworkClassifier):
         "schedule": [None, str, Schedule],
         "weight_decay": [Interval(Real, 0, None, closed="left")],
         "label_smoothing": [Interval(Real, 0, 1, closed="left")],
+        "ema_decay": [Interval(Real, 0, 1, closed="left")],
         "record_steps": ["boolean"],
+        "augment": [Augment, "boolean"],
+        "image_shape": ["array-like", None],
     }
 
     solver: str
@@ -107,7 +117,10 @@ class NetworkFitting(NetworkClassifier):
     schedule: str | Schedule | None
     weight_decay: float
     label_smoothing: float
+    ema_decay: float
     record_steps: bool
+    augment: Augment | bool
+    image_shape: Shape | None
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "coefs_")
@@ -314,12 +327,15 @@ class NetworkFitting(NetworkClassifier):
         if self.early_stopping and validation is None:
             rows, validation = self._hold_out(rows, data, rng)
         plan = self._plan(len(rows))
-        executor.set_parameters(initial)
+        if isinstance(executor, AugmentedExecutor):
+            executor.begin(self._augmentation_seed(rng), len(progress.loss_curve))
+        executor.set_parameters(progress.parameters_behind(initial) if continued else initial)
         if continued:
             progress.epochs = 0
         else:
             executor.reset_optimizer()
             progress.begin_fit(plan)
+        progress.begin_average(plan, continued=continued)
         train(
             executor,
             rows,
@@ -335,7 +351,11 @@ class NetworkFitting(NetworkClassifier):
         self._publish(progress, warn=not incremental)
         if self.early_stopping and progress.best_parameters is not None:
             return progress.best_parameters, progress.diverged
-        return executor.get_parameters(), progress.diverged
+        last = executor.get_parameters()
+        if progress.average is None or progress.average.parameters is None:
+            return last, progress.diverged
+        progress.last_parameters = last
+        return [p.copy() for p in progress.average.parameters], progress.diverged
 
     def _check_combinations(self) -> None:
         """Refuse parameters that contradict each other.
@@ -346,13 +366,62 @@ class NetworkFitting(NetworkClassifier):
             Names both parameters and what to change.
         """
         if self.solver == "lbfgs":
-            for name, off in (("dropout", 0.0), ("weight_decay", 0.0), ("schedule", None)):
+            needs = {"dropout": 0.0, "weight_decay": 0.0, "schedule": None, "ema_decay": 0.0, "augment": False}
+            for name, off in needs.items():
                 value = getattr(self, name, off)
                 if np.any(value) if name == "dropout" else value != off:
                     raise ValueError(
                         f"{name} needs mini-batches: solver must be one of {STOCHASTIC_SOLVERS}; got solver='lbfgs' with "
                         f"{name}={value!r}. Leave {name} at {off!r}, or change the solver."
                     )
+
+    # --- augmentation -----------------------------------------------------------------------------------------------------------
+
+    def _training_image_shape(self) -> Shape:
+        """What a row of X is: (height, width, channels)."""
+        raise NotImplementedError
+
+    def _open_executor(self, spec: Spec, X: Matrix, *, flops: float, steps: int) -> Executor:
+        if self.augment:
+            flops *= 1 + NUMPY_AUGMENT_FLOPS * spec.n_features / spec.flops_per_sample
+        return super()._open_executor(spec, X, flops=flops, steps=steps)
+
+    def _augmentation_seed(self, rng: np.random.RandomState) -> int:
+        """The same for every fit and `partial_fit` with the same int: an image depends on it, its row and the number of the epoch."""
+        if isinstance(self.random_state, Integral):
+            return int(self.random_state)
+        return int(rng.randint(2**31))
+
+    def _bind(
+        self,
+        executor: Executor,
+        X: Matrix,
+        labels: np.ndarray,
+        weights: np.ndarray | None,
+        scale: float,
+        max_memory: int,
+        full_batch: bool = False,
+    ) -> tuple[BoundExecutor, np.ndarray | StoredRows]:
+        if not self.augment:
+            return super()._bind(executor, X, labels, weights, scale, max_memory, full_batch)
+        if executor.backend == "cupy":
+            raise ValueError(
+                "augment needs backend='numba' or 'numpy': its images are made by the CPU's kernels, and the GPU keeps the data set where it is; "
+                f"got backend={self.backend!r}. Leave augment at False, or change the backend."
+            )
+        data, taken = self._executor_input(executor, X, max_memory)
+        augmented = AugmentedExecutor(
+            executor,
+            data,
+            labels,
+            None if weights is None else weights.astype(np.float32),
+            pixel_scale=scale,
+            max_memory=max_memory - taken,
+            augment=FOR_DIGITS if isinstance(self.augment, (bool, np.bool_)) else self.augment,
+            image_shape=self._training_image_shape(),
+        )
+        self.backend_reason_ = f"{self.backend_reason_} {augmented.reason}"
+        return augmented, data
 
     def _encode(self, y: np.ndarray, *, learn: bool) -> np.ndarray:
         """Indices of the labels in `classes_`, which are learned, or have to be known."""
@@ -409,6 +478,7 @@ class NetworkFitting(NetworkClassifier):
             early_stopping=bool(self.early_stopping),
             l2=self.alpha,
             record_steps=bool(self.record_steps),
+            ema_decay=self.ema_decay,
         )
 
     def _hold_out(self, rows: np.ndarray, data: _Data, rng: np.random.RandomState) -> tuple[np.ndarray, Validation]:
@@ -470,15 +540,16 @@ class NetworkFitting(NetworkClassifier):
     ) -> tuple[list[np.ndarray], bool]:
         """L-BFGS; returns the parameters to keep and whether the loss blew up."""
         total = len(data.X) if data.weights is None else float(data.weights.sum())
-        solution = lbfgs(
-            Objective(executor, self.alpha / total),
-            initial,
-            tol=self.tol,
-            max_iter=self.max_iter,
-            options={"maxfun": self.max_fun},
-            validation=validation,
-            on_epoch=self._listen,
-        )
+        with one_blas_thread() if executor.backend != "numpy" else nullcontext():
+            solution = lbfgs(
+                Objective(executor, self.alpha / total),
+                initial,
+                tol=self.tol,
+                max_iter=self.max_iter,
+                options={"maxfun": self.max_fun},
+                validation=validation,
+                on_epoch=self._listen,
+            )
         self.n_iter_ = solution.n_iter
         self.t_ = 0
         self.loss_ = solution.loss

@@ -15,6 +15,7 @@ else is an object with one key that names its type:
 `random_state`  the state of a `numpy.random.RandomState`
 `schedule`      a class of `fastmnist.network.schedules`, with its fields
 `layer`         a class of `fastmnist.network.layers`, with its fields
+`augment`       the fields of a `fastmnist.Augment`
 ==============  ==========================================================================
 """
 
@@ -39,6 +40,7 @@ from fastmnist.estimators.logistic import LogisticRegression, OneVsRestLogisticR
 from fastmnist.estimators.mlp import MLPClassifier
 from fastmnist.files import explained, write_atomically
 from fastmnist.network import layers, schedules
+from fastmnist.network.augmentation import Augment
 from fastmnist.version import __version__
 
 FORMAT = "fastmnist-model"
@@ -222,6 +224,10 @@ def _encode(value: Any, name: str, tensors: dict[str, np.ndarray]) -> Any:
             "layer": type(value).__name__,
             "fields": {f.name: _encode(getattr(value, f.name), f"{name}.{f.name}", tensors) for f in fields(value)},
         }
+    if type(value) is Augment:
+        return {
+            "augment": {f.name: _encode(getattr(value, f.name), f"{name}.{f.name}", tensors) for f in fields(value)}
+        }
     raise TypeError(
         f"{name} is a {type(value).__name__}, which can't be saved; numbers, strings, arrays, and lists, tuples and dicts of them can. "
         "Change it with set_params before saving."
@@ -277,6 +283,10 @@ def _decode_layer(value: dict[str, Any], tensors: dict[str, np.ndarray]) -> laye
     return _LAYERS[value["layer"]](**{name: _decode(item, tensors) for name, item in value["fields"].items()})
 
 
+def _decode_augment(value: dict[str, Any], tensors: dict[str, np.ndarray]) -> Augment:
+    return Augment(**{name: _decode(item, tensors) for name, item in value["augment"].items()})
+
+
 def _decode_objects(value: dict[str, Any], tensors: dict[str, np.ndarray]) -> np.ndarray:
     array = np.empty(len(value["objects"]), object)
     array[:] = [_decode(item, tensors) for item in value["objects"]]
@@ -303,4 +313,5 @@ _DECODERS: dict[str, Callable[[dict[str, Any], dict[str, np.ndarray]], Any]] = {
     "random_state": _decode_random_state,
     "schedule": _decode_schedule,
     "layer": _decode_layer,
+    "augment": _decode_augment,
 }

@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from fastmnist.backends.base import BoundExecutor, Epoch, Parameters, ReadingOrd
 from fastmnist.network.layers import Dropout
 from fastmnist.network.schedules import Schedule
 from fastmnist.network.spec import Spec
+from fastmnist.training.averaging import ParameterAverage
 from fastmnist.training.history import EpochRecord, History, OnEpoch, append, empty_history
 from fastmnist.training.validation import Validation
 
@@ -47,6 +49,8 @@ class Plan:
         The Spec's, for the loss that is reported.
     record_steps : bool
         Keep the loss of every step.
+    ema_decay : float
+        Of the average of the parameters that is validated and kept; 0: there is none.
     """
 
     max_epochs: int
@@ -61,6 +65,7 @@ class Plan:
     early_stopping: bool = False
     l2: float = 0.0
     record_steps: bool = False
+    ema_decay: float = 0.0
 
 
 @dataclass
@@ -81,6 +86,10 @@ class Progress:
     best_loss, best_score : float
     best_parameters : list of ndarray or None
         Those of the best validation score, with early stopping.
+    average : ParameterAverage or None
+        Of the parameters, if the plan asks for one.
+    last_parameters : list of ndarray or None
+        Those that the optimizer reached, where an average was kept instead of them.
     no_improvement : int
         Epochs since the last improvement.
     history : dict of lists
@@ -100,6 +109,8 @@ class Progress:
     best_loss: float = math.inf
     best_score: float = -math.inf
     best_parameters: list[np.ndarray] | None = None
+    average: ParameterAverage | None = None
+    last_parameters: list[np.ndarray] | None = None
     no_improvement: int = 0
     history: History = field(default_factory=empty_history)
     step_losses: list[np.ndarray] = field(default_factory=list)
@@ -111,6 +122,22 @@ class Progress:
         """Start counting epochs and steps anew, with the initial learning rate; losses and scores go on."""
         self.epochs = self.steps = 0
         self.learning_rate = plan.learning_rate
+
+    def begin_average(self, plan: Plan, *, continued: bool) -> None:
+        """Go on with the average, or start it anew."""
+        if not plan.ema_decay:
+            self.average = self.last_parameters = None
+        elif not continued or self.average is None:
+            self.average = ParameterAverage(plan.ema_decay)
+        else:
+            self.average.decay = plan.ema_decay
+
+    def parameters_behind(self, kept: list[np.ndarray]) -> list[np.ndarray]:
+        """What the optimizer goes on from: what it had reached if `kept` is the average of that, else `kept`."""
+        average = None if self.average is None else self.average.parameters
+        if average is None or self.last_parameters is None or not all(map(np.array_equal, average, kept)):
+            return kept
+        return self.last_parameters
 
 
 def train(
@@ -156,6 +183,7 @@ def train(
     has_dropout = any(isinstance(layer, Dropout) for layer in executor.spec.layers)
     # Drawn only where needed: other runs shuffle as scikit-learn's.
     seed = int(rng.randint(2**31)) if has_dropout else 0
+    average = progress.average
     progress.converged = progress.interrupted = progress.diverged = False
     try:
         for _ in range(plan.max_epochs if n_epochs is None else n_epochs):
@@ -163,7 +191,8 @@ def train(
             if plan.shuffle:
                 order = _shuffle(order, executor.reading_order, batch_size, rng)
             rates = _learning_rates(plan, progress, n_steps)
-            epoch = executor.run_epoch(order, rates, batch_size, seed=seed + progress.steps)
+            run = executor.run_epoch if average is None else partial(average.run_epoch, executor)
+            epoch = run(order, rates, batch_size, seed=seed + progress.steps)
             progress.steps += epoch.steps
             batches = _Batches.of(epoch, None if sample_weight is None else sample_weight[order], batch_size)
             if epoch.interrupted:
@@ -172,8 +201,9 @@ def train(
                     progress.loss = batches.mean_loss
                 break
             parameters = executor.get_parameters()
+            averaged = parameters if average is None or average.parameters is None else average.parameters
             loss = batches.mean_loss + batches.penalty(plan.l2, executor.spec, parameters)
-            val_loss, val_accuracy = validation.evaluate(executor, parameters) if validation else (None, None)
+            val_loss, val_accuracy = validation.evaluate(executor, averaged) if validation else (None, None)
             progress.epochs += 1
             progress.samples_seen += len(order)
             progress.loss = loss
@@ -196,7 +226,7 @@ def train(
             if not math.isfinite(loss):
                 progress.diverged = True
                 break
-            _note_improvement(plan, progress, val_accuracy, parameters)
+            _note_improvement(plan, progress, val_accuracy, averaged)
             if _should_stop(plan, progress, say):
                 progress.converged = True
                 break
@@ -278,7 +308,7 @@ def _note_improvement(plan: Plan, progress: Progress, score: float | None, param
         better_by_tol = score >= progress.best_score + plan.tol
         if score > progress.best_score:
             progress.best_score = score
-            progress.best_parameters = parameters
+            progress.best_parameters = [p.copy() for p in parameters]
     else:
         better_by_tol = progress.loss <= progress.best_loss - plan.tol
         progress.best_loss = min(progress.best_loss, progress.loss)

@@ -27,3 +27,15 @@ def block_stride(n_rows: int) -> int:
     An even number would put the same row of many features into the same few sets of the cache.
     """
     return ((n_rows + 15) // 16 | 1) * 16
+
+
+def warp_scratch(height: int, width: int, channels: int, n_taps: int) -> int:
+    """Floats that the jobs on images need as scratch.
+
+    The image with a border, plane by plane; a line; and, where displacements are smoothed, noise with room for the taps on both sides, the same
+    smoothed along the lines, and the two fields.
+    """
+    size = channels * (height + 3) * (width + 3) + width
+    if n_taps:
+        size += height * (width + n_taps - 1) + (height + n_taps - 1) * width + 2 * height * width
+    return size
