@@ -98,9 +98,11 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option(
                 "--layers",
                 type=click.Choice(["lenet5", "simple", "fast", "accurate"]),
-                help="Architecture of a cnn; default: simple.",
+                help="Architecture of a cnn, trained by its recipe; default: fast.",
             ),
-            click.option("--learning-rate", type=click.FloatRange(0, min_open=True), help="Default: 0.001 (mlp, cnn)."),
+            click.option(
+                "--learning-rate", type=click.FloatRange(0, min_open=True), help="Default: 0.001 (mlp), 0.005 (cnn)."
+            ),
             click.option("--solver", help="adam, adamw, sgd, lbfgs (mlp, cnn); lbfgs, gd, sgd (softmax, ovr)."),
             click.option(
                 "--augment",
@@ -133,7 +135,7 @@ _PARAMETERS = {
 _FOREST_OPTIONS = ("backend", "threads", "trees", "max_depth")
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "mlp": {"hidden": (128, 64), "batch_size": 32, "epochs": 10},
-    "cnn": {"epochs": 10},
+    "cnn": {},
 }
 
 
@@ -168,7 +170,8 @@ def _network(model: str, seed: int, options: dict[str, Any]) -> Estimator:
     if solver == "lbfgs" and "learning_rate" in options:
         raise click.UsageError("--learning-rate does nothing with --solver lbfgs, which finds its own step.")
     options = _DEFAULTS.get(model, {}) | options
-    parameters = {_PARAMETERS[name]: value for name, value in options.items()}
+    recipe = _cnn_recipe(options.get("layers", "fast"), solver) if model == "cnn" else {}
+    parameters = recipe | {_PARAMETERS[name]: value for name, value in options.items()}
     classes = {
         "softmax": LogisticRegression,
         "ovr": OneVsRestLogisticRegression,
@@ -176,6 +179,13 @@ def _network(model: str, seed: int, options: dict[str, Any]) -> Estimator:
         "cnn": CNNClassifier,
     }
     return classes[model](random_state=seed, **parameters)
+
+
+def _cnn_recipe(layers: str, solver: str) -> dict[str, Any]:
+    """How an architecture is trained where no option says otherwise."""
+    from fastmnist.network.architectures import RECIPES
+
+    return {"max_iter": 10} if solver == "lbfgs" else RECIPES[layers]
 
 
 def _load(data: str | None, label_column: str | None, test_size: float | None, seed: int) -> Splits:
@@ -213,7 +223,7 @@ def train(
 ) -> None:
     """Train MODEL (softmax, ovr, mlp, cnn or forest; default: mlp) and show how good it is.
 
-    Without options: 784-128-64-10, ReLU, Adam, batches of 32, 10 epochs, on MNIST.
+    Without options: 784-128-64-10, ReLU, Adam, batches of 32, 10 epochs, on MNIST. A cnn: two convolutions, 256 units, four epochs.
     """
     from fastmnist.evaluation.training_run import training_run, unit_of_work
 

@@ -266,10 +266,29 @@ def test_architectures_fit_mnist_s_images(name):
 def test_command_line(tmp_path):
     rng = np.random.default_rng(0)
     np.savez(tmp_path / "data.npz", X=rng.integers(0, 256, (80, 784)).astype(np.uint8), y=np.arange(80) % 4)
-    arguments = ["--data", str(tmp_path / "data.npz"), "--layers", "lenet5", "--epochs", "1", "--backend", "numba"]
+    arguments = [
+        "--data",
+        str(tmp_path / "data.npz"),
+        "--layers",
+        "lenet5",
+        "--epochs",
+        "1",
+        "--batch-size",
+        "32",
+        "--backend",
+        "numba",
+    ]
     result = CliRunner().invoke(main, ["train", "cnn", *arguments, "--json"])
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["model"] == "cnn"
+    assert "batch_size=32, layers='lenet5', max_iter=1" in json.loads(result.stdout)["description"]
+    told = [
+        json.loads(CliRunner().invoke(main, ["explain", "cnn", *arguments[:2], *more, "--json"]).stdout)["model"]
+        for more in ([], ["--layers", "accurate"], ["--layers", "accurate", "--epochs", "3"], ["--solver", "lbfgs"])
+    ]
+    assert ["max_iter=8" in text for text in told] == [False, True, False, False]
+    assert ["augment=Augment(" in text for text in told] == [False, True, True, False]
+    assert told[0] == "CNNClassifier(random_state=0)"
     refused = CliRunner().invoke(main, ["train", "mlp", *arguments])
     assert refused.exit_code == 2
     assert "--layers is for cnn" in refused.output

@@ -15,7 +15,6 @@ from fastmnist.network.layers import (
     Layer,
     MaxPool2D,
 )
-from fastmnist.network.schedules import OneCycle
 
 
 def _normed(filters: int) -> tuple[Layer, ...]:
@@ -68,19 +67,17 @@ ARCHITECTURES: dict[str, tuple[Layer, ...]] = {
     ),
 }
 
-_SMOOTH = {"schedule": OneCycle(), "label_smoothing": 0.1, "learning_rate_init": 0.005, "beta_2": 0.99, "tol": 0.0}
-_BENT = {"augment": Augment(translate=1, rotate=8, scale=0.08, shear=4)}
-# Arguments of `CNNClassifier` for each; "fast" is what its defaults are. Chosen on the last 10,000 training images: bench/time_to_accuracy.md.
+# What `CNNClassifier` should be given for each; where nothing is said its defaults, which are for "fast", do. Chosen on the last 10,000 training
+# images: bench/time_to_accuracy.md.
 RECIPES: dict[str, dict[str, Any]] = {
-    "lenet5": {**_SMOOTH, "layers": "lenet5", "batch_size": 64, "max_iter": 10},
-    "simple": {**_SMOOTH, "layers": "simple", "batch_size": 64, "max_iter": 12, "label_smoothing": 0.05},
-    "fast": {**_SMOOTH, "layers": "fast", "batch_size": 64, "max_iter": 4},
+    "lenet5": {"layers": "lenet5", "max_iter": 10},
+    "simple": {"layers": "simple", "max_iter": 12},
+    "fast": {"layers": "fast"},
     "accurate": {
-        **_SMOOTH,
-        **_BENT,
         "layers": "accurate",
         "batch_size": 128,
-        "max_iter": 8,
         "learning_rate_init": 0.01,
+        "max_iter": 8,
+        "augment": Augment(translate=1, rotate=8, scale=0.08, shear=4),
     },
 }
