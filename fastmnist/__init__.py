@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from fastmnist.estimators.forest import RandomForestClassifier
     from fastmnist.estimators.logistic import LogisticRegression, OneVsRestLogisticRegression
     from fastmnist.estimators.mlp import MLPClassifier
+    from fastmnist.estimators.preprocessing import AugmentTransformer, Deskew
     from fastmnist.estimators.serialization import load_model
     from fastmnist.kernel_call import call_kernel, warmup
     from fastmnist.matrix_product import MatrixProduct, gemm
@@ -40,12 +41,14 @@ if TYPE_CHECKING:
 __all__ = [
     "Activation",
     "Augment",
+    "AugmentTransformer",
     "AvgPool2D",
     "BackendUnavailable",
     "BatchNorm",
     "CNNClassifier",
     "Conv2D",
     "Dense",
+    "Deskew",
     "Dropout",
     "Flatten",
     "GlobalAvgPool2D",
@@ -75,6 +78,7 @@ _MODULES = {
     "fastmnist.estimators.forest": ("RandomForestClassifier",),
     "fastmnist.estimators.logistic": ("LogisticRegression", "OneVsRestLogisticRegression"),
     "fastmnist.estimators.mlp": ("MLPClassifier",),
+    "fastmnist.estimators.preprocessing": ("AugmentTransformer", "Deskew"),
     "fastmnist.estimators.serialization": ("load_model",),
     "fastmnist.kernel_call": ("call_kernel", "warmup"),
     "fastmnist.matrix_product": ("MatrixProduct", "gemm"),

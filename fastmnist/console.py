@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fastmnist.extras import MissingExtra
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -64,7 +66,7 @@ class Commands(click.Group):
 
 
 # RuntimeError: only its subclass BackendUnavailable, which `_message` tells from bugs.
-_BAD_INPUT = (click.ClickException, ValueError, OSError, RuntimeError, MemoryError)
+_BAD_INPUT = (click.ClickException, ValueError, OSError, RuntimeError, MemoryError, MissingExtra)
 
 
 def _message(error: BaseException) -> str:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import os
 import sys
+import threading
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path, PurePosixPath
 
 ENVIRONMENT_VARIABLE = "FASTMNIST_NUM_THREADS"
@@ -155,3 +157,47 @@ def _joblib_worker_limits() -> Iterator[tuple[int, str]]:
     joblib = sys.modules.get("joblib.parallel")
     if joblib is not None and (joblib.get_active_backend()[0].nesting_level or 0) > 0:
         yield 1, "worker thread of joblib, which runs beside others"
+
+
+class _BlasLimit:
+    """The limit of `one_blas_thread`, shared by all Python threads that are inside: the last to leave lifts it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._limiter: AbstractContextManager | None = None
+
+    def enter(self) -> None:
+        """One more thread is inside."""
+        from threadpoolctl import threadpool_limits
+
+        with self._lock:
+            if self._inside == 0:
+                self._limiter = threadpool_limits(limits=1, user_api="blas")
+                self._limiter.__enter__()
+            self._inside += 1
+
+    def leave(self) -> None:
+        """One less."""
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0 and self._limiter is not None:
+                self._limiter.__exit__(None, None, None)
+                self._limiter = None
+
+
+_BLAS_LIMIT = _BlasLimit()
+
+
+@contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """Within it BLAS computes on its caller's thread.
+
+    The threads of OpenBLAS go on spinning for milliseconds after a product, on the cores that compiled code needs: between SciPy's small products
+    a gradient on two cores took 8.2 ms instead of 4.3.
+    """
+    _BLAS_LIMIT.enter()
+    try:
+        yield
+    finally:
+        _BLAS_LIMIT.leave()

@@ -547,6 +547,18 @@ _op(
     nbytes=lambda d: 8.0 * d["B"] * d["C"] + 25.0 * d["B"],
 )
 _op(
+    "softmax_twice_cross_entropy",
+    "dz[B,C] losses[M] hits[M]",
+    "z[B,C] labels[N] sample_weight[N] order[M] scale[S] cursor[2]",
+    """Cross-entropy that takes probabilities for logits. For row r with i = order[cursor[0] + r], p = softmax(z[r]), q = softmax(p) and
+    t = onehot(labels[i]): losses[cursor[0] + r] = -sum t log q; hits as softmax_cross_entropy; with g = q - t, the gradient at p:
+    dz[r] = sample_weight[i] scale[cursor[1]] p (g - sum g p).""",
+    types={"losses": ("float32",), "hits": ("uint8",), "sample_weight": ("float32",), "scale": ("float32",)},
+    updates="losses hits",
+    flops=lambda d: 14.0 * d["B"] * d["C"],
+    nbytes=lambda d: 8.0 * d["B"] * d["C"] + 25.0 * d["B"],
+)
+_op(
     "binary_cross_entropy",
     "dz[B,C] losses[M] hits[M]",
     "z[B,C] labels[N] sample_weight[N] order[M] scale[S] cursor[2]",

@@ -825,6 +825,34 @@ def softmax_cross_entropy(
 
 
 @_ieee
+def softmax_twice_cross_entropy(
+    dz: Array,
+    losses: Array,
+    hits: Array,
+    z: Array,
+    labels: Array,
+    sample_weight: Array,
+    order: Array,
+    scale: Array,
+    cursor: Array,
+) -> None:
+    """`losses = -sum t log q`, with `p = softmax(z)`, `q = softmax(p)`, t = onehot: probabilities taken for logits.
+
+    `dz = weight scale p (g - sum g p)`, the chain rule through the first softmax, with `g = q - t`; hits as in
+    `softmax_cross_entropy`.
+    """
+    rows = _batch(order, cursor, len(z))
+    onehot = (labels[rows][:, np.newaxis] == np.arange(z.shape[1])).astype(z.dtype)
+    p = np.exp(_log_softmax(z))
+    log_q = _log_softmax(p)
+    here = slice(int(cursor[0]), int(cursor[0]) + len(z))
+    losses[here] = -np.where(onehot == 0, 0, log_q).sum(axis=1)
+    hits[here] = z.argmax(axis=1) == labels[rows]
+    g = np.exp(log_q) - onehot
+    dz[...] = _weights(sample_weight, rows, scale, cursor, z.dtype) * p * (g - (g * p).sum(axis=1, keepdims=True))
+
+
+@_ieee
 def binary_cross_entropy(
     dz: Array,
     losses: Array,

@@ -58,7 +58,7 @@ _MANY_FACTORS = {"batch_norm_dx", "batch_norm_sums"}  # products of up to five o
 _OUTPUT_OF = {f"{name}_backward": name for name in ("relu", "leaky_relu", "elu", "sigmoid", "tanh")}
 # Ops that never multiply two operands: values may span nearly the whole range.
 _ONE_VS_REST = ("binary_cross_entropy", "binary_cross_entropy_by_class")
-_WIDE = {*_OUTPUT_OF.values(), "gelu", "softmax", "softmax_cross_entropy", *_ONE_VS_REST}
+_WIDE = {*_OUTPUT_OF.values(), "gelu", "softmax", "softmax_cross_entropy", "softmax_twice_cross_entropy", *_ONE_VS_REST}
 
 
 @dataclass
@@ -487,7 +487,7 @@ def determined(case: Case, name: str) -> np.ndarray:
         mask &= np.arange(shape[1]) < counts[:, np.newaxis]
     if case.op == "max_pool" and name == "argmax":
         mask &= ~np.isnan(run_reference(case, np.float64)["y"])
-    if case.op in ("softmax_cross_entropy", *_ONE_VS_REST):
+    if case.op in ("softmax_cross_entropy", "softmax_twice_cross_entropy", *_ONE_VS_REST):
         z, start = case.arrays["z"], int(case.arrays["cursor"][0])
         batch = slice(start, start + len(z))
         if name == "hits":  # no largest logit beside a NaN

@@ -12,7 +12,7 @@ import pytest
 import scipy.sparse
 from sklearn.base import clone
 
-from fastmnist import Augment, CNNClassifier, Conv2D, GlobalAvgPool2D, MLPClassifier, load_model
+from fastmnist import Augment, CNNClassifier, Conv2D, GlobalAvgPool2D, MLPClassifier, load_mnist, load_model
 from fastmnist.backends.warping import ImageJobs, key_of
 from fastmnist.evaluation.explanation import explain
 from fastmnist.kernels import cpu
@@ -345,6 +345,16 @@ def test_images_of_colour_and_of_any_shape():
     flat = fitted(mlp(image_shape=(12, 9, 3), augment=EVERYTHING, max_iter=1), images.reshape(60, -1), y)
     bent = augmented(images.reshape(60, -1), (12, 9, 3), EVERYTHING, key=key_of(0))
     assert_same_model(flat, fitted(mlp(augment=False, max_iter=1), bent, y))
+
+
+def test_few_digits_go_further():
+    (X_train, y_train), (X_test, y_test) = (load_mnist(part, return_X_y=True) for part in ("train", "test"))
+    settings = {"max_iter": 40, "n_iter_no_change": np.inf, "learning_rate_init": 0.003}
+    plain, bent = (
+        fitted(mlp(augment=augment, **settings).set_params(hidden_layer_sizes=(64,)), X_train[:1000], y_train[:1000])
+        for augment in (False, True)
+    )
+    assert bent.score(X_test, y_test) > plain.score(X_test, y_test) + 0.02
 
 
 def test_what_a_fit_cannot_do_is_refused():

@@ -12,7 +12,7 @@ from fastmnist.backends.cpu import CpuExecutor
 from fastmnist.backends.reference import ReferenceExecutor
 from fastmnist.kernels.cpu.tile import STRIP, SUMS_IN_FLIGHT, TILE_VECTORS
 from fastmnist.network.layers import Dense, Dropout
-from fastmnist.network.losses import BinaryCrossEntropy, SoftmaxCrossEntropy
+from fastmnist.network.losses import BinaryCrossEntropy, SoftmaxCrossEntropy, SoftmaxTwiceCrossEntropy
 from fastmnist.network.optimizers import SGD, Adam, AdamW
 from fastmnist.network.spec import Spec
 
@@ -57,6 +57,7 @@ CASES = {
     "nesterov, l2": _spec(optimizer=SGD(0.9, nesterov=True), l2=0.01),
     "adam, coupled decay": _spec(optimizer=Adam(weight_decay=1e-3)),
     "adamw, smoothing": _spec(optimizer=AdamW(), loss=SoftmaxCrossEntropy(0.1)),
+    "softmax twice": _spec(loss=SoftmaxTwiceCrossEntropy(), optimizer=Adam()),
     "one-vs-rest": _spec(loss=BinaryCrossEntropy(), optimizer=Adam()),
     "one layer": _spec(layers=(Dense(CLASSES),)),
     "no bias": _spec(layers=(Dense(CLASSES, use_bias=False),)),

@@ -7,7 +7,7 @@ import pytest
 from sklearn.neural_network import MLPClassifier
 
 from fastmnist.network.initializers import initial_parameters
-from fastmnist.network.layers import Activation, Dense, Dropout
+from fastmnist.network.layers import INITIALIZERS, Activation, Dense, Dropout
 from fastmnist.network.losses import BinaryCrossEntropy
 from fastmnist.network.spec import Spec
 
@@ -62,6 +62,8 @@ def test_sigmoid_counts_for_the_layer_that_feeds_it_and_the_output():
     [
         # A uniform distribution within +-a has standard deviation a / sqrt 3.
         ("glorot_uniform", np.sqrt(6 / 500) / np.sqrt(3), np.sqrt(6 / 500)),
+        ("glorot_uniform_zero_bias", np.sqrt(6 / 500) / np.sqrt(3), np.sqrt(6 / 500)),
+        ("torch_uniform", np.sqrt(1 / 300) / np.sqrt(3), np.sqrt(1 / 300)),
         ("he_uniform", np.sqrt(6 / 300) / np.sqrt(3), np.sqrt(6 / 300)),
         ("he_normal", np.sqrt(2 / 300), np.inf),
     ],
@@ -72,11 +74,20 @@ def test_scale(initializer, deviation, bound):
     assert abs(weights.mean()) < 5 * deviation / np.sqrt(n)
     assert abs(weights.std() / deviation - 1) < 5 / np.sqrt(2 * n)
     assert np.abs(weights).max() <= bound
-    if initializer == "glorot_uniform":
+    if initializer in ("glorot_uniform", "torch_uniform"):
         assert 0.9 * bound < np.abs(bias).max() <= bound
     else:
         assert not bias.any()
         assert np.abs(weights).max() > 1.7 * deviation  # and not all alike
+
+
+def test_plain_glorot_does_not_look_at_the_activation():
+    spec = Spec(
+        300, (Dense(200, "sigmoid", "glorot_uniform_zero_bias"), Dense(10, "identity", "glorot_uniform_zero_bias"))
+    )
+    first, _, last, _ = initial_parameters(spec, np.random.default_rng(0), np.float64)
+    assert 0.99 * np.sqrt(6 / 500) < np.abs(first).max() <= np.sqrt(6 / 500)
+    assert 0.99 * np.sqrt(6 / 210) < np.abs(last).max() <= np.sqrt(6 / 210)
 
 
 def test_zeros():
@@ -85,7 +96,7 @@ def test_zeros():
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("initializer", ["glorot_uniform", "he_uniform", "he_normal", "zeros"])
+@pytest.mark.parametrize("initializer", INITIALIZERS)
 def test_shapes_and_dtype(initializer, dtype):
     spec = Spec(6, (Dense(5, "relu", initializer), Dropout(0.1), Dense(3, kernel_initializer=initializer)))
     parameters = initial_parameters(spec, np.random.default_rng(0), dtype)

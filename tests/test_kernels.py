@@ -48,6 +48,7 @@ def test_compiled_kernel_in_place(op):
 
 CROSS_ENTROPIES = {
     "softmax_cross_entropy": {"label_smoothing": 0.0},
+    "softmax_twice_cross_entropy": {},
     "binary_cross_entropy": {},
     "binary_cross_entropy_by_class": {},
 }

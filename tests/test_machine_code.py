@@ -11,8 +11,8 @@ from fastmnist.kernels.cpu.isa import LANES, MACHINE  # noqa: E402
 from fastmnist.kernels.cpu.registry import KERNELS  # noqa: E402
 from fastmnist.kernels.cpu.tile import TILE_ROWS, TILE_VECTORS  # noqa: E402
 
-# What a kernel may call outside itself: LLVM's own intrinsics, the C library's memory functions, one logarithm.
-ALLOWED = re.compile(r"llvm\.|memset$|memcpy$|memmove$|log$")
+# What a kernel may call outside itself: LLVM's own intrinsics, the C library's memory functions, a loss's logarithm and exponential.
+ALLOWED = re.compile(r"llvm\.|memset$|memcpy$|memmove$|log$|exp$")
 
 
 def _dtypes(name, first=True):

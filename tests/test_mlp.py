@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import special
 from sklearn.datasets import load_breast_cancer, load_digits
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network import MLPClassifier as SklearnMLP
@@ -412,3 +413,27 @@ def test_diverging_says_why(backend, digits):
     model = MLPClassifier((16,), "identity", solver="sgd", learning_rate_init=1e6, max_iter=50, backend=backend)
     with pytest.raises(ValueError, match=r"non-finite.*learning_rate_init=1e\+06 is too large"):
         model.fit(*digits)
+
+
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
+def test_softmax_twice_is_another_loss_with_the_same_prediction(backend, digits):
+    X, y = digits
+    clf = MLPClassifier(
+        (32,), loss="softmax_twice", max_iter=60, learning_rate_init=0.01, random_state=0, backend=backend
+    )
+    clf.fit(X, y, validation_data=(X, y))
+    p = clf.predict_proba(X)
+    twice = special.log_softmax(p.astype(float), axis=1)[np.arange(len(y)), np.searchsorted(clf.classes_, y)]
+    assert clf.history_["val_loss"][-1] == pytest.approx(-twice.mean(), rel=1e-5)
+    assert np.log(np.e + 9) - 1 < clf.loss_curve_[-1] < np.log(10)  # its floor, and where it starts
+    assert clf.score(X, y) > 0.9
+
+
+def test_softmax_twice_needs_more_than_two_classes(binary):
+    with pytest.raises(ValueError, match="needs more than two classes and no label smoothing; got 2 classes"):
+        MLPClassifier(loss="softmax_twice").fit(*binary)
+
+
+def test_softmax_twice_takes_no_label_smoothing(digits):
+    with pytest.raises(ValueError, match=r"no label smoothing; got 10 classes and label_smoothing=0\.1"):
+        MLPClassifier(loss="softmax_twice", label_smoothing=0.1).fit(*digits)

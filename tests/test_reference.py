@@ -466,6 +466,7 @@ def _run_loss(name, z, labels, weight, order, scale, cursor, **params):
         ("softmax_cross_entropy", 4, {"label_smoothing": 0.0}),
         ("softmax_cross_entropy", 4, {"label_smoothing": 0.2}),
         ("softmax_cross_entropy", 2, {"label_smoothing": 0.0}),
+        ("softmax_twice_cross_entropy", 4, {}),
         ("binary_cross_entropy", 4, {}),
         ("binary_cross_entropy", 1, {}),
         ("binary_cross_entropy_by_class", 4, {}),
@@ -498,6 +499,20 @@ def test_softmax_cross_entropy_values():
     np.testing.assert_array_equal(hits[2:7], z.argmax(axis=1) == here)
     smooth = _run_loss("softmax_cross_entropy", *operands, label_smoothing=0.2)[1]
     np.testing.assert_allclose(smooth[2:7], -0.8 * log_p[np.arange(5), here] - 0.05 * log_p.sum(axis=1), rtol=1e-13)
+
+
+def test_softmax_twice_cross_entropy_values():
+    operands = _loss_operands(4)
+    z, labels, _, order, _, cursor = operands
+    here = labels[order[cursor[0] : cursor[0] + 5]]
+    log_q = special.log_softmax(special.softmax(z, axis=1), axis=1)
+    _, losses, hits = _run_loss("softmax_twice_cross_entropy", *operands)
+    np.testing.assert_allclose(losses[2:7], -log_q[np.arange(5), here], rtol=1e-13)
+    np.testing.assert_array_equal(hits[2:7], z.argmax(axis=1) == here)
+    # The best that it can be: a probability of 1 for the right one of four classes.
+    certain, ones = np.array([[40.0, 0, 0, 0]]), np.ones(1, np.float32)
+    best = _run_loss("softmax_twice_cross_entropy", certain, np.zeros(1, np.int32), ones, np.arange(1), ones, START)[1]
+    np.testing.assert_allclose(best, np.log(np.e + 3) - 1, rtol=1e-13)
 
 
 def test_binary_cross_entropy_values():

@@ -21,7 +21,8 @@ from sklearn.exceptions import NotFittedError
 from fastmnist import LogisticRegression, MLPClassifier, OneVsRestLogisticRegression, load_model
 from fastmnist.backends import BackendUnavailable
 from fastmnist.estimators import serialization
-from fastmnist.estimators.serialization import ModelFileError, check_writable, save_model, write_atomically
+from fastmnist.estimators.serialization import ModelFileError, save_model
+from fastmnist.files import check_writable, write_atomically
 from fastmnist.network.schedules import Cosine
 
 RNG = np.random.default_rng(0)
@@ -334,7 +335,7 @@ def test_a_real_limit_keeps_the_old_file(tmp_path):
     path = tmp_path / "m"
     path.write_bytes(b"old")
     process = run_python(
-        "import sys; from fastmnist.estimators.serialization import write_atomically; write_atomically(sys.argv[1], b'n' * 10**6)",
+        "import sys; from fastmnist.files import write_atomically; write_atomically(sys.argv[1], b'n' * 10**6)",
         path,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000)),
     )
@@ -350,7 +351,7 @@ def test_a_killed_process_keeps_a_whole_file(tmp_path):
     process = run_python(
         """
         import itertools, sys
-        from fastmnist.estimators.serialization import write_atomically
+        from fastmnist.files import write_atomically
         for i in itertools.count():
             write_atomically(sys.argv[1], bytes([i % 256]) * 3_000_000)
             if i == 2:
@@ -406,7 +407,7 @@ def test_check_writable_leaves_no_trace(tmp_path):
 def test_devices_and_pipes_are_not_replaced(write, tmp_path):
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
-    with pytest.raises(OSError, match="a device, pipe or socket is no place for a model; name a file"):
+    with pytest.raises(OSError, match="a device, pipe or socket is no place for a result; name a file"):
         write(pipe)
     assert stat.S_ISFIFO(pipe.stat().st_mode)
     assert [p.name for p in tmp_path.iterdir()] == ["pipe"]

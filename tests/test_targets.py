@@ -23,8 +23,9 @@ pytestmark = [
 ]
 on_x86 = pytest.mark.skipif(isa.MACHINE.architecture != "x86_64", reason="names of x86 processors")
 
-# What the C library may be asked for: by kernels memory and the logarithm of the losses, by the walker the time and to sleep, on a futex or a while.
-C_LIBRARY = {"memset", "memcpy", "memmove", "log"}
+# What the C library may be asked for: by kernels memory, logarithm and exponential of losses, by the walker the time and to sleep, on a futex or a
+# while.
+C_LIBRARY = {"memset", "memcpy", "memmove", "log", "exp"}
 WAITING = {"clock_gettime", "syscall", "usleep"}
 
 

@@ -201,11 +201,11 @@ class Quadratic:
     def __init__(self, loss_dtype=np.float64):
         self.loss_dtype = loss_dtype
 
-    def loss_and_gradient(self, parameters):
+    def losses_and_gradient(self, parameters):
         error = parameters[0] - self.target
         # The constant makes the rounding of the value large beside the last gains.
         value = float(self.loss_dtype(7.0 + 0.5 * np.sum(self.curvature * error**2)))
-        return value, [self.curvature * error, np.zeros(1)]
+        return np.array([value]), [self.curvature * error, np.zeros(1)]
 
 
 START = [np.zeros((3, 1)), np.zeros(1)]
@@ -224,7 +224,7 @@ def test_lbfgs_converges_although_the_values_are_rounded(loss_dtype):
 
 def test_l2_is_added_to_weights_only():
     objective = Objective(Quadratic(), 0.5)
-    value, gradient = objective(np.array([1.0, 2.0, 3.0, 5.0]))
+    value, gradient, *_ = objective(np.array([1.0, 2.0, 3.0, 5.0]))
     assert value == pytest.approx(7 + 0.25 * 14)
     np.testing.assert_allclose(gradient, [0.5, 1.0, 1.5, 0])
     solution = lbfgs(objective, START, tol=1e-10, max_iter=100, options={"ftol": 0})
@@ -234,8 +234,8 @@ def test_l2_is_added_to_weights_only():
 
 def test_without_intercept_the_bias_is_no_variable():
     objective = Objective(Quadratic(), 0.0, fit_intercept=False)
-    assert objective.flatten(START).shape == (3,)
-    assert [p.shape for p in objective.unflatten(np.arange(3.0))] == [(3, 1), (1,)]
+    assert objective.to_vector(START).shape == (3,)
+    assert [p.shape for p in objective.to_parameters(np.arange(3.0))] == [(3, 1), (1,)]
 
 
 def test_gradient_descent_is_the_formula():

@@ -20,6 +20,7 @@ from fastmnist.backends.gpu_device import Buffer, Device, Graph
 from fastmnist.backends.rows import CompressedRows
 from fastmnist.kernels.contract import CONTRACT
 from fastmnist.kernels.gpu import NOT_ON_GPU, Array, Launch, launches, plan
+from fastmnist.network.losses import SoftmaxTwiceCrossEntropy
 from fastmnist.network.lowering import DataFormat, Target, gradient_program, inference_program, training_program
 from fastmnist.network.program import BARRIER, Program, Tensor, View
 from fastmnist.network.spec import Spec
@@ -60,6 +61,9 @@ class CupyExecutor:
     def __init__(self, spec: Spec, *, device: Device | None = None) -> None:
         if spec.image_shape is not None:
             reason = "it has no layers of images: they have no CUDA kernels yet."
+            raise BackendUnavailable("cupy", "no-kernel", reason, "Use backend='numba'.")
+        if isinstance(spec.loss, SoftmaxTwiceCrossEntropy):
+            reason = f"it has no loss 'softmax_twice': {NOT_ON_GPU['softmax_twice_cross_entropy']}."
             raise BackendUnavailable("cupy", "no-kernel", reason, "Use backend='numba'.")
         device = device or open_device()
         self.spec, self.device = spec, device

@@ -10,8 +10,6 @@ from fastmnist.backends.base import Epoch, Executor, ReadingOrder
 from fastmnist.backends.rows import StoredRows
 from fastmnist.backends.sharing import by_rows
 from fastmnist.backends.windows import WindowedExecutor
-from fastmnist.kernels.contract import JOBS
-from fastmnist.kernels.cpu.layout import warp_scratch
 from fastmnist.network.augmentation import Augment
 from fastmnist.network.shapes import Shape
 
@@ -95,6 +93,8 @@ class ImageJobs:
                 function(images[lo:hi], np.empty(0), *inputs(lo, hi), **params)
             return
         from fastmnist.kernels import cpu
+        from fastmnist.kernels.contract import JOBS
+        from fastmnist.kernels.cpu.layout import warp_scratch
 
         # Compiled, or loaded, before threads start: only the main thread keeps a Ctrl-C that arrives meanwhile.
         types = ("float32" if o.dtypes[0] == "float" else o.dtypes[0] for o in JOBS[job].operands)

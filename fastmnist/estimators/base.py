@@ -46,6 +46,10 @@ MAX_THREADS = 1024  # more would spend their time waiting for each other
 LEAST_MEAN_WEIGHT, LARGEST_MEAN_WEIGHT = 1e-30, 1e30
 
 
+class DivergedError(ValueError):
+    """The loss overflowed, or became no number: there is no model."""
+
+
 class Classifier(ClassifierMixin, BaseEstimator):
     """Validation, labels, weights, listeners and saving.
 
@@ -485,7 +489,7 @@ class NetworkClassifier(Classifier):
     def _require_finite(self, parameters: list[np.ndarray], diverged: bool, advice: str) -> None:
         """Refuse a model that has blown up."""
         if diverged or not all(np.isfinite(p).all() for p in parameters):
-            raise ValueError(
+            raise DivergedError(
                 "Solver produced non-finite parameter weights: the loss overflowed. The input data may contain large values and need to "
                 f"be preprocessed (sklearn.preprocessing.StandardScaler){advice}."
             )

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Sequence
 
 import numpy as np
 import scipy.sparse
 from numpy.typing import ArrayLike
 
 from fastmnist.backends.rows import Matrix, StoredRows, convert, is_mapped
+from fastmnist.network.rules import is_count
+from fastmnist.network.shapes import Shape
 
 PIXEL_SCALE = 1 / 255
 LARGEST_SCALED_VALUE = 16  # no sensible scaling of pixels exceeds it; a float X that does was probably not scaled
@@ -130,3 +133,54 @@ def as_rows(X: ArrayLike) -> tuple[ArrayLike, tuple[int, int, int] | None]:
         return X, None
     height, width, channels = (*array.shape[1:], 1)[:3]
     return array.reshape(len(array), height * width * channels), (height, width, channels)
+
+
+def learn_image_shape(image_shape: Sequence[int] | None, n_features: int, shape: Shape | None) -> Shape:
+    """What a row is: (height, width, channels).
+
+    Parameters
+    ----------
+    image_shape : sequence of int or None
+        What the user says; None: as `shape` says, else a grey square if `n_features` is a square number, else a line of pixels.
+    n_features : int
+    shape : tuple or None
+        Of the images in X; None: X has flat rows.
+
+    Raises
+    ------
+    ValueError
+        They contradict each other.
+    """
+    asked, valid = None, True
+    if image_shape is not None:
+        valid = len(image_shape) in (2, 3) and all(is_count(size) for size in image_shape)
+        asked = (*map(int, image_shape), 1)[:3] if valid else None
+    if shape is None:
+        side = math.isqrt(n_features)
+        shape = asked or ((side, side, 1) if side * side == n_features else (1, n_features, 1))
+    if not valid or asked not in (None, shape) or math.prod(shape) != n_features:
+        raise ValueError(
+            f"image_shape must be integers (height, width) or (height, width, channels) of the images in X; got {image_shape!r}, and X "
+            f"has {n_features} features{'' if shape == asked else f', images of the shape {shape}'}. Leave it at None, or correct it."
+        )
+    return shape
+
+
+def shifted_images(X: np.ndarray, image_shape: Shape) -> list[np.ndarray]:
+    """X (n, features), and X with every image moved by one pixel left, right, up and down; what comes in is 0.
+
+    Ways that an image of one column or line cannot go are left out.
+    """
+    images = X.reshape(-1, *image_shape)
+    result = [X]
+    for axis in (2, 1):
+        if images.shape[axis] == 1:
+            continue
+        for first, last in ((0, 1), (1, 0)):
+            n = images.shape[axis] - 1
+            moved = np.zeros_like(images)
+            to, kept = [slice(None)] * 4, [slice(None)] * 4
+            to[axis], kept[axis] = slice(first, first + n), slice(last, last + n)
+            moved[tuple(to)] = images[tuple(kept)]
+            result.append(moved.reshape(X.shape))
+    return result

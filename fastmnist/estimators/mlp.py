@@ -10,9 +10,11 @@ from typing import Any, ClassVar
 import numpy as np
 from sklearn.utils._param_validation import Interval, StrOptions
 
+from fastmnist.estimators.inputs import learn_image_shape
 from fastmnist.estimators.network_fitting import NetworkFitting
 from fastmnist.network.augmentation import Augment
-from fastmnist.network.layers import ACTIVATIONS, Dense, Dropout, Layer
+from fastmnist.network.layers import ACTIVATIONS, INITIALIZERS, Dense, Dropout, Layer
+from fastmnist.network.losses import Loss, SoftmaxTwiceCrossEntropy
 from fastmnist.network.schedules import Schedule
 from fastmnist.network.shapes import Shape
 from fastmnist.network.spec import Spec
@@ -82,6 +84,11 @@ class MLPClassifier(NetworkFitting):
         0 < ema_decay < 1: what is validated, kept and predicted with is an exponential moving average of the parameters, in which each step back
         counts that much less; 0: the last ones. Added to every 16 steps, not bent towards the initial parameters. `partial_fit` goes on from
         the parameters behind the average, except after loading from a file.
+    kernel_initializer : str, default="glorot_uniform"
+        Of all layers: one of `fastmnist.network.layers.INITIALIZERS`; the default draws scikit-learn's weights.
+    loss : {"log_loss", "softmax_twice"}, default="log_loss"
+        "softmax_twice" is a mistake that published work made, offered to reproduce it: the cross-entropy of softmax(softmax(logits)), see
+        `fastmnist.network.losses.SoftmaxTwiceCrossEntropy`. More than two classes, no label smoothing.
     record_steps : bool, default=False
         Keep the loss of every step in `step_losses_`.
     augment : Augment or bool, default=False
@@ -155,6 +162,8 @@ class MLPClassifier(NetworkFitting):
         "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
         "activation": [StrOptions({*ACTIVATIONS, "logistic"})],
         "dropout": ["array-like", Interval(Real, 0, 1, closed="left")],
+        "kernel_initializer": [StrOptions(set(INITIALIZERS))],
+        "loss": [StrOptions({"log_loss", "softmax_twice"})],
     }
 
     def __init__(
@@ -189,6 +198,8 @@ class MLPClassifier(NetworkFitting):
         weight_decay: float = 0.0,
         label_smoothing: float = 0.0,
         ema_decay: float = 0.0,
+        kernel_initializer: str = "glorot_uniform",
+        loss: str = "log_loss",
         record_steps: bool = False,
         augment: Augment | bool = False,
         image_shape: Shape | None = None,
@@ -226,6 +237,8 @@ class MLPClassifier(NetworkFitting):
         self.weight_decay = weight_decay
         self.label_smoothing = label_smoothing
         self.ema_decay = ema_decay
+        self.kernel_initializer = kernel_initializer
+        self.loss = loss
         self.record_steps = record_steps
         self.augment = augment
         self.image_shape = image_shape
@@ -262,15 +275,27 @@ class MLPClassifier(NetworkFitting):
                 f"augment needs to know what the images in X are: {n} features are no square. Set image_shape=(height, width), or "
                 "(height, width, channels)."
             )
-        return self._learn_image_shape(None)
+        return learn_image_shape(self.image_shape, n, None)
+
+    def _loss(self) -> Loss:
+        return SoftmaxTwiceCrossEntropy() if self.loss == "softmax_twice" else super()._loss()
+
+    def _encode(self, y: np.ndarray, *, learn: bool) -> np.ndarray:
+        indices = super()._encode(y, learn=learn)
+        if self.loss == "softmax_twice" and (self._n_outputs == 1 or self._smoothing() > 0):
+            raise ValueError(
+                "loss='softmax_twice' needs more than two classes and no label smoothing; got "
+                f"{len(self.classes_)} classes and label_smoothing={self.label_smoothing!r}. Use loss='log_loss'."
+            )
+        return indices
 
     def _spec(self) -> Spec:
         activation = "sigmoid" if self.activation == "logistic" else self.activation
         layers: list[Layer] = []
         sizes = self._hidden_layers()
         for units, rate in zip(sizes, self._dropout_rates(len(sizes)), strict=True):
-            layers.append(Dense(units, activation))
+            layers.append(Dense(units, activation, self.kernel_initializer))
             if rate > 0:
                 layers.append(Dropout(rate))
-        layers.append(Dense(self._n_outputs))
+        layers.append(Dense(self._n_outputs, kernel_initializer=self.kernel_initializer))
         return Spec(self.n_features_in_, tuple(layers), self._loss(), self._optimizer(), self.alpha)

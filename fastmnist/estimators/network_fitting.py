@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import time
 import warnings
+from contextlib import nullcontext
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -27,12 +28,12 @@ from fastmnist.backends.warping import AugmentedExecutor
 from fastmnist.estimators.base import NetworkClassifier
 from fastmnist.network.augmentation import FOR_DIGITS, Augment
 from fastmnist.network.initializers import initial_parameters
-from fastmnist.network.losses import BinaryCrossEntropy, SoftmaxCrossEntropy
+from fastmnist.network.losses import BinaryCrossEntropy, Loss, SoftmaxCrossEntropy
 from fastmnist.network.optimizers import SGD, Adam, AdamW, Optimizer
-from fastmnist.network.rules import is_count
 from fastmnist.network.schedules import Schedule, parse
 from fastmnist.network.shapes import Shape
 from fastmnist.network.spec import Spec
+from fastmnist.threads import one_blas_thread
 from fastmnist.training.full_batch import Objective, lbfgs
 from fastmnist.training.trainer import Plan, Progress, train
 from fastmnist.training.validation import Validation
@@ -239,7 +240,7 @@ class NetworkFitting(NetworkClassifier):
         adam = AdamW if self.solver == "adamw" else Adam
         return adam(self.beta_1, self.beta_2, self.epsilon, self.weight_decay)
 
-    def _loss(self) -> SoftmaxCrossEntropy | BinaryCrossEntropy:
+    def _loss(self) -> Loss:
         return BinaryCrossEntropy() if self._n_outputs == 1 else SoftmaxCrossEntropy(self._smoothing())
 
     def _smoothing(self) -> float:
@@ -385,23 +386,6 @@ class NetworkFitting(NetworkClassifier):
     def _training_image_shape(self) -> Shape:
         """What a row of X is: (height, width, channels)."""
         raise NotImplementedError
-
-    def _learn_image_shape(self, shape: Shape | None) -> Shape:
-        """From the shape of X, None for flat rows, and the parameter `image_shape`."""
-        asked, valid = None, True
-        if self.image_shape is not None:
-            valid = len(self.image_shape) in (2, 3) and all(is_count(size) for size in self.image_shape)
-            asked = (*map(int, self.image_shape), 1)[:3] if valid else None
-        n = self.n_features_in_
-        if shape is None:
-            side = math.isqrt(n)
-            shape = asked or ((side, side, 1) if side * side == n else (1, n, 1))
-        if not valid or asked not in (None, shape) or math.prod(shape) != n:
-            raise ValueError(
-                f"image_shape must be integers (height, width) or (height, width, channels) of the images in X; got {self.image_shape!r}, and X "
-                f"has {n} features{'' if shape == asked else f', images of the shape {shape}'}. Leave it at None, or correct it."
-            )
-        return shape
 
     def _augmentation_seed(self, rng: np.random.RandomState) -> int:
         """The same for every fit and `partial_fit` with the same int: an image depends on it, its row and the number of the epoch."""
@@ -557,15 +541,16 @@ class NetworkFitting(NetworkClassifier):
     ) -> tuple[list[np.ndarray], bool]:
         """L-BFGS; returns the parameters to keep and whether the loss blew up."""
         total = len(data.X) if data.weights is None else float(data.weights.sum())
-        solution = lbfgs(
-            Objective(executor, self.alpha / total),
-            initial,
-            tol=self.tol,
-            max_iter=self.max_iter,
-            options={"maxfun": self.max_fun},
-            validation=validation,
-            on_epoch=self._listen,
-        )
+        with one_blas_thread() if executor.backend != "numpy" else nullcontext():
+            solution = lbfgs(
+                Objective(executor, self.alpha / total),
+                initial,
+                tol=self.tol,
+                max_iter=self.max_iter,
+                options={"maxfun": self.max_fun},
+                validation=validation,
+                on_epoch=self._listen,
+            )
         self.n_iter_ = solution.n_iter
         self.t_ = 0
         self.loss_ = solution.loss

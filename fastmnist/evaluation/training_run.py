@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import sys
 import tempfile
 import warnings
@@ -113,6 +114,7 @@ def training_run(
     on_epoch: OnEpoch | None = None,
     *,
     save: str | None = None,
+    validation: float = 0.0,
 ) -> TrainingRun:
     """Fit an estimator on the training part, save it, and judge it on the test part.
 
@@ -127,6 +129,8 @@ def training_run(
         See `NetworkClassifier.set_on_epoch`.
     save : str, optional
         File for the model; written as soon as it is fitted.
+    validation : float, default=0.0
+        In [0, 1): part of the training part that is held out for `history_`, drawn by the estimator's `random_state`; not for forests.
 
     Returns
     -------
@@ -143,10 +147,13 @@ def training_run(
     """
     compiled_before = _compile_seconds()
     unit = unit_of_work(estimator)
+    kept, held_out = hold_out(len(splits.X_train), validation, estimator.random_state)
+    X, y = (splits.X_train[kept], splits.y_train[kept]) if len(held_out) else (splits.X_train, splits.y_train)
+    aside = {"validation_data": (splits.X_train[held_out], splits.y_train[held_out])} if len(held_out) else {}
     with warnings.catch_warnings():
         # Whoever asks for ten epochs knows that the optimizer might go on.
         warnings.filterwarnings("ignore", message="Stochastic Optimizer: Maximum iterations")
-        estimator.set_on_epoch(on_epoch).fit(splits.X_train, splits.y_train)
+        estimator.set_on_epoch(on_epoch).fit(X, y, **aside)
     estimator.set_on_epoch(None)
     if save is not None:
         _save(estimator, Path(save))
@@ -165,11 +172,39 @@ def training_run(
         compile_seconds=_compile_seconds() - compiled_before,
         epochs=len(estimator.tree_roots_) if unit == "tree" else int(np.max(estimator.n_iter_)),
         unit=unit,
-        n_train=len(splits.X_train),
+        n_train=len(X),
         n_test=len(splits.X_test),
         loss_curve=list(getattr(estimator, "loss_curve_", [])),
         interrupted=interrupted,
     )
+
+
+def hold_out(n_samples: int, fraction: float, seed: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Rows to train on and rows to validate on, each ascending, drawn at random.
+
+    Parameters
+    ----------
+    n_samples : int
+    fraction : float
+        In [0, 1): of the rows, rounded up, to validate on; 0: none.
+    seed : int or None
+
+    Returns
+    -------
+    kept, held_out : ndarray, int64
+
+    Raises
+    ------
+    ValueError
+        No row would be left to train on.
+    """
+    n_held_out = math.ceil(fraction * n_samples)
+    if n_held_out >= n_samples:
+        raise ValueError(
+            f"validation={fraction:g} of {n_samples} samples leaves none to train on. Take a smaller part."
+        )
+    order = np.random.default_rng(seed).permutation(n_samples)
+    return np.sort(order[n_held_out:]), np.sort(order[:n_held_out])
 
 
 def unit_of_work(

@@ -17,6 +17,8 @@ def initial_parameters(spec: Spec, rng: Generator | RandomState, dtype: DTypeLik
 
     - glorot_uniform: uniform within +- sqrt(6 / (inputs + units)) (Glorot & Bengio 2010, equation 16), biases within
       the same bound; with sigmoid 2 stands for 6. Both as in scikit-learn.
+    - glorot_uniform_zero_bias: within +- sqrt(6 / (inputs + units)) whatever the activation, biases 0: as in Keras.
+    - torch_uniform: weights and biases within +- sqrt(1 / inputs): what torch's layers start from.
     - he_uniform, he_normal: uniform within +- sqrt(6 / inputs), and normal with standard deviation sqrt(2 / inputs)
       (He et al. 2015, equation 10); biases 0.
     - zeros: all 0.
@@ -66,6 +68,14 @@ def _draw(
     bias = np.zeros(shape[1])
     if layer.kernel_initializer == "glorot_uniform":
         bound = np.sqrt((2.0 if activation == "sigmoid" else 6.0) / (inputs + units))
+        weights = rng.uniform(-bound, bound, shape)
+        if layer.use_bias:
+            bias = rng.uniform(-bound, bound, shape[1])
+    elif layer.kernel_initializer == "glorot_uniform_zero_bias":
+        bound = np.sqrt(6.0 / (inputs + units))
+        weights = rng.uniform(-bound, bound, shape)
+    elif layer.kernel_initializer == "torch_uniform":
+        bound = np.sqrt(1.0 / inputs)
         weights = rng.uniform(-bound, bound, shape)
         if layer.use_bias:
             bias = rng.uniform(-bound, bound, shape[1])

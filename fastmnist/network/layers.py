@@ -9,7 +9,7 @@ from fastmnist.network.rules import is_count, is_number, require
 ACTIVATIONS = ("identity", "relu", "leaky_relu", "elu", "sigmoid", "tanh", "gelu")
 # Activations whose derivative is a function of the output; gelu's needs the input.
 IN_PLACE = ("relu", "leaky_relu", "elu", "sigmoid", "tanh")
-INITIALIZERS = ("glorot_uniform", "he_uniform", "he_normal", "zeros")
+INITIALIZERS = ("glorot_uniform", "glorot_uniform_zero_bias", "torch_uniform", "he_uniform", "he_normal", "zeros")
 MOST_POOLED = 256  # pixels of a pooling window: the place of the largest is kept in a byte
 
 

@@ -1,4 +1,4 @@
-"""Loss descriptions. Both take logits; the link (softmax or sigmoid) belongs to the loss."""
+"""Loss descriptions. All take logits; the link (softmax or sigmoid) belongs to the loss."""
 
 from __future__ import annotations
 
@@ -28,8 +28,18 @@ class SoftmaxCrossEntropy:
 
 
 @dataclass(frozen=True)
+class SoftmaxTwiceCrossEntropy:
+    """Multinomial cross-entropy of softmax(softmax(logits)): a frequent mistake, offered so that its work can be reproduced.
+
+    It is made where a network that ends in a softmax is trained with a loss that applies softmax itself, as torch's `CrossEntropyLoss`. The
+    loss of C classes then never falls below `log(e + C - 1) - 1` (1.46 of ten), and the gradient of a sample that is wrong with confidence
+    vanishes. What is predicted is softmax(logits).
+    """
+
+
+@dataclass(frozen=True)
 class BinaryCrossEntropy:
     """One-vs-rest: a sigmoid and a binary cross-entropy for each output, summed over the outputs."""
 
 
-Loss = SoftmaxCrossEntropy | BinaryCrossEntropy
+Loss = SoftmaxCrossEntropy | SoftmaxTwiceCrossEntropy | BinaryCrossEntropy

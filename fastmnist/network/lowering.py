@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, replace
 
 from fastmnist.network.image_lowering import ImageLayers
 from fastmnist.network.layers import IN_PLACE, Activation, Dense, Dropout
-from fastmnist.network.losses import BinaryCrossEntropy, SoftmaxCrossEntropy
+from fastmnist.network.losses import BinaryCrossEntropy, SoftmaxCrossEntropy, SoftmaxTwiceCrossEntropy
 from fastmnist.network.optimizers import SGD, Optimizer
 from fastmnist.network.program import Instruction, Memory, Placement, Program, TableBuilder, Tensor, View, split
 from fastmnist.network.spec import Spec
@@ -484,6 +484,8 @@ class Lowering:
         params: tuple[float, ...] = ()
         if isinstance(self.spec.loss, SoftmaxCrossEntropy):
             op, params = "softmax_cross_entropy", (self.spec.loss.label_smoothing,)
+        elif isinstance(self.spec.loss, SoftmaxTwiceCrossEntropy):
+            op = "softmax_twice_cross_entropy"
         else:
             op = "binary_cross_entropy_by_class" if self.loss_by_class else "binary_cross_entropy"
         logits = self.nodes[-1].output
@@ -506,7 +508,7 @@ class Lowering:
         self.builder.stage(stage)
 
     def _emit_outputs(self) -> None:
-        link = "softmax" if isinstance(self.spec.loss, SoftmaxCrossEntropy) else "sigmoid"
+        link = "sigmoid" if isinstance(self.spec.loss, BinaryCrossEntropy) else "softmax"
         z = self.nodes[-1].output.tensor.view.rows(0, self.row_shares[0][1])
         self.builder.stage([[Instruction(link, (z,), (z,), (), link)]])
         scatter = Instruction("scatter_rows", (self.bound["outputs"].view,), (z, self.cursors[0].view), (), "outputs")

@@ -52,7 +52,13 @@ class Spec:
         object.__setattr__(self, "layers", tuple(self.layers))  # a list cannot be hashed
         for layer in self.layers:
             require(isinstance(layer, Layer), "Spec", "each of layers", "a layer of fastmnist.network.layers", layer)
-        require(isinstance(self.loss, Loss), "Spec", "loss", "a SoftmaxCrossEntropy or BinaryCrossEntropy", self.loss)
+        require(
+            isinstance(self.loss, Loss),
+            "Spec",
+            "loss",
+            "a SoftmaxCrossEntropy or another of fastmnist.network.losses",
+            self.loss,
+        )
         require(isinstance(self.optimizer, Optimizer), "Spec", "optimizer", "an SGD, Adam or AdamW", self.optimizer)
         last = self.layers[-1] if self.layers else None
         if not isinstance(last, Dense) or last.activation != "identity":

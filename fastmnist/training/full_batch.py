@@ -10,13 +10,37 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import scipy.optimize
 
 from fastmnist.backends.base import BoundExecutor, Parameters
 from fastmnist.training.history import EpochRecord, History, OnEpoch, append, empty_history
+from fastmnist.training.preconditioner import Preconditioner
 from fastmnist.training.validation import Validation
+
+STOPPED_BY_CALLBACK = 99  # SciPy's status of a search that its callback has ended
+
+
+class Evaluation(NamedTuple):
+    """The objective at a point.
+
+    Attributes
+    ----------
+    value : float
+    gradient : ndarray
+        With respect to the variables of the search.
+    steepness : float
+        Largest absolute value of the components of the gradient with respect to the parameters.
+    values : ndarray
+        Of each output, where each has a loss of its own; else `value` alone.
+    """
+
+    value: float
+    gradient: np.ndarray
+    steepness: float
+    values: np.ndarray
 
 
 class Objective:
@@ -28,20 +52,34 @@ class Objective:
     l2 : float
     fit_intercept : bool, default=True
         With False the biases stay 0 and are no part of the vector.
+    preconditioner : Preconditioner, optional
+        Of networks of one layer: the vector holds its variables instead of the parameters themselves.
     """
 
-    def __init__(self, executor: BoundExecutor, l2: float, *, fit_intercept: bool = True) -> None:
+    def __init__(
+        self,
+        executor: BoundExecutor,
+        l2: float,
+        *,
+        fit_intercept: bool = True,
+        preconditioner: Preconditioner | None = None,
+    ) -> None:
         self.executor = executor
         self.l2 = l2
         self.fit_intercept = fit_intercept
+        self.preconditioner = preconditioner
 
-    def flatten(self, parameters: Parameters) -> np.ndarray:
+    def to_vector(self, parameters: Parameters) -> np.ndarray:
         """`[W0, b0, ...]` as one vector."""
-        kept = parameters if self.fit_intercept else parameters[::2]
-        return np.concatenate([np.asarray(p, np.float64).ravel() for p in kept])
+        vector = self._flatten(parameters)
+        return (
+            vector if self.preconditioner is None else self.preconditioner.to_variables(self._columns(vector)).ravel()
+        )
 
-    def unflatten(self, vector: np.ndarray) -> list[np.ndarray]:
+    def to_parameters(self, vector: np.ndarray) -> list[np.ndarray]:
         """The vector as `[W0, b0, ...]`, float64."""
+        if self.preconditioner is not None:
+            vector = self.preconditioner.to_parameters(self._columns(vector)).ravel()
         parameters, start = [], 0
         for shape in self.executor.spec.parameter_shapes:
             if len(shape) == 1 and not self.fit_intercept:
@@ -52,15 +90,49 @@ class Objective:
             start = stop
         return parameters
 
-    def __call__(self, vector: np.ndarray) -> tuple[float, np.ndarray]:
+    def __call__(self, vector: np.ndarray) -> Evaluation:
         """F and its gradient, float64."""
-        parameters = self.unflatten(vector)
-        dtype = self.executor.dtype
-        loss, gradient = self.executor.loss_and_gradient([np.ascontiguousarray(p, dtype) for p in parameters])
+        parameters = self.to_parameters(vector)
+        values, gradient = self.executor.losses_and_gradient(self._as_computed(parameters))
+        value = float(values.sum())
         for i in range(0, len(parameters), 2):
-            loss += 0.5 * self.l2 * float(np.vdot(parameters[i], parameters[i]))
+            penalties = 0.5 * self.l2 * np.square(parameters[i]).sum(axis=0)
+            value += float(penalties.sum())
+            # Only the outputs of a single layer have losses and penalties of their own.
+            values = values + (penalties if len(penalties) == len(values) else penalties.sum())
             gradient[i] = gradient[i] + self.l2 * parameters[i]
-        return loss, self.flatten(gradient)
+        flat = self._flatten(gradient)
+        return Evaluation(value, self._to_variables(flat), float(np.abs(flat).max()), values)
+
+    def by_output(self, vector: np.ndarray) -> list[Evaluation]:
+        """F and its gradient for each output of a network of one layer, which share no parameter."""
+        weights, bias = self.to_parameters(vector)
+        losses, gradient = self.executor.losses_and_gradient(self._as_computed([weights, bias]))
+        values = losses + 0.5 * self.l2 * (weights * weights).sum(axis=0)
+        gradient[0] = gradient[0] + self.l2 * weights
+        flat = self._flatten(gradient)
+        steepness = np.abs(self._columns(flat)).max(axis=0)
+        columns = self._columns(self._to_variables(flat))
+        return [
+            Evaluation(float(values[k]), columns[:, k].copy(), float(steepness[k]), values[k : k + 1])
+            for k in range(columns.shape[1])
+        ]
+
+    def _as_computed(self, parameters: Parameters) -> list[np.ndarray]:
+        return [np.ascontiguousarray(p, self.executor.dtype) for p in parameters]
+
+    def _flatten(self, parameters: Parameters) -> np.ndarray:
+        kept = parameters if self.fit_intercept else parameters[::2]
+        return np.concatenate([np.asarray(p, np.float64).ravel() for p in kept])
+
+    def _columns(self, vector: np.ndarray) -> np.ndarray:
+        """Of a network of one layer: for each output a column with its weights and, below them, its bias."""
+        return vector.reshape(-1, self.executor.spec.n_outputs)
+
+    def _to_variables(self, gradient: np.ndarray) -> np.ndarray:
+        if self.preconditioner is None:
+            return gradient
+        return self.preconditioner.to_gradient(self._columns(gradient)).ravel()
 
 
 class SmoothObjective:
@@ -74,21 +146,24 @@ class SmoothObjective:
 
     ROUNDING = 2.0**-20  # differences below this, relative to the value, come from the gradients: 8 units of float32
 
-    def __init__(self, objective: Callable[[np.ndarray], tuple[float, np.ndarray]]) -> None:
+    def __init__(self, objective: Callable[[np.ndarray], Evaluation]) -> None:
         self._objective = objective
         self.accepted: Point | None = None
         self._latest: Point | None = None
 
     def __call__(self, vector: np.ndarray) -> tuple[float, np.ndarray]:
         """The smoothed value and the gradient."""
-        value, gradient = self._objective(vector)
+        latest = self._latest
+        if latest is not None and np.array_equal(vector, latest.vector):  # the start: it was looked at before
+            return latest.smooth, latest.gradient
+        value, gradient, steepness, _ = self._objective(vector)
         smooth, old = value, self.accepted
         if old is not None:
             difference = value - old.value
             if abs(difference) < self.ROUNDING * abs(old.value):
                 difference = 0.5 * float((old.gradient + gradient) @ (vector - old.vector))
             smooth = old.smooth + difference
-        self._latest = Point(vector.copy(), value, smooth, gradient)
+        self._latest = Point(vector.copy(), value, smooth, gradient, steepness)
         if self.accepted is None:
             self.accepted = self._latest
         return smooth, gradient
@@ -102,12 +177,13 @@ class SmoothObjective:
 
 @dataclass(frozen=True)
 class Point:
-    """A vector with the objective's value there, its smoothed value and its gradient."""
+    """A vector with the objective's value there, its smoothed value, its gradient and its steepness."""
 
     vector: np.ndarray
     value: float
     smooth: float
     gradient: np.ndarray
+    steepness: float
 
 
 @dataclass
@@ -130,6 +206,8 @@ class Solution:
     message : str
         Why it ended, for people.
     loss_curve : list of float
+    loss_curve_by_output : list of ndarray
+        With gradient descent, the loss of each one-vs-rest problem by itself.
     history : dict of lists
     interrupted : bool
         Ctrl-C arrived: the parameters are those of the last completed iteration.
@@ -143,6 +221,7 @@ class Solution:
     converged: bool = False
     message: str = ""
     loss_curve: list[float] = field(default_factory=list)
+    loss_curve_by_output: list[np.ndarray] = field(default_factory=list)
     history: History = field(default_factory=empty_history)
     interrupted: bool = False
 
@@ -165,7 +244,7 @@ class Recorder:
         val_loss, val_accuracy = None, None
         if self._validation is not None:
             executor = self._objective.executor
-            parameters = [np.ascontiguousarray(p, executor.dtype) for p in self._objective.unflatten(vector)]
+            parameters = [np.ascontiguousarray(p, executor.dtype) for p in self._objective.to_parameters(vector)]
             val_loss, val_accuracy = self._validation.evaluate(executor, parameters)
         solution = self.solution
         solution.n_iter += 1
@@ -179,16 +258,16 @@ class Recorder:
         if self._on_epoch is not None:
             self._on_epoch(record)
 
-    def finish(self, vector: np.ndarray, loss: float, gradient: np.ndarray) -> Solution:
+    def finish(self, vector: np.ndarray, loss: float, steepness: float) -> Solution:
         """Where it ended."""
-        self.solution.parameters = self._objective.unflatten(vector.copy())
+        self.solution.parameters = self._objective.to_parameters(vector.copy())
         self.solution.loss = loss
-        self.solution.gradient_max = float(np.abs(gradient).max())
+        self.solution.gradient_max = steepness
         return self.solution
 
     def finish_at_start(self, start: np.ndarray) -> Solution:
         """It was interrupted before the first evaluation was completed."""
-        return self.finish(start, math.nan, np.full_like(start, math.inf))
+        return self.finish(start, math.nan, math.inf)
 
 
 def scipy_lbfgs(
@@ -200,19 +279,32 @@ def scipy_lbfgs(
     max_iter: int,
     options: dict[str, float],
 ) -> scipy.optimize.OptimizeResult:
-    """SciPy's L-BFGS-B on one vector; `on_iteration` is called with the point that each iteration led to."""
+    """SciPy's L-BFGS-B on one vector; `on_iteration` is called with the point that each iteration led to.
+
+    Whether it is steep no more is asked here and not by SciPy, which does not know the parameters behind the variables.
+    """
+    smooth(start)
+    flat = scipy.optimize.OptimizeResult(
+        status=0, message=f"no component of the gradient is larger than tol={tol:g}", success=True
+    )
+    if smooth.accepted is not None and smooth.accepted.steepness <= tol:
+        return flat
 
     def callback(intermediate_result: scipy.optimize.OptimizeResult) -> None:
-        on_iteration(smooth.accept())
+        point = smooth.accept()
+        on_iteration(point)
+        if point.steepness <= tol:
+            raise StopIteration
 
-    return scipy.optimize.minimize(
+    result = scipy.optimize.minimize(
         smooth,
         start,
         jac=True,
         method="L-BFGS-B",
         callback=callback,
-        options={"maxiter": max_iter, "gtol": tol, **options},
+        options={"maxiter": max_iter, "gtol": 0.0, **options},
     )
+    return flat if result.status == STOPPED_BY_CALLBACK else result
 
 
 def lbfgs(
@@ -249,7 +341,7 @@ def lbfgs(
     """
     smooth = SmoothObjective(objective)
     recorder = Recorder(objective, max_iter, validation, on_epoch)
-    x0 = objective.flatten(start)
+    x0 = objective.to_vector(start)
 
     def on_iteration(point: Point) -> None:
         recorder.iteration(point.value, point.vector)
@@ -265,7 +357,7 @@ def lbfgs(
     end = smooth.accepted
     if end is None:
         return recorder.finish_at_start(x0)
-    return recorder.finish(end.vector, end.value, end.gradient)
+    return recorder.finish(end.vector, end.value, end.steepness)
 
 
 def gradient_descent(
@@ -293,12 +385,12 @@ def gradient_descent(
     """
     recorder = Recorder(objective, max_iter, validation, on_epoch)
     solution = recorder.solution
-    x = objective.flatten(start)
-    loss, gradient = math.nan, np.full_like(x, math.inf)
+    x = objective.to_vector(start)
+    loss, steepness = math.nan, math.inf
     try:
-        loss, gradient = objective(x)
+        loss, gradient, steepness, values = objective(x)
         while math.isfinite(loss):
-            if float(np.abs(gradient).max()) <= tol:
+            if steepness <= tol:
                 solution.converged = True
                 solution.message = f"no component of the gradient is larger than tol={tol:g}"
                 break
@@ -306,10 +398,11 @@ def gradient_descent(
                 solution.message = "max_iter was reached"
                 break
             step = x - learning_rate * gradient
+            solution.loss_curve_by_output.append(values)
             recorder.iteration(loss, step, learning_rate)
             x = step
-            loss, gradient = objective(x)
+            loss, gradient, steepness, values = objective(x)
     except KeyboardInterrupt:
         solution.interrupted = True
         solution.message = "interrupted by user"
-    return recorder.finish(x, loss, gradient)
+    return recorder.finish(x, loss, steepness)

@@ -20,7 +20,7 @@ import numpy as np
 import scipy.optimize
 
 from fastmnist.backends.base import Parameters
-from fastmnist.training.full_batch import Objective, Point, Recorder, SmoothObjective, Solution, scipy_lbfgs
+from fastmnist.training.full_batch import Evaluation, Objective, Point, Recorder, SmoothObjective, Solution, scipy_lbfgs
 from fastmnist.training.history import OnEpoch
 from fastmnist.training.validation import Validation
 
@@ -59,7 +59,7 @@ class _Search:
         self._steps: deque[Point] = deque()  # iterations that are completed and not yet recorded
         self._error: BaseException | None = None
         self._questions: SimpleQueue[np.ndarray | None] = SimpleQueue()
-        self._answers: SimpleQueue[tuple[float, np.ndarray] | None] = SimpleQueue()
+        self._answers: SimpleQueue[Evaluation | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
 
     def _work(self) -> None:
@@ -73,7 +73,7 @@ class _Search:
         finally:
             self._questions.put(None)
 
-    def _ask(self, vector: np.ndarray) -> tuple[float, np.ndarray]:
+    def _ask(self, vector: np.ndarray) -> Evaluation:
         """The objective that SciPy sees, on the search's thread."""
         self._questions.put(vector)
         answer = self._answers.get()
@@ -87,12 +87,13 @@ class _Search:
         self._thread.start()
         self._wait()
 
-    def answer(self, value: float, gradient: np.ndarray) -> None:
+    def answer(self, evaluation: Evaluation) -> None:
         """Give what was asked for, and run to the next question or to the end."""
         if self.point is None:
             assert self.question is not None
-            self.point = Point(self.question.copy(), value, value, gradient)
-        self._answers.put((value, gradient))
+            value, gradient, steepness, _ = evaluation
+            self.point = Point(self.question.copy(), value, value, gradient, steepness)
+        self._answers.put(evaluation)
         self._wait()
 
     def _wait(self) -> None:
@@ -150,8 +151,7 @@ def lbfgs_by_output(
         `loss`, and `loss_curve` after each iteration, are sums over the outputs, those that have ended standing where they are; `n_iter` is
         the largest of `n_iter_by_output`. Interrupted, the parameters are those of the last iteration that all have completed.
     """
-    # A column holds the weights of an output and, below them, its bias.
-    columns = objective.flatten(start).reshape(-1, objective.executor.spec.n_outputs)
+    columns = objective.to_vector(start).reshape(-1, objective.executor.spec.n_outputs)
     recorder = Recorder(objective, max_iter, validation, on_epoch)
     solution = recorder.solution
     minimise = partial(scipy_lbfgs, tol=tol, max_iter=max_iter, options=options)
@@ -174,9 +174,9 @@ def lbfgs_by_output(
     solution.n_iter_by_output = [search.n_iter for search in searches]
     points = _points(searches)
     if len(points) < len(searches):
-        return recorder.finish_at_start(objective.flatten(start))
+        return recorder.finish_at_start(objective.to_vector(start))
     return recorder.finish(
-        _join(p.vector for p in points), sum(p.value for p in points), _join(p.gradient for p in points)
+        _join(p.vector for p in points), sum(p.value for p in points), max(p.steepness for p in points)
     )
 
 
@@ -185,15 +185,9 @@ def _answer_all(objective: Objective, searches: list[_Search], columns: np.ndarr
     running = [k for k, search in enumerate(searches) if search.question is not None]
     for k in running:
         columns[:, k] = searches[k].question
-    parameters = objective.unflatten(columns.ravel())
-    executor = objective.executor
-    losses, gradient = executor.losses_and_gradient([np.ascontiguousarray(p, executor.dtype) for p in parameters])
-    weights = parameters[0]
-    values = losses + 0.5 * objective.l2 * (weights * weights).sum(axis=0)
-    gradient[0] = gradient[0] + objective.l2 * weights
-    gradients = objective.flatten(gradient).reshape(columns.shape)
+    evaluations = objective.by_output(columns.ravel())
     for k in running:
-        searches[k].answer(float(values[k]), gradients[:, k].copy())
+        searches[k].answer(evaluations[k])
 
 
 def _record(searches: list[_Search], recorder: Recorder) -> None:
@@ -212,7 +206,7 @@ def _points(searches: list[_Search]) -> list[Point]:
 
 
 def _join(columns: Iterable[np.ndarray]) -> np.ndarray:
-    """One vector from those of the outputs, as `Objective.flatten` orders it."""
+    """One vector from those of the outputs, as `Objective.to_vector` orders it."""
     return np.stack(list(columns), axis=1).ravel()
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import log_softmax
 
 from fastmnist.backends.base import BoundExecutor, Parameters
 from fastmnist.backends.rows import StoredRows
 from fastmnist.backends.windows import outputs_of
-from fastmnist.network.losses import SoftmaxCrossEntropy
+from fastmnist.network.losses import SoftmaxCrossEntropy, SoftmaxTwiceCrossEntropy
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,11 @@ class Validation:
     def evaluate(self, executor: BoundExecutor, parameters: Parameters) -> tuple[float, float]:
         """Weighted mean cross-entropy (without L2, without label smoothing) and weighted accuracy."""
         outputs = outputs_of(executor, parameters, self.X, pixel_scale=self.pixel_scale)
-        if isinstance(executor.spec.loss, SoftmaxCrossEntropy):
-            losses = -_log(outputs[np.arange(len(outputs)), self.labels])
+        rows, loss = np.arange(len(outputs)), executor.spec.loss
+        if isinstance(loss, SoftmaxCrossEntropy):
+            losses = -_log(outputs[rows, self.labels])
+        elif isinstance(loss, SoftmaxTwiceCrossEntropy):
+            losses = -log_softmax(outputs.astype(np.float64), axis=1)[rows, self.labels]
         else:
             is_target = self.labels[:, None] == np.arange(outputs.shape[1])
             losses = -np.where(is_target, _log(outputs), _log(1 - outputs)).sum(axis=1)

@@ -87,6 +87,37 @@ def softmax_cross_entropy(
             store_n(dp, j, splat(factor) * (load_n(dp, j, n) * splat(inverse) - t), n)
 
 
+@kernel
+def softmax_twice_cross_entropy(
+    dz, losses, hits, z, labels, sample_weight, order, scale, cursor, B, C, M, N, S, ld_dz, ld_z
+):
+    for r in range(B):
+        at = cursor[0] + r
+        i = order[at]
+        label = np.int64(labels[i])
+        zp, dp = offset(z, r * ld_z), offset(dz, r * ld_dz)
+        top, arg = _row_maximum(zp, C)
+        first = np.float64(_exponentials(dp, zp, C, top))
+        # g - sum g p cancels where one p is almost 1: summed in float64, of e in float32, no digit of it is lost.
+        second = np.float64(0)
+        for c in range(C):
+            second += math.exp(np.float64(dp[c]) / first)
+        mean = np.float64(0)
+        for c in range(C):
+            p = np.float64(dp[c]) / first
+            mean += p * (math.exp(p) / second - np.float64(c == label))
+        loss = np.float64(0)
+        if 0 <= label < C:
+            loss = math.log(second) - np.float64(dp[label]) / first
+        losses[at] = _F(loss)
+        hits[at] = np.uint8(arg == label)
+        factor = np.float64(sample_weight[i] * scale[cursor[1]])
+        for c in range(C):
+            p = np.float64(dp[c]) / first
+            g = math.exp(p) / second - np.float64(c == label)
+            dp[c] = _F(factor * p * (g - mean))
+
+
 @inline
 def _one_vs_rest(dz, z, j, C, label, factor):
     """The gradient of the classes from j on, as many as a vector holds; returns their losses, 0 behind the last class."""

@@ -1,0 +1,1 @@
+"""The larger commands, a file each, and the options that commands share."""

@@ -1,0 +1,164 @@
+"""The page that lies beside results and pictures: README.md, in Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from fastmnist.files import write_atomically
+from fastmnist.recipes import pictures
+from fastmnist.recipes.recipe import Recipe
+from fastmnist.recipes.results import RecipeResult, Row, missed, rows_of, seconds_text
+
+PAGE = "README.md"
+COLUMNS = ("system", "published", "ours", "", "published or peer time", "our time")
+
+MET = (
+    "**met**: not more than two standard deviations (of at least five seeds) below the published number; for convex models not more than "
+    "0.1 points below it. **excepted**: the published number is a failure of the source, which nobody wants to meet."
+)
+TIMES = (
+    "Times are those of whole fits, compiling excluded; a peer's time was measured with the source's software at the same job (where and "
+    "how stands below the table), a published time is given as it was published, and - means that there is neither."
+)
+
+
+def system_name(row: Row) -> str:
+    """Recipe, system and what the line is about."""
+    name = f"{row.recipe}, {row.system}" if row.system else row.recipe
+    return f"{name}: {row.label}" if row.label else name
+
+
+def cells(row: Row) -> tuple[str, ...]:
+    """A line of the table as texts, one for each of `COLUMNS`; accuracies in per cent."""
+    published = "-" if row.published is None else f"{row.published:.2f}"
+    return system_name(row), published, row.ours, row.verdict, row.their_time, row.our_time
+
+
+def write_page(results: Sequence[tuple[Recipe, RecipeResult]], out: Path, *, quick: bool = False) -> Path:
+    """Write README.md from results and the pictures in the folder.
+
+    Parameters
+    ----------
+    results : sequence of (Recipe, RecipeResult)
+    out : Path
+    quick : bool
+        Say that the numbers mean nothing.
+
+    Returns
+    -------
+    Path
+
+    Raises
+    ------
+    OSError
+        It can't be written.
+    """
+    rows = [row for recipe, result in results for row in rows_of(recipe, result)]
+    lines = [
+        "# Published work, reproduced",
+        "",
+        *_summary(rows, results, quick),
+        "",
+        *_table(rows),
+        "",
+        MET,
+        "",
+        TIMES,
+        "",
+    ]
+    lines += _peers(rows)
+    overview = pictures.draw_overview(rows, out)
+    if (out / overview).exists():
+        lines += [f"![time against accuracy]({overview})", ""]
+    for recipe, result in results:
+        lines += _section(recipe, result, out)
+    path = out / PAGE
+    write_atomically(path, ("\n".join(lines).rstrip() + "\n").encode())
+    return path
+
+
+def _summary(rows: Sequence[Row], results: Sequence[tuple[Recipe, RecipeResult]], quick: bool) -> list[str]:
+    if quick:
+        return [
+            "Made with `--quick`: a few rows and two epochs, to see that everything runs. The numbers mean nothing."
+        ]
+    judged = [row for row in rows if row.verdict in ("met", "missed")]
+    seconds = sum(run.fit_seconds for _, result in results for run in result.runs)
+    machines = sorted({result.machine for _, result in results})
+    told = (
+        f"Made by `fastmnist reproduce --out DIR`. {len(judged) - len(missed(rows))} of {len(judged)} published numbers are met. All fits "
+        f"together took {seconds_text(seconds)} on {'; '.join(machines)}."
+    )
+    return [told, "", "Accuracies in per cent, mean ± standard deviation of the seeds."]
+
+
+def _table(rows: Sequence[Row]) -> list[str]:
+    lines = ["| " + " | ".join(COLUMNS) + " |", "| --- | ---: | ---: | --- | --- | --- |"]
+    return lines + ["| " + " | ".join(cells(row)) + " |" for row in rows]
+
+
+def _peers(rows: Sequence[Row]) -> list[str]:
+    peers = {str(row.peer): row.peer for row in rows if row.peer is not None}
+    lines = [
+        f"- {text}: median of {peer.samples} on {peer.machine}, {peer.date}; {peer.settings}"
+        for text, peer in peers.items()
+    ]
+    return [*lines, ""] if lines else []
+
+
+def _section(recipe: Recipe, result: RecipeResult, out: Path) -> list[str]:
+    lines = [f"## {recipe.name}", "", f"{recipe.title}. Source: {recipe.source}. Split: {recipe.split}.", ""]
+    if not result.complete:
+        lines += ["**Incomplete: the run was interrupted.**", ""]
+    if result.chosen:
+        chosen = ", ".join(f"{name} {value:g}" for name, value in result.chosen.items())
+        others = "; ".join(
+            f"{', '.join(f'{n} {v:g}' for n, v in found.items() if n != 'validation_accuracy')}: {found['validation_accuracy']:.2%}"
+            for found in result.chosen_from
+        )
+        lines += [f"Chosen on the validation part: {chosen}. Tried: {others}.", ""]
+    lines += [f"- {note}" for note in recipe.notes]
+    lines += [""] if recipe.notes else []
+    lines += _averages(recipe, result)
+    lines += _reports(recipe, result)
+    lines += [f"![{name.removesuffix('.png')}]({name})\n" for name in pictures.files_of(recipe, out)]
+    return lines
+
+
+def _averages(recipe: Recipe, result: RecipeResult) -> list[str]:
+    """Accuracy, precision, recall and F1 of each system: means over classes and seeds."""
+    names = ("accuracy", "precision", "recall", "f1")
+    lines = ["| system | accuracy | precision | recall | F1 | seeds | fit | backend |", "| --- " * 8 + "|"]
+    for system in recipe.systems:
+        runs = result.of(system.name)
+        if runs:
+            means = [sum(run.metrics[name] for run in runs) / len(runs) for name in names]
+            seconds = sum(run.fit_seconds for run in runs) / len(runs)
+            values = [f"{100 * mean:.2f}" for mean in means]
+            values += [str(len(runs)), seconds_text(seconds), runs[0].backend]
+            lines.append("| " + " | ".join([system.name or recipe.name, *values]) + " |")
+    return [*lines, ""]
+
+
+def _reports(recipe: Recipe, result: RecipeResult) -> list[str]:
+    """The report of each class, of the first seed; folded away."""
+    lines = []
+    for system in recipe.systems:
+        for run in result.of(system.name)[:1]:
+            for part, report in (("test", run.report), ("training", run.train_report)):
+                if report is not None:
+                    title = f"{system.name or recipe.name}: report on the {part} part, seed {run.seed}"
+                    lines += [f"<details><summary>{title}</summary>", "", *_report_table(report), "", "</details>", ""]
+    return lines
+
+
+def _report_table(report: dict) -> list[str]:
+    lines = ["| class | precision | recall | F1 | support |", "| --- | ---: | ---: | ---: | ---: |"]
+    for name, entry in report.items():
+        if name == "accuracy":
+            lines.append(f"| accuracy | | | {entry:.4f} | |")
+        else:
+            values = " | ".join(f"{entry[key]:.4f}" for key in ("precision", "recall", "f1-score"))
+            lines.append(f"| {name} | {values} | {entry['support']:g} |")
+    return lines

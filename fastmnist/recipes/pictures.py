@@ -1,0 +1,183 @@
+"""The recipes' pictures: of a fitted model as soon as it is there, of results when the last fit is done. PNG files in one folder."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fastmnist.evaluation import Evaluation, evaluate, figures
+from fastmnist.recipes.recipe import Recipe, System
+from fastmnist.recipes.results import RecipeResult, Row
+from fastmnist.recipes.splits import Split
+
+SIDE = 28
+EACH_KIND = 6  # samples that are right, and as many that are wrong
+
+
+def picture_file(recipe: str, system: str, picture: str) -> str:
+    """Name of a picture's file."""
+    words = re.sub(r"[^a-z0-9]+", "-", f"{recipe} {system} {picture}".lower())
+    return f"{words.strip('-')}.png"
+
+
+def _title(recipe: Recipe, system: System) -> str:
+    return recipe.name + (f": {system.name}" if system.name else "")
+
+
+# --- of a fitted model ------------------------------------------------------------------------------------------------
+
+
+def _steps(model: Any, judged: Evaluation, images: np.ndarray, title: str) -> Any:
+    return figures.step_losses(model.step_losses_, window=min(200, len(model.step_losses_)), title=title)
+
+
+def _confusion(model: Any, judged: Evaluation, images: np.ndarray, title: str) -> Any:
+    return figures.confusion_matrix(judged.report, title=title)
+
+
+def _samples(model: Any, judged: Evaluation, images: np.ndarray, title: str) -> Any:
+    right = np.flatnonzero(judged.true == judged.predicted)
+    rows = np.concatenate([right[:EACH_KIND], judged.wrong[:EACH_KIND]])
+    assert judged.probabilities is not None
+    shown = judged.labels[judged.true[rows]]
+    return figures.sample_predictions(images[rows], shown, judged.probabilities[rows], judged.labels, title=title)
+
+
+def _mistakes(model: Any, judged: Evaluation, images: np.ndarray, title: str) -> Any:
+    return figures.worst_mistakes(judged, images, title=title)
+
+
+def _weights(model: Any, judged: Evaluation, images: np.ndarray, title: str) -> Any:
+    return figures.class_weights(model.coef_, model.classes_, title=title)
+
+
+def _filters(model: Any, judged: Evaluation, images: np.ndarray, title: str) -> Any:
+    return figures.filters(model.coefs_[0], title=title)
+
+
+def _importances(model: Any, judged: Evaluation, images: np.ndarray, title: str) -> Any:
+    return figures.feature_importances(model.feature_importances_, title=title)
+
+
+def _costs(model: Any, judged: Evaluation, images: np.ndarray, title: str) -> Any:
+    curves = model.loss_curve_by_class_.T
+    names = model.classes_ if len(curves) > 1 else ["cost"]
+    none = [None] * curves.shape[1]
+    histories = {
+        str(name): {"loss": curve.tolist(), "val_loss": none, "accuracy": none, "val_accuracy": none}
+        for name, curve in zip(names, curves, strict=True)
+    }
+    return figures.training_curves(histories, unit="iteration", title=title)
+
+
+MODEL_PICTURES: dict[str, Callable[[Any, Evaluation, np.ndarray, str], Any]] = {
+    "steps": _steps,
+    "confusion": _confusion,
+    "samples": _samples,
+    "mistakes": _mistakes,
+    "weights": _weights,
+    "filters": _filters,
+    "importances": _importances,
+    "costs": _costs,
+}
+
+
+def draw_model(recipe: Recipe, system: System, model: Any, split: Split, out: Path) -> None:
+    """Draw what the recipe asks for of a fitted model.
+
+    Raises
+    ------
+    fastmnist.extras.MissingExtra
+        There is no matplotlib.
+    OSError
+        A file can't be written.
+    """
+    X, y = split.test
+    wanted = [name for name in recipe.pictures if name in MODEL_PICTURES]
+    if not wanted:
+        return
+    judged = evaluate(model, X, y if system.digit is None else (y == system.digit).astype(int))
+    images = X.reshape(-1, SIDE, SIDE)
+    for name in wanted:
+        figure = MODEL_PICTURES[name](model, judged, images, _title(recipe, system))
+        figures.save(figure, out / picture_file(recipe.name, system.name, name))
+
+
+# --- of results -------------------------------------------------------------------------------------------------------
+
+
+def _curves(recipe: Recipe, result: RecipeResult) -> Any:
+    return figures.training_curves(
+        {system.name: result.of(system.name)[0].history for system in recipe.systems}, title=recipe.name
+    )
+
+
+def _learning_rates(recipe: Recipe, result: RecipeResult, solver: str) -> Any:
+    runs = {
+        system.parameters["learning_rate_init"]: [run.history for run in result.of(system.name)]
+        for system in recipe.systems
+        if system.parameters["solver"] == solver
+    }
+    return figures.learning_rates(runs, title=f"{recipe.name}: {solver}")
+
+
+def _time_accuracy(recipe: Recipe, result: RecipeResult) -> Any:
+    points = []
+    for system in recipe.systems:
+        runs = result.of(system.name)
+        accuracies = [run.metrics["accuracy"] for run in runs]
+        seconds = float(np.mean([run.fit_seconds for run in runs]))
+        deviation = float(np.std(accuracies, ddof=1)) if len(runs) > 1 else 0.0
+        points.append(figures.Point(system.name, seconds, float(np.mean(accuracies)), deviation))
+    return figures.time_accuracy(points, title=recipe.name)
+
+
+# Name -> (system of the file's name, how it is drawn).
+RESULT_PICTURES: dict[str, Sequence[tuple[str, Callable[[Recipe, RecipeResult], Any]]]] = {
+    "curves": [("", _curves)],
+    "learning-rates": [
+        (solver, lambda recipe, result, solver=solver: _learning_rates(recipe, result, solver))
+        for solver in ("adam", "sgd")
+    ],
+    "time-accuracy": [("", _time_accuracy)],
+}
+
+
+def draw_results(recipe: Recipe, result: RecipeResult, out: Path) -> None:
+    """Draw what the recipe asks for of all its runs; raises as `draw_model`."""
+    for name in recipe.pictures:
+        for system, draw in RESULT_PICTURES.get(name, ()):
+            figures.save(draw(recipe, result), out / picture_file(recipe.name, system, name))
+
+
+def draw_overview(rows: Sequence[Row], out: Path) -> str:
+    """Every system that is judged by its accuracy, time against accuracy; returns the file's name."""
+    points = [
+        figures.Point(_short(row), row.seconds, row.mean / 100, (row.deviation or 0.0) / 100)
+        for row in rows
+        if row.published is not None and not row.label and row.verdict != "excepted"
+    ]
+    name = picture_file("overview", "", "time accuracy")
+    if points:
+        figures.save(figures.time_accuracy(points, title="Published work, with this library"), out / name)
+    return name
+
+
+def _short(row: Row) -> str:
+    """What a point is called: the recipe, and what comes before the first comma of the system."""
+    return f"{row.recipe} {row.system.partition(',')[0]}".strip()
+
+
+def files_of(recipe: Recipe, out: Path) -> list[str]:
+    """Names of the recipe's pictures that are in the folder, in the order in which they are to be shown."""
+    names = []
+    for picture in recipe.pictures:
+        systems = [system.name for system in recipe.systems]
+        if picture in RESULT_PICTURES:
+            systems = [system for system, _ in RESULT_PICTURES[picture]]
+        names += [picture_file(recipe.name, system, picture) for system in systems]
+    return [name for name in names if (out / name).exists()]
