@@ -41,8 +41,9 @@ peers: $(EVERY_PEER) ## fastmnist beside torch, JAX, Keras, scikit-learn and oth
 	@code=0; .venv-peers/bin/python bench/peers/compare.py $(ARGS) || code=$$?; \
 	.venv-peers/bin/python bench/peers/readme_tables.py && exit $$code
 
-tables: $(READY) ## README's table of peers, from the records in bench/results
+tables: $(READY) ## README's tables of peers and of records, from the records in bench/results
 	@$(PY) bench/peers/readme_tables.py $(ARGS)
+	@$(PY) bench/time_to_accuracy.py --table
 
 ladder: $(READY) ## The ladder of the matrix product, naive to shipped
 	@$(PY) bench/ladder/gemm.py

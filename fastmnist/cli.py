@@ -62,7 +62,7 @@ def train(
 ) -> None:
     """Train MODEL (softmax, ovr, mlp, cnn or forest; default: mlp) and show how good it is.
 
-    Without options: 784-128-64-10, ReLU, Adam, batches of 32, 10 epochs, on MNIST.
+    Without options: 784-128-64-10, ReLU, Adam, batches of 32, 10 epochs, on MNIST. A cnn: two convolutions, 256 units, four epochs.
     """
     from fastmnist.evaluation.training_run import training_run, unit_of_work
 

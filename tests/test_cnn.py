@@ -27,9 +27,14 @@ from fastmnist import (
 from fastmnist.cli import main
 from fastmnist.evaluation.explanation import explain
 from fastmnist.network.architectures import ARCHITECTURES
+from fastmnist.network.schedules import OneCycle
 
 LAYERS = (Conv2D(8, 3, activation="relu"), MaxPool2D(), Flatten(), Dense(16, "relu"))
 NORMED = (Conv2D(8, 3, use_bias=False), BatchNorm(), Activation("relu"), Dropout(0.1), GlobalAvgPool2D())
+
+
+PLAIN = {"layers": LAYERS, "max_iter": 8, "random_state": 0, "n_threads": 2, "backend": "numba", "batch_size": 64}
+PLAIN |= {"learning_rate_init": 0.001, "beta_2": 0.999, "schedule": None, "label_smoothing": 0.0}
 
 
 @pytest.fixture(scope="module")
@@ -39,8 +44,7 @@ def digits():
 
 
 def _fitted(X, y, **parameters):
-    parameters = {"layers": LAYERS, "max_iter": 8, "random_state": 0, "n_threads": 2, "backend": "numba", **parameters}
-    return CNNClassifier(**parameters).fit(X, y)
+    return CNNClassifier(**(PLAIN | parameters)).fit(X, y)
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -102,7 +106,7 @@ class TestFits:
     def test_partial_fit_goes_on(self, digits, layers):
         X, y = digits
         whole = _fitted(X[:200], y[:200], layers=layers, max_iter=3, shuffle=False)
-        parts = CNNClassifier(layers, random_state=0, shuffle=False, backend="numba", n_threads=2)
+        parts = CNNClassifier(**(PLAIN | {"layers": layers, "shuffle": False}))
         if layers is NORMED:  # dropout draws a new seed with each call
             parts.set_params(layers=tuple(one for one in layers if not isinstance(one, Dropout)))
             whole = _fitted(X[:200], y[:200], layers=parts.layers, max_iter=3, shuffle=False)
@@ -120,7 +124,7 @@ class TestFits:
 
     def test_works_with_scikit_learn_s_tools(self, digits):
         X, y = digits
-        estimator = CNNClassifier(LAYERS, max_iter=15, learning_rate_init=0.01, random_state=0, backend="numba")
+        estimator = CNNClassifier(**(PLAIN | {"max_iter": 15, "learning_rate_init": 0.01}))
         assert clone(estimator).get_params() == estimator.get_params()
         assert cross_val_score(estimator, X[:400].reshape(-1, 8, 8), y[:400], cv=2).mean() > 0.7
 
@@ -154,6 +158,66 @@ def test_images_of_another_shape_are_refused(digits):
         clf.predict(X.reshape(-1, 4, 16))
     with pytest.raises(ValueError, match="X has 63 features, but CNNClassifier is expecting 64"):
         clf.predict(X[:, 1:])
+
+
+def test_torch_s_layout_is_refused(digits):
+    """(n, 1, 28, 28) would be images of 1 x 28 pixels with 28 channels."""
+    X, y = digits
+    channels_first = X[:60].reshape(-1, 1, 8, 8)
+    with pytest.raises(ValueError, match=r"looks like \(n, channels, height, width\).*pass np.moveaxis\(X, 1, -1\)"):
+        _fitted(channels_first, y[:60], layers=(Flatten(),))
+    clf = _fitted(np.moveaxis(channels_first, 1, -1), y[:60], layers=(Flatten(),), max_iter=1)
+    with pytest.raises(ValueError, match=r"fitted on .* \(8, 8, 1\).*Channels come last: pass np.moveaxis"):
+        clf.predict(channels_first)
+    meant = _fitted(channels_first, y[:60], layers=(Flatten(),), max_iter=1, image_shape=(1, 8, 8))
+    assert meant.image_shape_ == (1, 8, 8)
+
+
+def test_defaults_are_a_recipe(digits):
+    """One cycle and smoothed labels where they mean something; "auto" changes nothing else."""
+    X, y = digits
+    common = {"layers": LAYERS, "random_state": 0, "max_iter": 2, "backend": "numba"}
+    auto = CNNClassifier(**common).fit(X[:300], y[:300])
+    said = CNNClassifier(**common, schedule=OneCycle(), label_smoothing=0.1).fit(X[:300], y[:300])
+    np.testing.assert_array_equal(auto.coefs_[0], said.coefs_[0])
+    assert auto.history_["learning_rate"][0] == pytest.approx(0.005 / 25)
+    one = CNNClassifier(**common).fit(X[:300], y[:300] > 4)  # two classes have no smoothing
+    other = CNNClassifier(**common, label_smoothing=0.0).fit(X[:300], y[:300] > 4)
+    np.testing.assert_array_equal(one.coefs_[0], other.coefs_[0])
+    parts = CNNClassifier(**common).partial_fit(X[:300], y[:300], classes=np.unique(y))
+    assert parts.history_["learning_rate"] == [0.005]
+    assert CNNClassifier(**common, solver="lbfgs").fit(X[:300], y[:300]).n_iter_ == 2
+
+
+@pytest.mark.parametrize("backend", ["numba", "numpy"])
+def test_schedule_and_smoothing_by_the_formulas(digits, backend):
+    """Learning rates of torch's OneCycleLR, and the loss of the first batch: -sum over classes of ((1 - s) onehot + s / 10) log p."""
+    X, y = digits
+    clf = CNNClassifier(
+        (Flatten(),),
+        batch_size=100,
+        max_iter=2,
+        label_smoothing=0.2,
+        random_state=0,
+        backend=backend,
+        shuffle=False,
+        record_steps=True,
+    )
+    clf.fit(X[:300], y[:300])
+    steps = OneCycle().learning_rates(0.005, 0, 6, 6, 3)
+    assert clf.history_["learning_rate"] == pytest.approx([steps[0], steps[3]])
+    start = CNNClassifier(
+        (Flatten(),),
+        batch_size=100,
+        max_iter=1,
+        learning_rate_init=1e-30,
+        random_state=0,
+        backend=backend,
+        shuffle=False,
+    )
+    log_p = np.log(start.fit(X[:300], y[:300]).predict_proba(X[:100]).astype(np.float64))
+    targets = 0.8 * np.eye(10)[y[:100]] + 0.02
+    assert clf.step_losses_[0] == pytest.approx(-(targets * log_p).sum(axis=1).mean(), rel=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -202,10 +266,29 @@ def test_architectures_fit_mnist_s_images(name):
 def test_command_line(tmp_path):
     rng = np.random.default_rng(0)
     np.savez(tmp_path / "data.npz", X=rng.integers(0, 256, (80, 784)).astype(np.uint8), y=np.arange(80) % 4)
-    arguments = ["--data", str(tmp_path / "data.npz"), "--layers", "lenet5", "--epochs", "1", "--backend", "numba"]
+    arguments = [
+        "--data",
+        str(tmp_path / "data.npz"),
+        "--layers",
+        "lenet5",
+        "--epochs",
+        "1",
+        "--batch-size",
+        "32",
+        "--backend",
+        "numba",
+    ]
     result = CliRunner().invoke(main, ["train", "cnn", *arguments, "--json"])
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["model"] == "cnn"
+    assert "batch_size=32, layers='lenet5', max_iter=1" in json.loads(result.stdout)["description"]
+    told = [
+        json.loads(CliRunner().invoke(main, ["explain", "cnn", *arguments[:2], *more, "--json"]).stdout)["model"]
+        for more in ([], ["--layers", "accurate"], ["--layers", "accurate", "--epochs", "3"], ["--solver", "lbfgs"])
+    ]
+    assert ["max_iter=8" in text for text in told] == [False, True, False, False]
+    assert ["augment=Augment(" in text for text in told] == [False, True, True, False]
+    assert told[0] == "CNNClassifier(random_state=0)"
     refused = CliRunner().invoke(main, ["train", "mlp", *arguments])
     assert refused.exit_code == 2
     assert "--layers is for cnn" in refused.output

@@ -15,10 +15,14 @@ from fastmnist.estimators.network_fitting import NetworkFitting
 from fastmnist.network.architectures import ARCHITECTURES
 from fastmnist.network.augmentation import Augment
 from fastmnist.network.layers import BatchNorm, Conv2D, Dense, Layer
-from fastmnist.network.schedules import Schedule
+from fastmnist.network.schedules import OneCycle, Schedule
 from fastmnist.network.shapes import Shape
 from fastmnist.network.spec import Spec
 from fastmnist.training.validation import Validation
+
+AUTO_LABEL_SMOOTHING = 0.1
+# Images that are given as (n, channels, height, width) by mistake: so many channels have pictures.
+CHANNELS_OF_PICTURES = (1, 3, 4)
 
 
 class CNNClassifier(NetworkFitting):
@@ -32,7 +36,7 @@ class CNNClassifier(NetworkFitting):
 
     Parameters
     ----------
-    layers : str or sequence of layers, default="simple"
+    layers : str or sequence of layers, default="fast"
         "lenet5", "simple", "fast" or "accurate" (`fastmnist.network.architectures`), or the layers before the output layer, of
         `fastmnist.network.layers`: `Conv2D`, `MaxPool2D`, `AvgPool2D`, `BatchNorm`, `Activation`, `Dropout`, then `Flatten` or
         `GlobalAvgPool2D`, then `Dense`.
@@ -45,8 +49,11 @@ class CNNClassifier(NetworkFitting):
     solver, alpha, batch_size, learning_rate, learning_rate_init, power_t, max_iter, shuffle, random_state, tol, verbose, warm_start, momentum, \
 nesterovs_momentum, early_stopping, validation_fraction, beta_1, beta_2, epsilon, n_iter_no_change, max_fun, class_weight, schedule, weight_decay, \
 label_smoothing, ema_decay, record_steps, augment, backend, n_threads, pixel_scale, max_memory
-        As of `MLPClassifier`; other defaults are `alpha=0` and `max_iter=10`; batch_size "auto" is `min(64, n_samples)`. gamma and beta of a
-        `BatchNorm` are free of `alpha`. Solver "lbfgs" takes networks without Dropout and BatchNorm.
+        As of `MLPClassifier`; gamma and beta of a `BatchNorm` are free of `alpha`, and solver "lbfgs" takes networks without Dropout and
+        BatchNorm. Other defaults, which train MNIST well in four epochs: `alpha=0`, `learning_rate_init=0.005`, `beta_2=0.99`, `max_iter=4`;
+        batch_size "auto" is `min(64, n_samples)`; schedule "auto" is "one_cycle" in `fit` with mini-batches and `learning_rate="constant"`,
+        else None (`partial_fit` knows no end); label_smoothing "auto" is 0.1, with two classes 0. Small data sets want a larger `max_iter`.
+        `fastmnist.network.architectures.RECIPES` has arguments for each named architecture.
 
     Attributes
     ----------
@@ -79,20 +86,21 @@ feature_names_in_, history_, step_losses_, backend_, backend_reason_, pixel_scal
         **NetworkFitting._parameter_constraints,
         "test_time_augmentation": ["boolean"],
         "layers": [StrOptions(set(ARCHITECTURES)), "array-like"],
+        "label_smoothing": [StrOptions({"auto"}), *NetworkFitting._parameter_constraints["label_smoothing"]],
     }
 
     def __init__(
         self,
-        layers: str | Iterable[Layer] = "simple",
+        layers: str | Iterable[Layer] = "fast",
         *,
         image_shape: Shape | None = None,
         solver: str = "adam",
         alpha: float = 0.0,
         batch_size: int | str = "auto",
         learning_rate: str = "constant",
-        learning_rate_init: float = 0.001,
+        learning_rate_init: float = 0.005,
         power_t: float = 0.5,
-        max_iter: int = 10,
+        max_iter: int = 4,
         shuffle: bool = True,
         random_state: int | np.random.RandomState | None = None,
         tol: float = 1e-4,
@@ -103,14 +111,14 @@ feature_names_in_, history_, step_losses_, backend_, backend_reason_, pixel_scal
         early_stopping: bool = False,
         validation_fraction: float = 0.1,
         beta_1: float = 0.9,
-        beta_2: float = 0.999,
+        beta_2: float = 0.99,
         epsilon: float = 1e-8,
         n_iter_no_change: float = 10,
         max_fun: int = 15000,
         class_weight: dict | str | None = None,
-        schedule: str | Schedule | None = None,
+        schedule: str | Schedule | None = "auto",
         weight_decay: float = 0.0,
-        label_smoothing: float = 0.0,
+        label_smoothing: float | str = "auto",
         ema_decay: float = 0.0,
         record_steps: bool = False,
         augment: Augment | bool = False,
@@ -184,6 +192,17 @@ feature_names_in_, history_, step_losses_, backend_, backend_reason_, pixel_scal
                         "Leave the layer out, or change the solver."
                     )
 
+    def _smoothing(self) -> float:
+        if self.label_smoothing == "auto":
+            return AUTO_LABEL_SMOOTHING if self._n_outputs > 1 else 0.0
+        return super()._smoothing()
+
+    def _learning_rate_schedule(self, *, incremental: bool) -> Schedule | None:
+        if self.schedule == "auto":
+            constant = self.solver != "sgd" or self.learning_rate == "constant"
+            return OneCycle() if constant and self.solver != "lbfgs" and not incremental else None
+        return super()._learning_rate_schedule(incremental=incremental)
+
     def _parameters(self) -> list[np.ndarray]:
         layers = self._spec().layers
         asked = [sum(isinstance(layer, kind) for layer in layers) for kind in ((Conv2D, Dense), BatchNorm)]
@@ -225,6 +244,8 @@ feature_names_in_, history_, step_losses_, backend_, backend_reason_, pixel_scal
         X, shape = as_rows(X)
         if reset:
             result = super()._validate_training_data(X, y, sample_weight, reset=True)
+            if self.image_shape is None:
+                _refuse_channels_first(shape)
             self.image_shape_ = learn_image_shape(self.image_shape, self.n_features_in_, shape)
             return result
         self._require_image_shape(shape)
@@ -263,7 +284,18 @@ feature_names_in_, history_, step_losses_, backend_, backend_reason_, pixel_scal
 
     def _require_image_shape(self, shape: Shape | None) -> None:
         if shape not in (None, self.image_shape_):
+            assert shape is not None
+            channels_first = (*shape[1:], shape[0]) == self.image_shape_
             raise ValueError(
                 f"X has images of the shape {shape}, but {type(self).__name__} was fitted on images of the shape {self.image_shape_} "
-                "(height, width, channels). Resize them first."
+                f"(height, width, channels). {'Channels come last: pass np.moveaxis(X, 1, -1).' if channels_first else 'Resize them first.'}"
             )
+
+
+def _refuse_channels_first(shape: Shape | None) -> None:
+    """Images in torch's layout would be trained on as very low ones with many channels, and nobody would notice."""
+    if shape is not None and shape[0] in CHANNELS_OF_PICTURES and shape[1] == shape[2] > max(CHANNELS_OF_PICTURES):
+        raise ValueError(
+            f"X of shape (n, {shape[0]}, {shape[1]}, {shape[2]}) looks like (n, channels, height, width), but channels come last: pass "
+            f"np.moveaxis(X, 1, -1). If the images do have {shape[0]} x {shape[1]} pixels and {shape[2]} channels, say image_shape={shape}."
+        )

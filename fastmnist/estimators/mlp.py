@@ -282,7 +282,7 @@ class MLPClassifier(NetworkFitting):
 
     def _encode(self, y: np.ndarray, *, learn: bool) -> np.ndarray:
         indices = super()._encode(y, learn=learn)
-        if self.loss == "softmax_twice" and (self._n_outputs == 1 or self.label_smoothing > 0):
+        if self.loss == "softmax_twice" and (self._n_outputs == 1 or self._smoothing() > 0):
             raise ValueError(
                 "loss='softmax_twice' needs more than two classes and no label smoothing; got "
                 f"{len(self.classes_)} classes and label_smoothing={self.label_smoothing!r}. Use loss='log_loss'."

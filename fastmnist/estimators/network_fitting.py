@@ -117,7 +117,7 @@ class NetworkFitting(NetworkClassifier):
     max_fun: int
     schedule: str | Schedule | None
     weight_decay: float
-    label_smoothing: float
+    label_smoothing: float | str
     ema_decay: float
     record_steps: bool
     augment: Augment | bool
@@ -244,7 +244,15 @@ class NetworkFitting(NetworkClassifier):
         return adam(self.beta_1, self.beta_2, self.epsilon, self.weight_decay)
 
     def _loss(self) -> Loss:
-        return BinaryCrossEntropy() if self._n_outputs == 1 else SoftmaxCrossEntropy(self.label_smoothing)
+        return BinaryCrossEntropy() if self._n_outputs == 1 else SoftmaxCrossEntropy(self._smoothing())
+
+    def _smoothing(self) -> float:
+        """`label_smoothing` as a number."""
+        return float(self.label_smoothing)
+
+    def _learning_rate_schedule(self, *, incremental: bool) -> Schedule | None:
+        """`schedule` as a Schedule; `incremental` in `partial_fit`, which knows no end."""
+        return None if self.schedule is None else parse(self.schedule)
 
     def _parameters(self) -> list[np.ndarray]:
         return [p for layer in zip(self.coefs_, self.intercepts_, strict=True) for p in layer]
@@ -327,7 +335,7 @@ class NetworkFitting(NetworkClassifier):
         rows = np.arange(len(data.X)) if data.weights is None else np.flatnonzero(data.weights)
         if self.early_stopping and validation is None:
             rows, validation = self._hold_out(rows, data, rng)
-        plan = self._plan(len(rows))
+        plan = self._plan(len(rows), incremental=incremental)
         if isinstance(executor, AugmentedExecutor):
             executor.begin(self._augmentation_seed(rng), len(progress.loss_curve))
         executor.set_parameters(progress.parameters_behind(initial) if continued else initial)
@@ -370,7 +378,7 @@ class NetworkFitting(NetworkClassifier):
             needs = {"dropout": 0.0, "weight_decay": 0.0, "schedule": None, "ema_decay": 0.0, "augment": False}
             for name, off in needs.items():
                 value = getattr(self, name, off)
-                if np.any(value) if name == "dropout" else value != off:
+                if np.any(value) if name == "dropout" else value not in (off, "auto"):
                     raise ValueError(
                         f"{name} needs mini-batches: solver must be one of {STOCHASTIC_SOLVERS}; got solver='lbfgs' with "
                         f"{name}={value!r}. Leave {name} at {off!r}, or change the solver."
@@ -435,7 +443,7 @@ class NetworkFitting(NetworkClassifier):
                     "warm_start can only be used where `y` has the same classes as in the previous call to fit. Previously got "
                     f"{self.classes_}, `y` has {np.unique(y)}. Use warm_start=False, or partial_fit."
                 )
-        if self.label_smoothing > 0 and self._n_outputs == 1:
+        if self._n_outputs == 1 and self._smoothing() > 0:
             raise ValueError(
                 f"label_smoothing needs more than two classes; got label_smoothing={self.label_smoothing!r} and two. Set it to 0."
             )
@@ -465,12 +473,12 @@ class NetworkFitting(NetworkClassifier):
         self.backend_ = executor.backend
         return executor
 
-    def _plan(self, n_samples: int) -> Plan:
+    def _plan(self, n_samples: int, *, incremental: bool) -> Plan:
         return Plan(
             max_epochs=self.max_iter,
             batch_size=self._effective_batch_size(n_samples),
             learning_rate=self.learning_rate_init,
-            schedule=None if self.schedule is None else parse(self.schedule),
+            schedule=self._learning_rate_schedule(incremental=incremental),
             rule=self.learning_rate if self.solver == "sgd" else "constant",
             power_t=self.power_t,
             shuffle=bool(self.shuffle),
@@ -529,7 +537,7 @@ class NetworkFitting(NetworkClassifier):
         self._set_interrupted(progress.interrupted)
         # A schedule is made for max_iter epochs: to use them all is no failure.
         unfinished = not (progress.converged or progress.interrupted or progress.diverged)
-        if warn and unfinished and self.schedule is None:
+        if warn and unfinished and self._learning_rate_schedule(incremental=False) is None:
             warnings.warn(
                 f"Stochastic Optimizer: Maximum iterations ({self.max_iter}) reached and the optimization hasn't converged yet.",
                 ConvergenceWarning,

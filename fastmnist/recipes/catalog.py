@@ -42,7 +42,14 @@ _CNN_SIMPLE_LAYERS = (
     Flatten(),
     Dropout(0.5),
 )
-_CNN_TRAINING: dict[str, Any] = {"batch_size": 64, "max_iter": 10}
+_PLAIN_ADAM: dict[str, Any] = {"beta_2": 0.999, "label_smoothing": 0.0}
+_CNN_TRAINING: dict[str, Any] = {
+    **_PLAIN_ADAM,
+    "batch_size": 64,
+    "max_iter": 10,
+    "learning_rate_init": 0.001,
+    "schedule": None,
+}
 _RATES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
 _OURS = "The architecture was not published; this one is ours."
 
@@ -240,6 +247,7 @@ RECIPES: dict[str, Recipe] = {
                     "",
                     Line(published=99.3),
                     layers=_CNN_SIMPLE_LAYERS,
+                    **_PLAIN_ADAM,
                     schedule="one_cycle",
                     learning_rate_init=3e-3,
                     batch_size=64,
