@@ -277,10 +277,25 @@ def _check_images(
             raise ValueError(
                 f"{op.name}: the window must fit into the image of {height} x {width}; got {rows} x {columns}."
             )
-        places = ((height - rows) // of["stride"] + 1) * ((width - columns) // of["stride"] + 1)
-        sizes |= {"Y": places * dims.get("O", channels), "K": rows * columns * channels}
-        if "argmax" in operands and rows * columns > 256:
-            raise ValueError(f"{op.name}: the window must have at most 256 pixels; got {rows} x {columns}.")
+        size = (height - rows) // of["stride"] + 1, (width - columns) // of["stride"] + 1
+        pool = (rows, columns)
+        if "pool_stride" in of:
+            pool = of["pool_height"], of["pool_width"]
+            if pool[0] > size[0] or pool[1] > size[1]:
+                raise ValueError(
+                    f"{op.name}: the pooling window must fit into the {size[0]} x {size[1]} pixels that the convolution makes; "
+                    f"got {pool[0]} x {pool[1]}."
+                )
+            size = (size[0] - pool[0]) // of["pool_stride"] + 1, (size[1] - pool[1]) // of["pool_stride"] + 1
+        sizes |= {"Y": size[0] * size[1] * dims.get("O", channels), "K": rows * columns * channels}
+        if "argmax" in operands:
+            if pool[0] * pool[1] > 256:
+                raise ValueError(f"{op.name}: the window must have at most 256 pixels; got {pool[0]} x {pool[1]}.")
+            if "pool_stride" in of and (operands["argmax"] >= pool[0] * pool[1]).any():
+                raise ValueError(
+                    f"{op.name}: argmax must be in 0 .. {pool[0] * pool[1] - 1} for windows of {pool[0]} x {pool[1]} pixels; "
+                    f"got {operands['argmax'].max()}."
+                )
     for name in sizes.keys() & dims.keys():
         if dims[name] != sizes[name]:
             raise ValueError(f"{op.name}: {name} must be {sizes[name]} for {params}; got {dims[name]}.")

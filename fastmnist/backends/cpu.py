@@ -106,7 +106,7 @@ class CpuExecutor:
         self.spec, self.n_threads = spec, n_threads
         self._compiled_before = cpu.compile_seconds()
         self._target = Target(
-            n_threads, PANEL_WIDTHS, ROW_BLOCK, gradient_groups=GRADIENT_GROUPS, chunk_bytes=CHUNK_BYTES
+            n_threads, PANEL_WIDTHS, ROW_BLOCK, gradient_groups=GRADIENT_GROUPS, lanes=LANES, chunk_bytes=CHUNK_BYTES
         )
         self._state: np.ndarray | None = None
         self._initial: list[np.ndarray] | None = None
