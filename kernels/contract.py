@@ -359,6 +359,16 @@ _op(
     types={"argmax": ("uint8",)},
     flops=_conv,
 )
+_op(
+    "conv2d_grey_pooled",
+    "y[B,Y] argmax[B,Y]",
+    "x[B,X] w[K,O] b[O]",
+    """y, argmax = max_pool of 2 x 2 pixels, 2 apart, of conv2d_relu(x, w, b) of images of one channel with stride 1. NaN in a window makes y NaN, and
+    argmax unspecified.""",
+    params="height width kernel_height kernel_width",
+    types={"argmax": ("uint8",)},
+    flops=lambda d: 8.0 * d["B"] * d["Y"] * d["K"],
+)
 _op("transpose", "wt[O,K]", "w[K,O]", "wt = w^T.")
 _op(
     "pad",

@@ -384,6 +384,25 @@ def conv2d_db_add(db: Array, dy: Array) -> None:
     db[...] = db + _pixels(dy, len(db)).sum(axis=0)
 
 
+@_ieee
+def conv2d_grey_pooled(
+    y: Array,
+    argmax: Array,
+    x: Array,
+    w: Array,
+    b: Array,
+    height: float,
+    width: float,
+    kernel_height: float,
+    kernel_width: float,
+) -> None:
+    """`conv2d_relu` of one channel, then `max_pool` of 2 x 2 pixels."""
+    rows, columns = _steps(height, kernel_height, 1), _steps(width, kernel_width, 1)
+    made = np.empty((len(x), rows * columns * len(b)), x.dtype)
+    conv2d_relu(made, x, w, b, height, width, 1, kernel_height, kernel_width, 1)
+    max_pool(y, argmax, made, rows, columns, len(b), 2, 2, 2)
+
+
 def _chosen_windows(
     x: Array, argmax: Array, window: tuple[float, ...], pool: tuple[float, ...], filters: int
 ) -> tuple[Array, tuple[Array, ...]]:

@@ -199,7 +199,9 @@ class CpuExecutor:
             self._training = (batch_sizes, _Runner(program, self._state))
             self._team = Team(self.n_threads)
             # What `predict` will need is compiled with the rest: the first prediction should not wait.
-            _compile(inference_program(self.spec, DataFormat(self._format.dtype, self._format.scale), (1,)))
+            _compile(
+                inference_program(self.spec, DataFormat(self._format.dtype, self._format.scale), (1,), lanes=LANES)
+            )
         runner = self._training[1]
         if self._initial is not None:
             place_parameters(runner.binding, self._initial)
@@ -362,7 +364,7 @@ class CpuExecutor:
         key = (thread, dtype, scale, sizes)
         if key not in self._inference:
             self._inference[key] = _Runner(
-                inference_program(self.spec, DataFormat(dtype, scale), sizes, chunk_bytes=CHUNK_BYTES)
+                inference_program(self.spec, DataFormat(dtype, scale), sizes, chunk_bytes=CHUNK_BYTES, lanes=LANES)
             )
         return self._inference[key]
 
@@ -380,7 +382,7 @@ class _SmallPrediction:
     """
 
     def __init__(self, spec: Spec, rows: int, dtype: np.dtype, pixel_scale: float) -> None:
-        self._runner = _Runner(inference_program(spec, DataFormat(dtype.name, pixel_scale), (rows,)))
+        self._runner = _Runner(inference_program(spec, DataFormat(dtype.name, pixel_scale), (rows,), lanes=LANES))
         self._passes = [(rows, 1)]
         self._team = Team(1)
         self._source = np.empty((rows, spec.n_features), dtype)

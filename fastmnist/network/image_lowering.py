@@ -107,6 +107,7 @@ class _Conv(_Node):
     relu: bool
     mask: bool = True  # the derivative of relu is taken here, not after a pooling that follows
     pooled: _MaxPool | None = None  # the pooling behind it, if gradients are taken from what was pooled
+    fused: _MaxPool | None = None  # the pooling behind it, if it is computed with it
     partial: list[tuple[Tensor, Tensor]] = field(
         default_factory=list
     )  # of each group; the weights' transposed if `pooled`
@@ -121,6 +122,7 @@ class _MaxPool(_Node):
     params: tuple[float, ...]
     mask: bool  # also takes the derivative of the relu before it
     sends: bool = True  # to its input; else the convolution before it reads the gradient of what was pooled
+    fused: bool = False  # computed by the convolution before it
     argmax: list[Tensor] = field(default_factory=list)
 
 
@@ -167,9 +169,10 @@ class ImageLayers:
             raise ValueError(
                 "BatchNorm has no gradient of blocks of rows: its statistics are those of a mini-batch. Train it with mini-batches (run_epoch)."
             )
+        self._decide_what_is_pooled_at_once()
         self._decide_which_gradients_are_pooled()
         self._decide_what_is_kept()
-        largest = max(4 * image.size for image in self._images())
+        largest = max(4 * image.size for image in self._images() if image not in self._unmade())
         self.chunk = min(max(low.target.chunk_bytes // largest, 1) if low.target.chunk_bytes else low.rows, low.rows)
         self._reserve()
         low.decisions.append(
@@ -258,13 +261,34 @@ class ImageLayers:
                     node.source.kept = node.output.gradient_kept = True
         self.output.kept = self.output.gradient_kept = True
 
+    def _pooled_convolutions(self) -> Iterator[tuple[_Conv, _MaxPool]]:
+        """Those that nothing but max pooling follows, where a vector has a length by which ways to compute can be compared."""
+        for node, after in pairwise(self.nodes):
+            if self.low.target.lanes and isinstance(node, _Conv) and isinstance(after, _MaxPool):
+                yield node, after
+
+    def _decide_what_is_pooled_at_once(self) -> None:
+        """Of grey images, where vectors of pixels are no more than vectors of filters."""
+        low, lanes = self.low, self.low.target.lanes
+        for node, after in self._pooled_convolutions():
+            grey = node.source.shape[2] == 1 and node.layer.stride == 1
+            if not (grey and node.relu and after.params[3:] == (2, 2, 2)):
+                continue
+            out_height, out_width, filters = node.output.shape
+            by_filter = out_height * out_width * -(-filters // lanes)
+            by_pixel = 2 * (out_height // 2) * 2 * -(-(out_width // 2) // lanes) * filters
+            if by_pixel <= by_filter:
+                node.fused, after.fused = after, True
+                low.decisions.append(
+                    f"convolution {node.index + 1}: pooled at once, pixels along the vectors: {by_pixel:,} sums of vectors an image instead of "
+                    f"{by_filter:,}"
+                )
+
     def _decide_which_gradients_are_pooled(self) -> None:
         """Of convolutions that nothing but max pooling follows: by the vectors of either way, those of the pooled one by half dearer."""
         low, lanes = self.low, self.low.target.lanes
-        if low.purpose != "training" or not lanes:
-            return
-        for node, after in pairwise(self.nodes):
-            if not (isinstance(node, _Conv) and isinstance(after, _MaxPool)):
+        for node, after in self._pooled_convolutions():
+            if low.purpose != "training":
                 continue
             out_height, out_width, filters = node.output.shape
             rows, columns = node.layer.window
@@ -278,13 +302,19 @@ class ImageLayers:
                     f"{dense:,}"
                 )
 
+    def _unmade(self) -> list[_Image]:
+        """Outputs of convolutions that are pooled at once."""
+        return [node.output for node in self.convolutions if node.fused]
+
     # --- memory -------------------------------------------------------------------------------------------------------------------
 
     def _reserve(self) -> None:
         low = self.low
         unsent = [node.output for node in self.convolutions if node.pooled]
+        unmade = self._unmade()
         for image in self._images():
-            image.tensors = self._tensors(image.name, image.size, image.kept)
+            if image not in unmade:
+                image.tensors = self._tensors(image.name, image.size, image.kept)
             if low.purpose != "inference" and image not in unsent:
                 image.gradients = self._tensors(f"d{image.name}", image.size, image.gradient_kept)
         for node in self.nodes:
@@ -429,7 +459,18 @@ class ImageLayers:
         return Instruction("gather_rows", (self.input.view(piece),), ins, (low.data.scale,), "gather")
 
     def _forward(self, node: _Node, piece: _Piece, rows: int) -> Iterator[Instruction]:
-        low, x, y = self.low, node.source.view(piece), node.output.view(piece)
+        low = self.low
+        if isinstance(node, _MaxPool) and node.fused:
+            return
+        x = node.source.view(piece)
+        if isinstance(node, _Conv) and node.fused:
+            outs = node.fused.output.view(piece), self._places(node.fused, piece)
+            geometry = (*node.source.shape[:2], *node.layer.window)
+            yield Instruction(
+                "conv2d_grey_pooled", outs, (x, *self._weights(node)), geometry, f"forward {node.index + 1}"
+            )
+            return
+        y = node.output.view(piece)
         if isinstance(node, _Pad):
             yield Instruction("pad", (y,), (x,), (*node.source.shape, *node.border), "pad")
         elif isinstance(node, _Conv):

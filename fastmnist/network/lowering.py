@@ -165,10 +165,15 @@ def gradient_program(
 
 
 def inference_program(
-    spec: Spec, data: DataFormat, block_sizes: tuple[int, ...], dtype: str = "float32", chunk_bytes: int = 0
+    spec: Spec,
+    data: DataFormat,
+    block_sizes: tuple[int, ...],
+    dtype: str = "float32",
+    chunk_bytes: int = 0,
+    lanes: int = 0,
 ) -> Program:
     """Writes the outputs of a block of rows to the bound tensor `outputs`; parameters are bound as `parameter_<i>`."""
-    target = Target(dtype=dtype, chunk_bytes=chunk_bytes)
+    target = Target(dtype=dtype, lanes=lanes, chunk_bytes=chunk_bytes)
     return Lowering(spec, target, data, max(block_sizes), "inference").program(block_sizes)
 
 

@@ -1,4 +1,4 @@
-"""Gradients of convolutions whose output goes through max pooling, taken from the gradient of the pooled images.
+"""Convolutions whose output goes through max pooling: gradients from those of the pooled images, and with one channel both in one pass.
 
 Of each pooling window one pixel sends a gradient on, and `argmax` says which: for windows of 2 x 2 pixels three quarters of the gradient between the
 two layers are zeros, and here they are neither written nor multiplied. Layout as in `convolution.py`; the lanes are values of a filter's window,
@@ -6,12 +6,15 @@ kernel_width * C neighbours, and the filter gradient is made filter by filter, s
 
 What was chosen differs from filter to filter. So the filter gradient takes a filter and walks over the pooled pixels, each with its own window of x;
 the input gradient takes a pooled pixel and, for each place of its window, the filters that chose it and whose gradient is not 0.
+
+The convolution of images of one channel takes pixels as lanes instead (`grey_tile.py`).
 """
 
 from __future__ import annotations
 
 import numpy as np
 
+from .grey_tile import GREY_FILTERS, grey_tile
 from .isa import LANES
 from .pooled_tile import POOLED_ROWS, POOLED_VECTORS, gather_tile, send_tile
 from .registry import kernel
@@ -328,3 +331,19 @@ def conv2d_pooled_dx(
                         filters = _senders(d, chosen, place, n)
                         if filters != 0:
                             _send(offset(window, places[place]), row, offset(wt, o * ld_wt), run, ld_wt, d, filters, KH)
+
+
+@kernel
+def conv2d_grey_pooled(
+    y, argmax, x, w, b, height, width, kernel_height, kernel_width, B, Y, X, K, O, ld_y, ld_argmax, ld_x, ld_w
+):
+    W, KH, KW = np.int64(width), np.int64(kernel_height), np.int64(kernel_width)
+    OH, OW = (np.int64(height) - KH + 1) // 2, (W - KW + 1) // 2
+    for image in range(B):
+        for o in range(0, O, GREY_FILTERS):
+            for oy in range(OH):
+                for ox in range(0, OW, LANES):
+                    at, xi = (oy * OW + ox) * O + o, offset(x, image * ld_x + 2 * (oy * W + ox))
+                    yi, chosen = offset(y, image * ld_y + at), offset(argmax, image * ld_argmax + at)
+                    filters, pixels = min(GREY_FILTERS, O - o), min(LANES, OW - ox)
+                    grey_tile(yi, chosen, O, xi, W, offset(w, o), ld_w, offset(b, o), KH, KW, filters, pixels)

@@ -53,6 +53,7 @@ NOT_ON_GPU = {
             "conv2d_pooled_dwt",
             "conv2d_pooled_dwt_add",
             "conv2d_pooled_dx",
+            "conv2d_grey_pooled",
             "transpose",
             "pad",
             "crop",
