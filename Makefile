@@ -44,8 +44,9 @@ peers: $(EVERY_PEER) ## fastmnist beside torch, JAX, Keras, scikit-learn and oth
 tables: $(READY) ## README's table of peers, from the records in bench/results
 	@$(PY) bench/peers/readme_tables.py $(ARGS)
 
-ladder: $(READY) ## The ladder of the matrix product, naive to shipped
+ladder: $(READY) ## The ladders of the matrix product and of convolutions, naive to shipped
 	@$(PY) bench/ladder/gemm.py
+	@$(PY) bench/ladder/convolution.py
 
 # Named one by one: pdoc does not look below a package that names its public names, as fastmnist does.
 DOCUMENTED := fastmnist $(addprefix fastmnist.,backends datasets estimators evaluation images kernel_call kernels matrix_product network threads training)
