@@ -45,8 +45,9 @@ tables: $(READY) ## README's tables of peers and of records, from the records in
 	@$(PY) bench/peers/readme_tables.py $(ARGS)
 	@$(PY) bench/time_to_accuracy.py --table
 
-ladder: $(READY) ## The ladder of the matrix product, naive to shipped
+ladder: $(READY) ## The ladders of the matrix product and of convolutions, naive to shipped
 	@$(PY) bench/ladder/gemm.py
+	@$(PY) bench/ladder/convolution.py
 
 # Named one by one: pdoc does not look below a package that names its public names, as fastmnist does.
 DOCUMENTED := fastmnist $(addprefix fastmnist.,backends datasets estimators evaluation $(addprefix evaluation.,figures sweep video) images kernel_call kernels matrix_product network profiling threads training)

@@ -266,7 +266,7 @@ def _check_images(
         if value != int(value) or value < least:
             raise ValueError(f"{op.name}: {name} must be an integer >= {least}; got {value:g}.")
     of = {name: int(value) for name, value in params.items()}
-    height, width, channels = of["height"], of["width"], of["channels"]
+    height, width, channels = of["height"], of["width"], of.get("channels", 1)
     sizes = {"X": height * width * channels}
     if "top" in of:
         sizes["Y"] = (height + of["top"] + of["bottom"]) * (width + of["left"] + of["right"]) * channels
@@ -277,10 +277,25 @@ def _check_images(
             raise ValueError(
                 f"{op.name}: the window must fit into the image of {height} x {width}; got {rows} x {columns}."
             )
-        places = ((height - rows) // of["stride"] + 1) * ((width - columns) // of["stride"] + 1)
-        sizes |= {"Y": places * dims.get("O", channels), "K": rows * columns * channels}
-        if "argmax" in operands and rows * columns > 256:
-            raise ValueError(f"{op.name}: the window must have at most 256 pixels; got {rows} x {columns}.")
+        stride, pool, step = of.get("stride", 1), (rows, columns), of.get("pool_stride", 2)
+        size = (height - rows) // stride + 1, (width - columns) // stride + 1
+        if kind == "kernel" and "argmax" in operands:
+            pool = of.get("pool_height", 2), of.get("pool_width", 2)
+            if pool[0] > size[0] or pool[1] > size[1]:
+                raise ValueError(
+                    f"{op.name}: the pooling window must fit into the {size[0]} x {size[1]} pixels that the convolution makes; "
+                    f"got {pool[0]} x {pool[1]}."
+                )
+            size = (size[0] - pool[0]) // step + 1, (size[1] - pool[1]) // step + 1
+        sizes |= {"Y": size[0] * size[1] * dims.get("O", channels), "K": rows * columns * channels}
+        if "argmax" in operands:
+            if pool[0] * pool[1] > 256:
+                raise ValueError(f"{op.name}: the window must have at most 256 pixels; got {pool[0]} x {pool[1]}.")
+            if "pool_stride" in of and (operands["argmax"] >= pool[0] * pool[1]).any():
+                raise ValueError(
+                    f"{op.name}: argmax must be in 0 .. {pool[0] * pool[1] - 1} for windows of {pool[0]} x {pool[1]} pixels; "
+                    f"got {operands['argmax'].max()}."
+                )
     for name in sizes.keys() & dims.keys():
         if dims[name] != sizes[name]:
             raise ValueError(f"{op.name}: {name} must be {sizes[name]} for {params}; got {dims[name]}.")

@@ -40,7 +40,7 @@ TINY = float(np.finfo(np.float32).tiny)
 VALUES = ("normal", "denormal", "huge", "one_huge", "zero_rows", "all_zero", "special")
 
 # Params of image ops.
-_WINDOW = ("kernel_height", "kernel_width", "pool_height", "pool_width", "stride")
+_WINDOW = ("kernel_height", "kernel_width", "pool_height", "pool_width", "stride", "pool_stride")
 GEOMETRY = ("height", "width", "channels", "top", "bottom", "left", "right", *_WINDOW)
 
 # Operand that may share memory with the first output.
@@ -444,6 +444,21 @@ UGLY_POOLS = (
 )
 
 
+# The same with rows and columns of the pooling window and its stride behind them: windows that overlap, that leave a rest, that are the whole image.
+UGLY_POOLED = (
+    (0, 4, 4, 1, 2, 2, 1, 2, 2, 2, 2),
+    (1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1),
+    (2, 12, 13, 1, 5, 5, 1, 6, 2, 2, 2),
+    (2, 9, 9, 6, 5, 5, 1, 16, 2, 2, 2),
+    (1, 8, 7, 32, 3, 3, 1, 65, 2, 2, 2),
+    (3, 7, 6, 17, 3, 3, 2, 15, 2, 1, 1),
+    (1, 7, 7, 40, 6, 3, 1, 17, 2, 2, 1),
+    (2, 6, 9, 3, 2, 6, 1, 33, 2, 3, 3),
+    (1, 40, 14, 16, 3, 4, 1, 5, 3, 3, 2),
+    (1, 8, 16, 5, 1, 16, 1, 4, 1, 1, 1),
+)
+
+
 def is_image_op(op: str) -> bool:
     """Whether its operands are images, whose sizes stand in its params."""
     return "height" in CONTRACT[op].params
@@ -452,6 +467,12 @@ def is_image_op(op: str) -> bool:
 def image_sizes(op: str) -> Iterator[dict[str, int]]:
     """Dimensions and geometry to try an op on images with."""
     params = CONTRACT[op].params
+    if "pool_stride" in params:
+        yield from pooled_sizes()
+        return
+    if op == "conv2d_grey_pooled":
+        yield from grey_sizes()
+        return
     for images, height, width, channels, rows, columns, stride, filters in (
         UGLY_WINDOWS if "kernel_height" in params else UGLY_POOLS
     ):
@@ -466,6 +487,35 @@ def image_sizes(op: str) -> Iterator[dict[str, int]]:
             n_out = ((height - rows) // stride + 1) * ((width - columns) // stride + 1) * (filters or channels)
         sizes = {"B": images, "X": height * width * channels, "Y": n_out, "K": rows * columns * channels, "O": filters}
         yield {name: size for name, size in sizes.items() if name in CONTRACT[op].dims} | geometry
+
+
+def grey_sizes() -> Iterator[dict[str, int]]:
+    """Of a convolution of one channel that is pooled: pixels and filters of a tile with one less and one more."""
+    for images, height, width, rows, columns, filters in (
+        (0, 4, 4, 1, 1, 1),
+        (1, 2, 2, 1, 1, 1),
+        (2, 12, 13, 5, 5, 6),
+        (3, 7, 6, 2, 3, 5),
+        (1, 6, 36, 3, 4, 7),
+        (1, 9, 72, 4, 5, 3),
+        (2, 5, 33, 2, 1, 13),
+        (1, 8, 11, 7, 2, 8),
+    ):
+        pooled = ((height - rows + 1) // 2) * ((width - columns + 1) // 2)
+        sizes = {"B": images, "X": height * width, "Y": pooled * filters, "K": rows * columns, "O": filters}
+        yield sizes | {"height": height, "width": width, "kernel_height": rows, "kernel_width": columns}
+
+
+def pooled_sizes() -> Iterator[dict[str, int]]:
+    """Of a convolution whose output is pooled."""
+    for images, height, width, channels, rows, columns, stride, filters, *pool in UGLY_POOLED:
+        geometry = {"height": height, "width": width, "channels": channels}
+        geometry |= {"kernel_height": rows, "kernel_width": columns, "stride": stride}
+        geometry |= dict(zip(("pool_height", "pool_width", "pool_stride"), pool, strict=True))
+        made = (height - rows) // stride + 1, (width - columns) // stride + 1
+        pooled = ((made[0] - pool[0]) // pool[2] + 1) * ((made[1] - pool[1]) // pool[2] + 1)
+        sizes = {"X": height * width * channels, "Y": pooled * filters, "K": rows * columns * channels}
+        yield {"B": images, **sizes, "O": filters} | geometry
 
 
 # --- judgement --------------------------------------------------------------------------------------------------------
@@ -485,6 +535,8 @@ def determined(case: Case, name: str) -> np.ndarray:
     if case.op == "sparse_transpose" and name in ("rows", "entries"):
         counts = run_reference(case, np.float64)["counts"]
         mask &= np.arange(shape[1]) < counts[:, np.newaxis]
+    if case.op == "conv2d_grey_pooled" and name == "argmax":
+        mask &= _clear_winners(case)
     if case.op == "max_pool" and name == "argmax":
         mask &= ~np.isnan(run_reference(case, np.float64)["y"])
     if case.op in ("softmax_cross_entropy", "softmax_twice_cross_entropy", *_ONE_VS_REST):
@@ -495,6 +547,29 @@ def determined(case: Case, name: str) -> np.ndarray:
         if case.op in _ONE_VS_REST and name == "losses":  # inf - inf or inf - 0 inf: the formula has no value
             mask[batch] &= ~(np.isinf(z) if mask.ndim == 2 else np.isinf(z).any(axis=1))
     return mask
+
+
+def _clear_winners(case: Case) -> np.ndarray:
+    """Where rounding cannot change which of 2 x 2 sums is the largest, nor whether one is above 0."""
+    x, w, b = (case.arrays[name].astype(np.float64) for name in ("x", "w", "b"))
+    height, width, rows, columns = (
+        int(case.params[name]) for name in ("height", "width", "kernel_height", "kernel_width")
+    )
+    made = height - rows + 1, width - columns + 1, len(b)
+    sums, sizes = (np.empty((len(x), math.prod(made))) for _ in range(2))
+    with np.errstate(all="ignore"):
+        reference.conv2d(sums, x, w, b, height, width, 1, rows, columns, 1)
+        reference.conv2d(sizes, abs(x), abs(w), abs(b), height, width, 1, rows, columns, 1)
+        pooled = made[0] // 2, 2, made[1] // 2, 2, made[2]
+        cut = (slice(None), slice(2 * pooled[0]), slice(2 * pooled[2]))
+        four, size = (
+            np.moveaxis(a.reshape(-1, *made)[cut].reshape(-1, *pooled), 4, 3).reshape(-1, pooled[0], 4, *pooled[2::2])
+            for a in (sums, sizes)
+        )
+        slack = 1e-5 * size.max(axis=2) + TINY
+        ordered = np.sort(four, axis=2)
+        clear = (ordered[:, :, 3] > slack) & (ordered[:, :, 3] - ordered[:, :, 2] > slack)
+        return (clear | (ordered[:, :, 3] < -slack)).reshape(case.arrays["argmax"].shape)
 
 
 @dataclass
@@ -566,11 +641,11 @@ def _terms(op: str, dims: dict[str, int]) -> int:
     """How many products each element of the first output sums: over the main dimensions that it does not have."""
     if op == "block_linear":  # its features are drawn
         return LONG_SUM + 1
-    if op == "conv2d_dx":
+    if op in ("conv2d_dx", "conv2d_pooled_dx"):
         return dims["kernel_height"] * dims["kernel_width"] * dims["O"]
-    if op.startswith(("conv2d_dw", "conv2d_db")) or op in ("batch_moments", "batch_norm_sums"):
+    if op.startswith(("conv2d_dw", "conv2d_db", "conv2d_pooled_dw")) or op in ("batch_moments", "batch_norm_sums"):
         return dims["B"] * dims["Y"] // dims["O"]
-    if op in ("conv2d", "conv2d_relu"):
+    if op in ("conv2d", "conv2d_relu", "conv2d_grey_pooled"):
         return dims["K"]
     if op == "avg_pool":
         return dims["pool_height"] * dims["pool_width"]

@@ -183,7 +183,7 @@ def test_a_peer_s_parameters_are_given_to_both_sides_and_named_in_the_table():
 
 
 def test_runners_import_no_library_before_they_are_made():
-    code = "import sys, mlp, lbfgs, gradient_step, prediction, startup; print(*sys.modules)"
+    code = "import sys, mlp, lbfgs, gradient_step, prediction, startup, cnn, cnn_prediction, cnn_memory; print(*sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], cwd=PEERS, capture_output=True, text=True, check=True)
     assert not {"torch", "jax", "tensorflow", "keras", "sklearn", "sklearnex", "fastmnist"} & set(run.stdout.split())
 

@@ -207,6 +207,8 @@ def test_rows_of_features_are_checked_where_they_count():
         ("conv2d_dx", {"kernel_height": 99}, "the window must fit into the image of 6 x 6; got 99 x 3"),
         ("conv2d_dw", {"kernel_width": 2}, "conv2d_dw: [YK] must be"),
         ("max_pool", {"pool_height": 1}, "max_pool: Y must be"),
+        ("conv2d_pooled_dx", {"pool_width": 99}, "the pooling window must fit into the 5 x 5 pixels that"),
+        ("conv2d_pooled_dwt", {"pool_height": 1}, "conv2d_pooled_dwt: .* must be"),
         ("pad", {"top": -1}, "pad: top must be an integer >= 0; got -1"),
         ("crop", {"left": 9}, "crop: Y must be"),
         ("batch_norm", {"n": 0}, "batch_norm: n must be > 0; got 0"),
@@ -215,6 +217,14 @@ def test_rows_of_features_are_checked_where_they_count():
 def test_images_of_contradictory_sizes_are_refused(name, changes, message):
     ins, keywords, _ = case_arguments(name)
     refused(ValueError, message, name, *ins, **keywords | changes)
+
+
+def test_choices_outside_of_the_pooling_window_are_refused():
+    ins, keywords, _ = case_arguments("conv2d_pooled_dwt")
+    ins[2].flat[0] = 4
+    refused(
+        ValueError, "argmax must be in 0 .. 3 for windows of 2 x 2 pixels; got 4", "conv2d_pooled_dwt", *ins, **keywords
+    )
 
 
 def test_pixels_of_broken_channels_are_refused():

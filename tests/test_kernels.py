@@ -46,6 +46,24 @@ def test_compiled_kernel_in_place(op):
         assert_within_budget(cpu.call, op, dims, in_place=True, strided=columns % 2 == 0)
 
 
+@pytest.mark.parametrize(("filters", "width"), [(1, 8), (6, 32), (7, 41)])
+def test_a_grey_convolution_pooled_at_once_has_the_bits_of_both_ops(filters, width):
+    rng, rows, columns, images = np.random.default_rng(0), 5, 3, 3
+    made = 12 - rows + 1, width - columns + 1
+    x = rng.standard_normal((images, 12 * width)).astype(np.float32)
+    w, b = rng.standard_normal((15, filters)).astype(np.float32), rng.standard_normal(filters).astype(np.float32)
+    y = np.empty((images, made[0] * made[1] * filters), np.float32)
+    shape = images, made[0] // 2 * (made[1] // 2) * filters
+    apart, at_once = ((np.empty(shape, np.float32), np.empty(shape, np.uint8)) for _ in range(2))
+    kernel = {"height": 12, "width": width, "kernel_height": rows, "kernel_width": columns}
+    cpu.call("conv2d_relu", y, x, w, b, **kernel, channels=1, stride=1)
+    image = {"height": made[0], "width": made[1], "channels": filters}
+    cpu.call("max_pool", *apart, y, **image, pool_height=2, pool_width=2, stride=2)
+    cpu.call("conv2d_grey_pooled", *at_once, x, w, b, **kernel)
+    for one, other in zip(apart, at_once, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 CROSS_ENTROPIES = {
     "softmax_cross_entropy": {"label_smoothing": 0.0},
     "softmax_twice_cross_entropy": {},

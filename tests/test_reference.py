@@ -154,6 +154,37 @@ def test_convolution_gradients(window):
     np.testing.assert_array_equal(rectified, np.maximum(y, 0))
 
 
+@pytest.mark.parametrize("pool", [(2, 2, 2), (1, 2, 1), (3, 2, 1)], ids=str)
+@pytest.mark.parametrize("window", WINDOWS[:2], ids=str)
+def test_gradients_of_a_pooled_convolution_are_those_through_the_pooling(window, pool):
+    *geometry, filters = window
+    height, width, channels, rows, columns, stride = geometry
+    made = (height - rows) // stride + 1, (width - columns) // stride + 1
+    if pool[0] > made[0] or pool[1] > made[1]:
+        pool = (1, 1, 1)
+    places = ((made[0] - pool[0]) // pool[2] + 1) * ((made[1] - pool[1]) // pool[2] + 1)
+    rng = np.random.default_rng(5)
+    x, w = (
+        rng.standard_normal((2, height * width * channels)),
+        rng.standard_normal((rows * columns * channels, filters)),
+    )
+    y, wt = np.empty((2, made[0] * made[1] * filters)), w.T.copy()
+    pooled, argmax = np.empty((2, places * filters)), np.empty((2, places * filters), np.uint8)
+    op.conv2d(y, x, w, np.zeros(filters), *geometry)
+    op.max_pool(pooled, argmax, y, *made, filters, *pool)
+    sent = rng.standard_normal(pooled.shape) * (pooled > 0)
+    dy, dx, dw, dx_pooled, dwt = _like(y), _like(x), _like(w), _like(x), _like(wt)
+    op.max_pool_dx(dy, sent, argmax, *made, filters, *pool)
+    op.conv2d_dx(dx, dy, wt, *geometry)
+    op.conv2d_dw(dw, x, dy, *geometry)
+    op.conv2d_pooled_dx(dx_pooled, sent, argmax, wt, *geometry, *pool)
+    op.conv2d_pooled_dwt(dwt, x, sent, argmax, *geometry, *pool)
+    np.testing.assert_allclose(dx_pooled, dx, rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(dwt.T, dw, rtol=1e-12, atol=1e-12)
+    op.conv2d_pooled_dwt_add(dwt, x, sent, argmax, *geometry, *pool)
+    np.testing.assert_allclose(dwt.T, 2 * dw, rtol=1e-12, atol=1e-12)
+
+
 def test_convolution_by_hand():
     """One window at (1, 0) of an image of two channels, written out."""
     x, w, b = np.arange(24.0).reshape(1, 24), np.arange(8.0).reshape(8, 1), np.array([0.5])

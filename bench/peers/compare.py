@@ -239,7 +239,7 @@ def describe(job: Job, peer: str, outcome: Outcome) -> str:
     for column, c in outcome.comparisons.items():
         lines.append(
             f"{job.name} against {peer}, {job.label(column, peer)}: {c.verdict}, {c.ratio:.2f} x ({c.low:.2f} .. {c.high:.2f}, {c.rounds} rounds); "
-            f"{c.ours:.3g} s and {c.theirs:.3g} s [{outcome.peer.settings}]"
+            f"{c.ours:.3g} {job.unit} and {c.theirs:.3g} {job.unit} [{outcome.peer.settings}]"
         )
     return "\n".join(lines)
 

@@ -26,6 +26,8 @@ class Job:
         Peer: parameters that differ, for both sides, when it is compared with that one.
     columns : dict
         What is timed, and what tables call it: "seconds", and for whole fits "fit_seconds" too. Parameters are named in braces.
+    unit : str
+        Of `seconds`: "s", or "B" for jobs that measure memory.
     loss_rule : str
         "close": losses within 3 %. "at most": ours at most 1 + 1e-4 times the peer's. "none": the runners compare their results themselves.
     rounds : int
@@ -40,6 +42,7 @@ class Job:
     columns: dict[str, str] = field(default_factory=lambda: {"seconds": ""})
     loss_rule: str = "close"
     rounds: int = 7
+    unit: str = "s"
 
     @property
     def peers(self) -> list[str]:
@@ -98,6 +101,75 @@ def _mlp(hidden: tuple[int, ...], solver: str, learning_rate: float, batch_size:
     )
 
 
+CNN_TRAINING = _runners("cnn", "torch")
+CNN_PREDICTION = _runners("cnn_prediction", "torch")
+# Title, layers before the output layer, images an epoch: as many as PyTorch takes some seconds for.
+NETWORKS: dict[str, tuple[str, list[list[Any]], int]] = {
+    "lenet5": (
+        "LeNet-5 (6c5 same, 16c5)",
+        [
+            ["conv", 6, 5, "same"],
+            ["pool"],
+            ["conv", 16, 5, "valid"],
+            ["pool"],
+            ["flatten"],
+            ["dense", 120],
+            ["dense", 84],
+        ],
+        60_000,
+    ),
+    "lenet5-valid": (
+        "LeNet-5 without padding",
+        [
+            ["conv", 6, 5, "valid"],
+            ["pool"],
+            ["conv", 16, 5, "valid"],
+            ["pool"],
+            ["flatten"],
+            ["dense", 120],
+            ["dense", 84],
+        ],
+        60_000,
+    ),
+    "simple": (
+        "CNN 32c3-pool-64c3-pool-10",
+        [["conv", 32, 3, "valid"], ["pool"], ["conv", 64, 3, "valid"], ["pool"], ["flatten"]],
+        20_000,
+    ),
+    "example": (
+        "CNN 32c3-64c3-pool-128-10 (PyTorch's example)",
+        [["conv", 32, 3, "valid"], ["conv", 64, 3, "valid"], ["pool"], ["flatten"], ["dense", 128]],
+        12_000,
+    ),
+}
+
+
+def _cnn(name: str) -> Job:
+    title, network, rows = NETWORKS[name]
+    return Job(
+        f"cnn-{name}",
+        f"{title}, Adam, batch 64",
+        CNN_TRAINING,
+        {"network": network, "rows": rows, "batch_size": 64, "epochs": 3},
+        columns={"seconds": "epoch of {rows:,} images", "fit_seconds": "fit of {epochs} epochs"},
+        rounds=6,
+    )
+
+
+def _cnn_prediction(name: str, rows: int) -> Job:
+    title, network, _ = NETWORKS[name]
+    images = "one image" if rows == 1 else f"{rows:,} images"
+    return Job(
+        f"cnn-{name}-predict-{rows}",
+        f"{title}, predict {images}",
+        CNN_PREDICTION,
+        {"network": network, "rows": rows},
+        columns={"seconds": "call"},
+        loss_rule="none",
+        rounds=7,
+    )
+
+
 JOBS = {
     job.name: job
     for job in (
@@ -147,6 +219,17 @@ JOBS = {
             columns={"seconds": "call"},
             loss_rule="none",
             rounds=9,
+        ),
+        *(_cnn(name) for name in NETWORKS),
+        *(_cnn_prediction(name, rows) for name in ("lenet5", "simple", "example") for rows in (1, 1000)),
+        Job(
+            "cnn-example-memory",
+            f"{NETWORKS['example'][0]}, Adam, batch 256",
+            _runners("cnn_memory", "torch"),
+            {"network": NETWORKS["example"][1], "rows": 6_000, "batch_size": 256},
+            columns={"seconds": "peak memory of the process"},
+            rounds=6,
+            unit="B",
         ),
         Job(
             "import",

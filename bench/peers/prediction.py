@@ -25,25 +25,24 @@ WARM_UP_CALLS = 20
 EPOCHS = 3
 
 
-class _Prediction(Runner):
-    """`load` returns the version and sets `call`: rows of images to labels."""
+class Prediction(Runner):
+    """`train` returns the labels to expect, `load` returns the version and sets `call`: rows of images to labels."""
 
     call: Callable[[np.ndarray], np.ndarray]
 
     def __init__(self, parameters: dict[str, Any], settings: dict[str, Any]) -> None:
-        from fastmnist import MLPClassifier
-
         self.chosen, self.rows = settings, parameters["rows"]
-        X, y, X_test, self.y_test = mnist()
-        self.trained = MLPClassifier(parameters["hidden"], batch_size=32, max_iter=EPOCHS, random_state=0).fit(X, y)
-        self.weights = [a for pair in zip(self.trained.coefs_, self.trained.intercepts_, strict=True) for a in pair]
-        self.images = self.prepare_images(X_test)
+        self.expected = self.train(parameters)
+        self.images = self.prepare_images(self.X_test)
         self.version = self.load()
-        self.expected = forward(self.weights, X_test.astype(np.float64) / 255, np.float64).argmax(1)
         self.accuracy = self.verify()
         self.batch = np.ascontiguousarray(self.images[: self.rows])
         for _ in range(WARM_UP_CALLS):
             self.call(self.batch)
+
+    def train(self, parameters: dict[str, Any]) -> np.ndarray:
+        """Make `trained`, its `weights`, `X_test` and `y_test`; returns the labels to expect."""
+        raise NotImplementedError
 
     def prepare_images(self, X: np.ndarray) -> np.ndarray:
         """What the library takes."""
@@ -73,7 +72,18 @@ class _Prediction(Runner):
         return {"seconds": statistics.median(times), "accuracy": self.accuracy, "note": f"{len(times)} calls"}
 
 
-class FastMNIST(_Prediction):
+class _Mlp(Prediction):
+    def train(self, parameters: dict[str, Any]) -> np.ndarray:
+        """784-128-64-10, whose labels NumPy computes."""
+        from fastmnist import MLPClassifier
+
+        X, y, self.X_test, self.y_test = mnist()
+        self.trained = MLPClassifier(parameters["hidden"], batch_size=32, max_iter=EPOCHS, random_state=0).fit(X, y)
+        self.weights = [a for pair in zip(self.trained.coefs_, self.trained.intercepts_, strict=True) for a in pair]
+        return forward(self.weights, self.X_test.astype(np.float64) / 255, np.float64).argmax(1)
+
+
+class FastMNIST(_Mlp):
     """This library's `predict` on uint8 images."""
 
     def prepare_images(self, X: np.ndarray) -> np.ndarray:
@@ -88,7 +98,7 @@ class FastMNIST(_Prediction):
         return f"fastmnist {fastmnist.__version__}"
 
 
-class ScikitLearn(_Prediction):
+class ScikitLearn(_Mlp):
     """scikit-learn's `predict` on float32 images; BLAS on one or two threads."""
 
     CHOICES: ClassVar = {"threads": [1, 2]}
@@ -106,7 +116,7 @@ class ScikitLearn(_Prediction):
         return f"scikit-learn {sklearn.__version__}, NumPy {np.__version__}"
 
 
-class Torch(_Prediction):
+class Torch(_Mlp):
     """PyTorch in `inference_mode`, eager or traced and frozen, one or two threads."""
 
     CHOICES: ClassVar = {"threads": [1, 2], "form": ["eager", "frozen"]}
@@ -154,7 +164,7 @@ class TorchCompile(Torch):
         return torch.compile(model, dynamic=False)
 
 
-class JAX(_Prediction):
+class JAX(_Mlp):
     """JAX, jitted, labels and all; one thread or all."""
 
     CHOICES: ClassVar = {"threads": [1, 2]}
@@ -177,7 +187,7 @@ class JAX(_Prediction):
         return f"jax {jax.__version__}"
 
 
-class Keras(_Prediction):
+class Keras(_Mlp):
     """Keras 3 on TensorFlow: `predict_on_batch`, or the model and its argmax in a `tf.function` (without or with XLA); one or two threads."""
 
     CHOICES: ClassVar = {"threads": [1, 2], "form": ["predict_on_batch", "function", "xla"]}

@@ -18,7 +18,7 @@ from verdict import Outcome, judge
 README = Path(__file__).resolve().parents[2] / "README.md"
 BEGIN, END = "<!-- peers: begin, made by `make tables` -->", "<!-- peers: end -->"
 HEADER = [
-    "| | peer | its time | fastmnist | faster by (20 % .. 80 %) | verdict | loss, ours / peer's | accuracy, ours / peer's |",
+    "| | peer | its time (memory) | fastmnist | faster (less) by (20 % .. 80 %) | verdict | loss, ours / peer's | accuracy, ours / peer's |",
     "| --- | --- | --- | --- | --- | --- | --- | --- |",
 ]
 UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"))
@@ -29,6 +29,11 @@ def seconds(value: float) -> str:
     size, unit = next(((s, u) for s, u in UNITS if value >= s), UNITS[-1])
     number = value / size
     return f"{number:.{0 if number >= 100 else 1 if number >= 10 else 2}f} {unit}"
+
+
+def amount(value: float, unit: str) -> str:
+    """Seconds, or bytes in MiB."""
+    return seconds(value) if unit == "s" else f"{value / 2**20:.0f} MiB"
 
 
 def factor(value: float) -> str:
@@ -50,8 +55,8 @@ def lines(job: Job, outcome: Outcome) -> list[str]:
         cells = [
             f"{job.title}: {job.label(column, outcome.peer.peer)}",
             peer,
-            seconds(c.theirs),
-            seconds(c.ours),
+            amount(c.theirs, job.unit),
+            amount(c.ours, job.unit),
             ratio,
             c.verdict,
         ]

@@ -89,7 +89,7 @@ class _Startup(Runner):
         if self.what == "first-fit":
             return self._first_fit()
         statement = (IMPORTS if self.what == "import" else ESTIMATORS)[self.provider]
-        return {"seconds": float(_process(TIMED_IMPORT.format(statement=statement)).split()[-1]), "note": statement}
+        return {"seconds": float(process(TIMED_IMPORT.format(statement=statement)).split()[-1]), "note": statement}
 
     def _first_fit(self) -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as empty:
@@ -101,12 +101,12 @@ class _Startup(Runner):
                 "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
             }
             settings = json.dumps({"threads": 2, "jit_compile": False})
-            output = _process(FIRST_FIT, self.training, json.dumps(NETWORK), settings, environment=caches)
+            output = process(FIRST_FIT, self.training, json.dumps(NETWORK), settings, environment=caches)
         first, second = map(float, output.split()[-2:])
         return {"seconds": first, "fit_seconds": second}
 
 
-def _process(code: str, *arguments: str, environment: dict[str, str] | None = None) -> str:
+def process(code: str, *arguments: str, environment: dict[str, str] | None = None) -> str:
     """Standard output of a fresh Python."""
     here = str(Path(__file__).parent)
     path = os.pathsep.join([here, os.environ.get("PYTHONPATH", "")])

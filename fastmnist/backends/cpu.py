@@ -138,7 +138,7 @@ class CpuExecutor:
         self._predicted = FoldedNetwork(spec)
         self._compiled_before = cpu.compile_seconds()
         self._target = Target(
-            n_threads, PANEL_WIDTHS, ROW_BLOCK, gradient_groups=GRADIENT_GROUPS, chunk_bytes=CHUNK_BYTES
+            n_threads, PANEL_WIDTHS, ROW_BLOCK, gradient_groups=GRADIENT_GROUPS, lanes=LANES, chunk_bytes=CHUNK_BYTES
         )
         self._state: np.ndarray | None = None
         self._initial: list[np.ndarray] | None = None
@@ -231,7 +231,8 @@ class CpuExecutor:
             self._training = (batch_sizes, _Runner(program, self._state, "training", self._recorder))
             self._team = Team(self.n_threads)
             # What `predict` will need is compiled with the rest: the first prediction should not wait.
-            _compile(inference_program(self._predicted.spec, DataFormat(self._format.dtype, self._format.scale), (1,)))
+            data_format = DataFormat(self._format.dtype, self._format.scale)
+            _compile(inference_program(self._predicted.spec, data_format, (1,), lanes=LANES))
         runner = self._training[1]
         if self._initial is not None:
             place_parameters(runner.binding, self._initial)
@@ -416,7 +417,9 @@ class CpuExecutor:
     def _inference_runner(self, thread: int, dtype: str, scale: float, sizes: tuple[int, ...]) -> _Runner:
         key = (thread, dtype, scale, sizes)
         if key not in self._inference:
-            program = inference_program(self._predicted.spec, DataFormat(dtype, scale), sizes, chunk_bytes=CHUNK_BYTES)
+            program = inference_program(
+                self._predicted.spec, DataFormat(dtype, scale), sizes, chunk_bytes=CHUNK_BYTES, lanes=LANES
+            )
             self._inference[key] = _Runner(program, None, "inference", self._recorder)
         return self._inference[key]
 
@@ -434,7 +437,7 @@ class _SmallPrediction:
     """
 
     def __init__(self, spec: Spec, rows: int, dtype: np.dtype, pixel_scale: float) -> None:
-        self._runner = _Runner(inference_program(spec, DataFormat(dtype.name, pixel_scale), (rows,)))
+        self._runner = _Runner(inference_program(spec, DataFormat(dtype.name, pixel_scale), (rows,), lanes=LANES))
         self._passes = [(rows, 1)]
         self._team = Team(1)
         self._source = np.empty((rows, spec.n_features), dtype)

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from fastmnist.network.layers import (
@@ -105,14 +106,23 @@ class _Conv(_Node):
     index: int  # of its weights among the pairs of parameters
     relu: bool
     mask: bool = True  # the derivative of relu is taken here, not after a pooling that follows
-    partial: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    pooled: _MaxPool | None = None  # the pooling behind it, if gradients are taken from what was pooled
+    fused: _MaxPool | None = None  # the pooling behind it, if it is computed with it
+    partial: list[tuple[Tensor, Tensor]] = field(
+        default_factory=list
+    )  # of each group; the weights' transposed if `pooled`
     transposed: list[Tensor] = field(default_factory=list)
+    blocks: list[Tensor] = field(
+        default_factory=list
+    )  # if `pooled`: rows of the weights' gradient, scratch of each thread
 
 
 @dataclass
 class _MaxPool(_Node):
     params: tuple[float, ...]
     mask: bool  # also takes the derivative of the relu before it
+    sends: bool = True  # to its input; else the convolution before it reads the gradient of what was pooled
+    fused: bool = False  # computed by the convolution before it
     argmax: list[Tensor] = field(default_factory=list)
 
 
@@ -159,8 +169,10 @@ class ImageLayers:
             raise ValueError(
                 "BatchNorm has no gradient of blocks of rows: its statistics are those of a mini-batch. Train it with mini-batches (run_epoch)."
             )
+        self._decide_what_is_pooled_at_once()
+        self._decide_which_gradients_are_pooled()
         self._decide_what_is_kept()
-        largest = max(4 * image.size for image in self._images())
+        largest = max(4 * image.size for image in self._images() if image not in self._unmade())
         self.chunk = min(max(low.target.chunk_bytes // largest, 1) if low.target.chunk_bytes else low.rows, low.rows)
         self._reserve()
         low.decisions.append(
@@ -249,13 +261,61 @@ class ImageLayers:
                     node.source.kept = node.output.gradient_kept = True
         self.output.kept = self.output.gradient_kept = True
 
+    def _pooled_convolutions(self) -> Iterator[tuple[_Conv, _MaxPool]]:
+        """Those that nothing but max pooling follows, where a vector has a length by which ways to compute can be compared."""
+        for node, after in pairwise(self.nodes):
+            if self.low.target.lanes and isinstance(node, _Conv) and isinstance(after, _MaxPool):
+                yield node, after
+
+    def _decide_what_is_pooled_at_once(self) -> None:
+        """Of grey images, where vectors of pixels are no more than vectors of filters."""
+        low, lanes = self.low, self.low.target.lanes
+        for node, after in self._pooled_convolutions():
+            grey = node.source.shape[2] == 1 and node.layer.stride == 1
+            if not (grey and node.relu and after.params[3:] == (2, 2, 2)):
+                continue
+            out_height, out_width, filters = node.output.shape
+            by_filter = out_height * out_width * -(-filters // lanes)
+            by_pixel = 2 * (out_height // 2) * 2 * -(-(out_width // 2) // lanes) * filters
+            if by_pixel <= by_filter:
+                node.fused, after.fused = after, True
+                low.decisions.append(
+                    f"convolution {node.index + 1}: pooled at once, pixels along the vectors: {by_pixel:,} sums of vectors an image instead of "
+                    f"{by_filter:,}"
+                )
+
+    def _decide_which_gradients_are_pooled(self) -> None:
+        """Of convolutions that nothing but max pooling follows: by the vectors of either way, those of the pooled one by half dearer."""
+        low, lanes = self.low, self.low.target.lanes
+        for node, after in self._pooled_convolutions():
+            if low.purpose != "training":
+                continue
+            out_height, out_width, filters = node.output.shape
+            rows, columns = node.layer.window
+            run = columns * node.source.shape[2]
+            dense = out_height * out_width * rows * run * -(-filters // lanes)
+            pooled = after.output.size * rows * -(-run // lanes)
+            if 1.5 * pooled < dense:
+                node.pooled, after.sends = after, False
+                low.decisions.append(
+                    f"convolution {node.index + 1}: its gradients are taken from the pooled pixels alone, {pooled:,} vectors an image instead of "
+                    f"{dense:,}"
+                )
+
+    def _unmade(self) -> list[_Image]:
+        """Outputs of convolutions that are pooled at once."""
+        return [node.output for node in self.convolutions if node.fused]
+
     # --- memory -------------------------------------------------------------------------------------------------------------------
 
     def _reserve(self) -> None:
         low = self.low
+        unsent = [node.output for node in self.convolutions if node.pooled]
+        unmade = self._unmade()
         for image in self._images():
-            image.tensors = self._tensors(image.name, image.size, image.kept)
-            if low.purpose != "inference":
+            if image not in unmade:
+                image.tensors = self._tensors(image.name, image.size, image.kept)
+            if low.purpose != "inference" and image not in unsent:
                 image.gradients = self._tensors(f"d{image.name}", image.size, image.gradient_kept)
         for node in self.nodes:
             if isinstance(node, _MaxPool):
@@ -276,9 +336,16 @@ class ImageLayers:
                 inputs, filters = low.spec.parameter_shapes[2 * node.index]
                 if low.purpose == "training":
                     for g in range(min(self.n_groups, low.rows)):
-                        dw = low.workspace.tensor(f"dw{node.index + 1}_{g}", (inputs, filters), low.target.dtype)
+                        shape = (filters, inputs) if node.pooled else (inputs, filters)
+                        dw = low.workspace.tensor(f"dw{node.index + 1}_{g}", shape, low.target.dtype)
                         db = low.workspace.tensor(f"db{node.index + 1}_{g}", (filters,), low.target.dtype)
                         node.partial.append((dw, db))
+                if node.pooled:
+                    rows = min(low.target.row_block or inputs, inputs)
+                    node.blocks = [
+                        low.workspace.tensor(f"dw{node.index + 1}_rows_{t}", (rows, filters), low.target.dtype)
+                        for t in range(low.n_threads)
+                    ]
                 if self._needs_gradient(node):
                     node.transposed = [
                         low.workspace.tensor(f"wt{node.index + 1}_{t}", (filters, inputs), low.target.dtype)
@@ -392,7 +459,18 @@ class ImageLayers:
         return Instruction("gather_rows", (self.input.view(piece),), ins, (low.data.scale,), "gather")
 
     def _forward(self, node: _Node, piece: _Piece, rows: int) -> Iterator[Instruction]:
-        low, x, y = self.low, node.source.view(piece), node.output.view(piece)
+        low = self.low
+        if isinstance(node, _MaxPool) and node.fused:
+            return
+        x = node.source.view(piece)
+        if isinstance(node, _Conv) and node.fused:
+            outs = node.fused.output.view(piece), self._places(node.fused, piece)
+            geometry = (*node.source.shape[:2], *node.layer.window)
+            yield Instruction(
+                "conv2d_grey_pooled", outs, (x, *self._weights(node)), geometry, f"forward {node.index + 1}"
+            )
+            return
+        y = node.output.view(piece)
         if isinstance(node, _Pad):
             yield Instruction("pad", (y,), (x,), (*node.source.shape, *node.border), "pad")
         elif isinstance(node, _Conv):
@@ -478,19 +556,24 @@ class ImageLayers:
         return Instruction("batch_norm_dx", (node.source.gradient(piece),), ins, params, "batch_norm_dx")
 
     def _backward(self, node: _Node, piece: _Piece) -> Iterator[Instruction]:
-        dy = node.output.gradient(piece)
+        after = node.pooled.output if isinstance(node, _Conv) and node.pooled else node.output
+        dy = after.gradient(piece)
         if isinstance(node, (_Conv, _MaxPool)) and node.mask and (isinstance(node, _MaxPool) or node.relu):
             yield Instruction("relu_backward", (dy,), (dy, node.output.view(piece)), (), "relu_backward")
         if isinstance(node, _Conv):
             yield from self._filter_gradient(node, piece)
-        if not self._needs_gradient(node):
+        if not self._needs_gradient(node) or (isinstance(node, _MaxPool) and not node.sends):
             return
         dx = node.source.gradient(piece)
         if isinstance(node, _Pad):
             yield Instruction("crop", (dx,), (dy,), (*node.source.shape, *node.border), "crop")
         elif isinstance(node, _Conv):
-            wt = node.transposed[piece.thread].view
-            yield Instruction("conv2d_dx", (dx,), (dy, wt), _window(node), f"backward {node.index + 1}")
+            wt, label = node.transposed[piece.thread].view, f"backward {node.index + 1}"
+            if node.pooled:
+                ins = (dy, self._places(node.pooled, piece), wt)
+                yield Instruction("conv2d_pooled_dx", (dx,), ins, _pooled_window(node), label)
+            else:
+                yield Instruction("conv2d_dx", (dx,), (dy, wt), _window(node), label)
         elif isinstance(node, _MaxPool):
             yield Instruction("max_pool_dx", (dx,), (dy, self._places(node, piece)), node.params, "max_pool_dx")
         elif isinstance(node, _AvgPool):
@@ -515,8 +598,14 @@ class ImageLayers:
         else:
             dw, db = (low.gradients[2 * node.index + k].view for k in (0, 1))
             add = "_add"
-        x, dy = node.source.view(piece), node.output.gradient(piece)
-        yield Instruction(f"conv2d_dw{add}", (dw,), (x, dy), _window(node), label)
+        x = node.source.view(piece)
+        if node.pooled:
+            dy = node.pooled.output.gradient(piece)
+            ins = (x, dy, self._places(node.pooled, piece))
+            yield Instruction(f"conv2d_pooled_dwt{add}", (dw,), ins, _pooled_window(node), label)
+        else:
+            dy = node.output.gradient(piece)
+            yield Instruction(f"conv2d_dw{add}", (dw,), (x, dy), _window(node), label)
         if node.layer.use_bias:
             yield Instruction(f"conv2d_db{add}", (db,), (dy,), (), label)
         elif low.purpose == "gradient":
@@ -533,7 +622,8 @@ class ImageLayers:
                 instructions: list[Instruction] = []
                 for start in range(lo, hi, low.target.row_block or inputs):
                     block = start, min(start + (low.target.row_block or inputs), hi)
-                    parts = [dw.view.rows(*block) for dw, _ in node.partial[:n_groups]]
+                    views = [dw.view for dw, _ in node.partial[:n_groups]]
+                    parts = [dw.columns(*block) if node.pooled else dw.rows(*block) for dw in views]
                     instructions += self._step(node, t, 0, block, parts)
                 if hi == inputs and node.layer.use_bias:
                     parts = [db.view.row_matrix() for _, db in node.partial[:n_groups]]
@@ -560,11 +650,21 @@ class ImageLayers:
         low, placement = self.low, self.low.placements[2 * node.index + kind][0]
         for part in parts[1:]:
             yield Instruction("add", (parts[0],), (part,), (), f"sum {node.index + 1}")
+        gradient = parts[0]
+        if node.pooled and rows:
+            gradient = node.blocks[thread].view.rows(0, rows[1] - rows[0])
+            yield Instruction("transpose", (gradient,), (parts[0],), (), f"sum {node.index + 1}")
         tensors = (placement.tensor, *placement.moments)
         outs = tuple(t.view.rows(*rows) if rows else t.view.row_matrix() for t in tensors)
         hyper = low.bound["hyper_biases" if kind else "hyper_weights"].view
-        ins = (parts[0], hyper, low.cursors[thread].view)
+        ins = (gradient, hyper, low.cursors[thread].view)
         yield Instruction(low.op, outs, ins, low.op_params, f"{low.op} {node.index + 1}")
+
+
+def _pooled_window(node: _Conv) -> tuple[float, ...]:
+    """Geometry of a convolution and of the pooling behind it."""
+    assert node.pooled is not None
+    return (*_window(node), *node.pooled.params[3:])
 
 
 def _window(node: _Conv) -> tuple[float, ...]:

@@ -48,6 +48,8 @@ class Target:
         "float32" or "float64".
     gradient_groups : int
         Parts of a batch of images whose filter gradients are summed apart; must not depend on the number of threads, whose work they are.
+    lanes : int
+        float32 values of a vector, by which ways to compute are compared; 0: every image layer as it is written.
     chunk_bytes : int
         Images that a thread drives through the image layers at once: as many as make the largest tensor between them that large; 0: a group.
     """
@@ -57,6 +59,7 @@ class Target:
     row_block: int = 0
     dtype: str = "float32"
     gradient_groups: int = 1
+    lanes: int = 0
     chunk_bytes: int = 0
 
 
@@ -162,10 +165,15 @@ def gradient_program(
 
 
 def inference_program(
-    spec: Spec, data: DataFormat, block_sizes: tuple[int, ...], dtype: str = "float32", chunk_bytes: int = 0
+    spec: Spec,
+    data: DataFormat,
+    block_sizes: tuple[int, ...],
+    dtype: str = "float32",
+    chunk_bytes: int = 0,
+    lanes: int = 0,
 ) -> Program:
     """Writes the outputs of a block of rows to the bound tensor `outputs`; parameters are bound as `parameter_<i>`."""
-    target = Target(dtype=dtype, chunk_bytes=chunk_bytes)
+    target = Target(dtype=dtype, lanes=lanes, chunk_bytes=chunk_bytes)
     return Lowering(spec, target, data, max(block_sizes), "inference").program(block_sizes)
 
 

@@ -25,6 +25,7 @@ for _topic in (
     "rows",
     "matmul",
     "convolution",
+    "pooled_convolution",
     "pooling",
     "batch_norm",
     "sparse",

@@ -297,6 +297,16 @@ def _emit_first(b: ir.IRBuilder, m: ir.Value) -> ir.Value:
 first_true = _vector_intrinsic((mask,), types.intp, _emit_first, lambda m: int(np.argmax(m)) if m.any() else LANES)
 
 
+def _emit_mask_bits(b: ir.IRBuilder, m: ir.Value) -> ir.Value:
+    return b.zext(b.bitcast(m, ir.IntType(LANES)), i64)
+
+
+# One bit for each lane, the first lane's the lowest.
+mask_bits = _vector_intrinsic(
+    (mask,), types.int64, _emit_mask_bits, lambda m: np.dot(m.astype(np.int64), 1 << np.arange(LANES))
+)
+
+
 def _emit_sum(b: ir.IRBuilder, v: ir.Value) -> ir.Value:
     """Halves are added to each other: a fixed tree, whatever the machine."""
     width = LANES

@@ -42,6 +42,10 @@ NOT_ON_GPU = {
         ("gemm_nn", "gemm_nt", "gemm_tn", "gemm_tt"),
         "it multiplies matrices as linear layers, which need no alpha and beta; a product for itself is not asked of it yet",
     ),
+    **dict.fromkeys(
+        ("conv2d_pooled_dwt", "conv2d_pooled_dwt_add", "conv2d_pooled_dx", "conv2d_grey_pooled"),
+        "it fuses a convolution with its pooling for one core's registers; a GPU runs the layers one by one",
+    ),
 }
 
 
