@@ -48,7 +48,7 @@ ladder: $(READY) ## The ladder of the matrix product, naive to shipped
 	@$(PY) bench/ladder/gemm.py
 
 # Named one by one: pdoc does not look below a package that names its public names, as fastmnist does.
-DOCUMENTED := fastmnist $(addprefix fastmnist.,backends datasets estimators evaluation images kernel_call kernels matrix_product network profiling threads training)
+DOCUMENTED := fastmnist $(addprefix fastmnist.,backends datasets estimators evaluation $(addprefix evaluation.,figures sweep video) images kernel_call kernels matrix_product network profiling threads training)
 
 docs: $(DEV) ## API reference from the docstrings, into docs/api
 	@rm -rf docs/api

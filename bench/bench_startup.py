@@ -1,8 +1,9 @@
-"""What a user waits for first: import, the first fit on an empty compile cache, and on a warm one. Each in fresh processes.
+"""What a user waits for first: import, and the first fit of each kind of model with an empty and with a warm compile cache, in fresh processes.
 
-    python bench/bench_startup.py [--rounds 5]
+    python bench/bench_startup.py [--rounds 5] [--models mlp lenet5 ...]
 
-Prints medians and appends them to `bench/results/startup.csv`.
+Of a model: the seconds that only a process' first `fit` and `predict` take, that is those of the same once more in that process subtracted, on
+2,000 images. Prints medians and appends them to `bench/results/startup.csv`.
 """
 
 from __future__ import annotations
@@ -20,38 +21,55 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "bench" / "results" / "startup.csv"
+MODELS = {
+    "mlp": "MLPClassifier((128, 64), batch_size=32, max_iter=1, random_state=0, backend='numba')",
+    "mlp, dense": "MLPClassifier((128, 64), batch_size=32, max_iter=1, random_state=0, backend='numba')",
+    "lenet5": "CNNClassifier('lenet5', max_iter=1, random_state=0, backend='numba')",
+    "simple": "CNNClassifier('simple', max_iter=1, random_state=0, backend='numba')",
+    "accurate": "CNNClassifier('accurate', max_iter=1, random_state=0, backend='numba')",
+    "softmax": "LogisticRegression(max_iter=3, backend='numba')",
+    "ovr": "OneVsRestLogisticRegression(max_iter=3, backend='numba')",
+    "forest": "RandomForestClassifier(2, random_state=0, backend='numba')",
+}
 FIT = """
 import time, warnings
-start = time.perf_counter()
+import numpy as np
 warnings.simplefilter("ignore")
-from fastmnist import MLPClassifier, load_mnist
+from fastmnist import *
 X, y = load_mnist("train", return_X_y=True)
-loaded = time.perf_counter()
-model = MLPClassifier((128, 64), batch_size=32, max_iter=2, random_state=0).fit(X, y)
-model.predict(X[:1])
-ended = time.perf_counter()
-# The second epoch is pure training; the first may contain compiling.
-print(ended - start, ended - loaded - 2 * model.history_["seconds"][1], model.compile_seconds_)
+X, y = X[:2000], y[:2000]
+if {dense}:
+    X = np.maximum(X / np.float32(255), np.float32(0.01))
+seconds = []
+for _ in range(2):
+    start = time.perf_counter()
+    {model}.fit(X, y).predict(X[:1])
+    seconds.append(time.perf_counter() - start)
+print(seconds[0] - seconds[1])
 """
 
 
-def _process(code: str, cache: str) -> tuple[float, list[float]]:
+def _process(code: str, cache: str) -> tuple[float, str]:
+    """Seconds that a process takes, and what it prints."""
     env = {**os.environ, "PYTHONPATH": str(ROOT), "FASTMNIST_CACHE_DIR": cache}
     start = time.perf_counter()
     run = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
-    return time.perf_counter() - start, [float(word) for word in run.stdout.split()]
+    return time.perf_counter() - start, run.stdout
 
 
-def measure(rounds: int) -> dict[str, list[float]]:
+def measure(rounds: int, models: list[str]) -> dict[str, list[float]]:
     """Seconds by what was timed, one value a round."""
-    names = ["import over numpy", "first fit, empty cache: beyond training", "first fit, warm cache: beyond training"]
-    seconds: dict[str, list[float]] = {name: [] for name in names}
+    seconds: dict[str, list[float]] = {"import over numpy": []}
     for _ in range(rounds):
         with tempfile.TemporaryDirectory() as cache:
             bare, ours = _process("import numpy", cache)[0], _process("import numpy, fastmnist", cache)[0]
-            seconds[names[0]].append(ours - bare)
-            for name in names[1:]:
-                seconds[name].append(_process(FIT, cache)[1][1])
+        seconds["import over numpy"].append(ours - bare)
+        for model in models:
+            code = FIT.format(model=MODELS[model], dense=model.endswith("dense"))
+            with tempfile.TemporaryDirectory() as cache:
+                for state in ("empty", "warm"):
+                    name = f"{model}: first fit, {state} cache"
+                    seconds.setdefault(name, []).append(float(_process(code, cache)[1]))
     return seconds
 
 
@@ -59,7 +77,9 @@ def main() -> None:
     """Measure, print, append."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
-    seconds = measure(parser.parse_args().rounds)
+    parser.add_argument("--models", nargs="*", choices=list(MODELS), default=list(MODELS))
+    arguments = parser.parse_args()
+    seconds = measure(arguments.rounds, arguments.models)
     RESULTS.parent.mkdir(exist_ok=True)
     new = not RESULTS.exists()
     with RESULTS.open("a", newline="") as file:

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 
 import click
 
+from fastmnist.commands.evaluate import evaluate
 from fastmnist.commands.options import json_option, model_options
 from fastmnist.commands.plot import plot
 from fastmnist.commands.profile import profile
+from fastmnist.commands.render import render
 from fastmnist.commands.reproduce import reproduce
 from fastmnist.commands.sweep import sweep
 from fastmnist.console import EXIT_INTERRUPTED, Commands, counted_progress, emit_json, epoch_progress, output
@@ -259,5 +261,5 @@ def warmup(as_json: bool) -> None:
 
 # --- commands with a file of their own ----------------------------------------------------------------------------------
 
-for command in (plot, profile, reproduce, sweep):
+for command in (evaluate, plot, profile, render, reproduce, sweep):
     main.add_command(command)

@@ -4,12 +4,15 @@ import json
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from sklearn import metrics
 from sklearn.calibration import calibration_curve
 from sklearn.datasets import load_iris
 from sklearn.linear_model import LogisticRegression as Peer
 from sklearn.svm import LinearSVC
 
+from fastmnist import RandomForestClassifier
+from fastmnist.cli import main
 from fastmnist.evaluation import classification_report, evaluate, measure_calibration
 
 CASES = {
@@ -200,6 +203,25 @@ def test_classes_that_the_model_does_not_know(iris):
     assert {m.true for m in result.worst_mistakes(1000)} == {"versicolor"}
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_a_model_is_judged_with_weights(iris):
+    X, y, model = iris
+    weights = np.arange(len(y)) % 3
+    result, often = (
+        evaluate(model, X, y, weights),
+        evaluate(model, np.repeat(X, weights, axis=0), np.repeat(y, weights)),
+    )
+    np.testing.assert_array_equal(result.report.confusion, often.report.confusion)
+    assert result.calibration.expected_error == pytest.approx(often.calibration.expected_error)
+    for arguments, message in (
+        ((y[:-1],), "of one length"),
+        ((y, [1.0]), "sample_weight"),
+        ((y.astype(str),), "of one kind"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            evaluate(model, X, *arguments)
+
+
 def test_a_model_without_probabilities(iris):
     X, y, _ = iris
     result = evaluate(LinearSVC(random_state=0).fit(X, y), X, y)
@@ -207,3 +229,20 @@ def test_a_model_without_probabilities(iris):
     assert json.loads(json.dumps(result.as_dict()))["worst_mistakes"] == []
     with pytest.raises(ValueError, match="no predict_proba"):
         result.worst_mistakes()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_command_says_the_same(iris, tmp_path):
+    X, y, _ = iris
+    np.savez(tmp_path / "iris.npz", x_train=X[::2], y_train=y[::2], x_test=X[1::2], y_test=y[1::2])
+    model = RandomForestClassifier(2, max_depth=1, random_state=0, backend="numpy").fit(X[::2], y[::2])
+    model.save(tmp_path / "trees.safetensors")
+    command = ["evaluate", str(tmp_path / "trees.safetensors"), "--data", str(tmp_path / "iris.npz")]  # rows, no images
+    text, facts = (CliRunner().invoke(main, [*command, *more]) for more in ([], ["--json", "--top", "1"]))
+    assert (text.exit_code, facts.exit_code) == (0, 0), text.output
+    expected = evaluate(model, X[1::2], y[1::2])
+    assert json.loads(facts.stdout) == json.loads(json.dumps({"model": "trees", **expected.as_dict(1)}))
+    (confusion,) = expected.report.top_confusions(1)
+    assert f"{len(expected.wrong)} of 75 samples are wrong" in text.stdout
+    assert f"most frequent: {confusion.true} as {confusion.predicted} ({confusion.count}, " in text.stdout
+    assert f"surest mistakes: sample {expected.worst_mistakes(1)[0].index}, " in text.stdout

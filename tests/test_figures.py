@@ -184,6 +184,15 @@ def test_importances_and_grids():
         figures.image_grid(np.zeros((2, 3, 3)), ["one"])
 
 
+def test_augmented_images_stand_below_their_originals():
+    originals = np.arange(2 * 9.0).reshape(2, 3, 3)
+    copies = originals + np.arange(1, 4)[:, None, None, None]
+    figure = figures.augmented_images(originals, copies)
+    np.testing.assert_array_equal(images_of(figure), np.concatenate([originals, *copies]))
+    with pytest.raises(ValueError, match="none empty"):
+        figures.augmented_images(originals, copies[:, :1])
+
+
 # --- files, the extra -------------------------------------------------------------------------------------------------
 
 
@@ -243,6 +252,16 @@ def plot(folder, kind, *models, options=(), code=0):
     return result
 
 
+def test_augmented_digits_have_a_command(folder):
+    options = ["--data", folder / "data.npz", "--count", 2, "--copies", 2, "--rotate", 30, "--elastic-alpha", 8]
+    plot(folder, "augmented", options=options)
+    assert_is_picture(folder / "augmented.png")
+    assert (
+        "rotate must be an angle in degrees from 0 to 180"
+        in plot(folder, "augmented", options=["--rotate", 900], code=2).stderr
+    )
+
+
 def assert_is_picture(path):
     with Image.open(path) as image:
         assert image.convert("L").getextrema()[0] < 100, "nothing is drawn"
@@ -283,11 +302,19 @@ def test_every_picture_has_a_command(folder, kind, models):
         ("importances", "mlp", [], "which has no importances"),
         ("steps", "mlp", ["--window", 1000], "window must be 1 to 30"),
         ("curves", "absent", [], "No such file"),
+        ("samples", "mlp", ["--count", 2, "--wrong", 3], "--wrong must be at most --count, 2"),
     ],
 )
 def test_what_cannot_be_drawn_is_explained_in_a_line(folder, kind, model, options, message):
     result = plot(folder, kind, model, options=options, code=2)
     assert message in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_the_command_says_how_to_get_matplotlib_before_it_works(folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    result = plot(folder, "confusion", "absent", code=2)  # it does not come to look for the model
+    assert "pip install 'fastmnist[plots]'" in result.stderr
     assert len(result.stderr.splitlines()) == 1
 
 

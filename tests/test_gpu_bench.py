@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from cusim import Module, compiler_missing, fake_cupy
 
-from fastmnist.backends import gpu
+from fastmnist.backends import gpu, gpu_probe
 
 if compiler_missing():
     pytest.skip(compiler_missing(), allow_module_level=True)
@@ -28,6 +28,8 @@ def bench(monkeypatch):
     cupy.cuda.runtime.driverGetVersion = cupy.cuda.runtime.runtimeGetVersion = lambda: 13000
     cupy.cuda.runtime.memcpyDeviceToDevice = 3
     monkeypatch.setitem(sys.modules, "cupy", cupy)
+    usable = gpu_probe.GpuStatus("ok", True, "", "", "Fake GPU", (9, 0), 1 << 30, (13, 0), 1, "cupy-cuda13x 14.2.0")
+    monkeypatch.setattr(gpu_probe, "probe", lambda: usable)
     monkeypatch.syspath_prepend(str(BENCH / "gpu"))
     gpu.open_device.cache_clear()
     loaded = []
@@ -79,10 +81,16 @@ def test_models(bench, tmp_path, monkeypatch):
     models = bench("models")
     monkeypatch.setattr(models, "MODELS", {"softmax": models.MODELS["softmax"]})
     monkeypatch.setattr(models, "BATCHES", (32,))
-    monkeypatch.setattr(models.importlib.util, "find_spec", lambda name: None)  # without torch
-    monkeypatch.setattr(sys, "argv", ["models.py", "--out", str(tmp_path), "--rows", "100"])
+    monkeypatch.setattr(models, "FITS", 1)
+    find = models.importlib.util.find_spec
+    monkeypatch.setattr(models.importlib.util, "find_spec", lambda name: None if name == "torch" else find(name))
+    monkeypatch.setattr(sys, "argv", ["models.py", "--out", str(tmp_path), "--rows", "60"])
     models.main()
     assert [row["job"] for row in rows(tmp_path / "models.csv")] == ["cupy", "numba"]
+    fits = rows(tmp_path / "fits.csv")
+    assert [row["job"] for row in fits] == ["cupy", "numba"] * 2
+    for ours, theirs in zip(fits[::2], fits[1::2], strict=True):
+        assert float(ours["objective"]) == pytest.approx(float(theirs["objective"]), rel=1e-3)
     kernels = [row["kernel"] for row in rows(tmp_path / "steps.csv")]
     assert kernels[0] == "gather_rows_uint8_kernel" and kernels[-1] == "advance_kernel" and len(kernels) == 8
 

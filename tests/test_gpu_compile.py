@@ -8,7 +8,7 @@ from pathlib import Path
 import nvrtc
 import pytest
 
-from fastmnist.kernels.gpu import FILES, matmul, source
+from fastmnist.kernels.gpu import FILES, convolution, matmul, source
 from fastmnist.kernels.gpu.source import kernels
 
 # Which CUDA serves which devices: 13 dropped Volta (sm_70).
@@ -44,8 +44,13 @@ def table():
         return {row["kernel"]: (int(row["registers"]), int(row["shared"])) for row in csv.DictReader(lines)}
 
 
-@pytest.mark.parametrize("file", FILES)
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def both(file, architecture):
+    """Convolutions take seconds to compile and have no part that depends on the device: always for the oldest, for Hopper and the newest."""
+    seldom = file == "convolution" and architecture not in ("sm_75", "sm_90", "sm_120")
+    return pytest.param(file, architecture, marks=pytest.mark.long if seldom else ())
+
+
+@pytest.mark.parametrize(("file", "architecture"), [both(f, a) for a in ARCHITECTURES for f in FILES])
 def test_compiles_within_the_table(file, architecture):
     used = usage(file, architecture)
     assert set(used) == set(kernels(file))
@@ -66,6 +71,13 @@ def test_table_names_the_kernels_and_no_others():
 
 def test_every_block_fits_on_every_device():
     dynamic = {f"gemm_{layout}_{tile.name}_kernel": tile for tile in matmul.TILES for layout in ("nn", "nt", "tn")}
+    for op, tiles in (
+        ("", convolution.IMAGE_TILES),
+        ("_dx", convolution.IMAGE_TILES),
+        ("_dw", convolution.FILTER_TILES),
+    ):
+        dynamic |= {f"conv2d{op}_{tile.name}_kernel": tile for tile in tiles}
+    assert set(dynamic) <= set(table())
     for kernel, (registers, shared) in table().items():
         tile = dynamic.get(kernel)
         threads = tile.threads if tile else 256

@@ -10,6 +10,8 @@ import scipy.sparse
 from cusim import compiler_missing, fake_cupy
 from cusim.device import SimulatedDevice, call
 from test_executors import CASES, FEATURES, N, _data, _parameters, _spec, _train
+from test_image_layers import CASES as IMAGE_CASES
+from test_image_layers import _train as _train_images
 
 import fastmnist
 from fastmnist import backends
@@ -17,21 +19,14 @@ from fastmnist.backends import BackendUnavailable, gpu, gpu_probe
 from fastmnist.backends.gpu import CupyExecutor
 from fastmnist.backends.reference import ReferenceExecutor
 from fastmnist.kernels.gpu import launches
-from fastmnist.network.layers import Conv2D, Dense, Flatten
+from fastmnist.network.layers import BatchNorm, Dense
 from fastmnist.network.losses import BinaryCrossEntropy
 from fastmnist.network.optimizers import Adam
-from fastmnist.network.spec import Spec
 
 if compiler_missing():
     pytest.skip(compiler_missing(), allow_module_level=True)
 
 CLASSES = 5
-
-
-def test_layers_of_images_are_refused():
-    spec = Spec(64, (Conv2D(4, 3), Flatten(), Dense(3)), image_shape=(8, 8, 1))
-    with pytest.raises(BackendUnavailable, match=r"no layers of images.*Use backend='numba'"):
-        CupyExecutor(spec, device=SimulatedDevice())
 
 
 def executor(spec, **options):
@@ -130,6 +125,46 @@ def test_losses_by_class():
         results.append(run.losses_and_gradient(_parameters(spec))[0])
     assert results[1].shape == (CLASSES,)
     np.testing.assert_allclose(results[1], results[0], rtol=1e-6)
+
+
+# --- layers of images -------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", IMAGE_CASES)
+def test_image_layers_follow_the_float64_oracle(name, monkeypatch):
+    monkeypatch.setattr(gpu, "IMAGE_BLOCK_ROWS", 20)  # several blocks and a shorter last one
+    spec = IMAGE_CASES[name]
+    oracle, ours = ReferenceExecutor(spec, dtype=np.float64), executor(spec)
+    expected, losses, X, initial = _train_images(oracle)
+    got, our_losses, _, _ = _train_images(ours)
+    np.testing.assert_allclose(our_losses, losses, rtol=1e-4, atol=1e-5)
+    for a, b, start in zip(got, expected, initial, strict=True):
+        # Six steps of float32 against float64, grown by the learning itself.
+        assert not (np.abs(a - b).max() > 1e-4 * max(1, np.abs(b).max()))
+        assert a.size < 40 or not np.array_equal(a, start.astype(np.float32))
+    outputs = [run.outputs(expected, X, pixel_scale=1 / 255) for run in (ours, oracle)]
+    np.testing.assert_allclose(*outputs, atol=2e-6)
+    if any(isinstance(layer, BatchNorm) for layer in spec.layers):
+        return
+    (our_loss, our_gradient), (loss, gradient) = (run.loss_and_gradient(expected) for run in (ours, oracle))
+    assert our_loss == pytest.approx(loss, rel=1e-6)
+    for a, b in zip(our_gradient, gradient, strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-6 * max(1, np.abs(b).max()))
+
+
+@pytest.mark.parametrize(
+    ("name", "epochs"),
+    [("batch normalisation", 7), pytest.param("lenet", 40, marks=pytest.mark.long)],
+)
+def test_many_steps_of_images_follow_the_oracle(name, epochs):
+    """In float32, beside NumPy's: both drift from float64 by their rounding, grown by the learning itself."""
+    spec = IMAGE_CASES[name]
+    exact, losses, _, _ = _train_images(ReferenceExecutor(spec, dtype=np.float64), batch=10, epochs=epochs)
+    numpys, _, _, _ = _train_images(ReferenceExecutor(spec, dtype=np.float32), batch=10, epochs=epochs)
+    got, ours, _, _ = _train_images(executor(spec), batch=10, epochs=epochs)
+    np.testing.assert_allclose(ours, losses, rtol=5e-3, atol=5e-5)
+    error, theirs = (max(np.abs(a - b).max() for a, b in zip(run, exact, strict=True)) for run in (got, numpys))
+    assert error <= 8 * theirs + 1e-5
 
 
 # --- recorded launches ------------------------------------------------------------------------------------------------------------------
@@ -294,8 +329,8 @@ def test_a_capture_allows_nothing_but_launches(fake_gpu):
 def test_estimators_on_the_gpu_predict_as_on_the_cpu(fake_gpu, model):
     make = {
         "mlp": partial(fastmnist.MLPClassifier, hidden_layer_sizes=(20, 9), max_iter=5, batch_size=50),
-        "softmax": partial(fastmnist.LogisticRegression, max_iter=30),
-        "one-vs-rest": partial(fastmnist.OneVsRestLogisticRegression, max_iter=30),
+        "softmax": partial(fastmnist.LogisticRegression, max_iter=200, tol=1e-5),
+        "one-vs-rest": partial(fastmnist.OneVsRestLogisticRegression, max_iter=200, tol=1e-5),
         "softmax by steps": partial(fastmnist.LogisticRegression, solver="sgd", max_iter=5),
     }[model]
     rng = np.random.default_rng(0)

@@ -16,7 +16,19 @@ from kernel_cases import IN_PLACE, UGLY_MATRICES, VALUES, assert_within_budget, 
 
 from fastmnist.kernels import reference
 from fastmnist.kernels.contract import CONTRACT
-from fastmnist.kernels.gpu import FILES, LAUNCHERS, NOT_ON_GPU, Array, Facts, launches, matmul, source
+from fastmnist.kernels.gpu import (
+    FILES,
+    LAUNCHERS,
+    NOT_ON_GPU,
+    Array,
+    Facts,
+    channels,
+    convolution,
+    launches,
+    matmul,
+    source,
+    tiles,
+)
 from fastmnist.kernels.gpu.source import kernels
 
 if compiler_missing():
@@ -130,6 +142,94 @@ def test_bits_of_a_product_do_not_depend_on_the_order_of_blocks():
     assert forward.tobytes() == backward.tobytes()
 
 
+# --- convolutions: every tile; sums in shares ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("op", "tile"),
+    [
+        *((op, tile) for op in ("conv2d", "conv2d_dx") for tile in convolution.IMAGE_TILES),
+        *(("conv2d_dw_add", tile) for tile in convolution.FILTER_TILES),
+    ],
+    ids=lambda value: getattr(value, "name", value),
+)
+def test_convolution_with_every_tile(op, tile, monkeypatch):
+    monkeypatch.setattr(convolution, "choose_tile", lambda *_: tile)
+    for k, dims in enumerate(list(sizes(op))[2::2]):
+        assert_within_budget(call_reversed if k % 2 else call, op, dims, strided=bool(k % 3))
+        assert_within_budget(call, op, dims, values="special")
+
+
+def test_infinite_filters_send_nothing_where_they_do_not_reach():
+    """The corner of an image is reached by one weight alone: an infinite other one must not make it 0 times infinity."""
+    wt = np.ones((1, 9), np.float32)
+    wt[0, 8] = np.inf
+    dx, dy = np.empty((1, 16), np.float32), np.ones((1, 4), np.float32)
+    geometry = {"height": 4, "width": 4, "channels": 1, "kernel_height": 3, "kernel_width": 3, "stride": 1}
+    call("conv2d_dx", dx, dy, wt, **geometry)
+    assert np.isinf(dx.reshape(4, 4)[2:, 2:]).all()
+    np.testing.assert_array_equal(dx.reshape(4, 4)[:2], [[1, 2, 2, 1], [2, 4, 4, 2]])
+
+
+def test_tiles_of_convolutions_waste_few_columns():
+    h200 = Facts(multiprocessors=132)
+    shapes = (32 * 576, 6), (32 * 576, 64), (32 * 144, 16), (64, 120), (25, 6)
+    chosen = [convolution.choose_tile(h200, *shape).name for shape in shapes]
+    assert chosen == ["tall", "medium", "small", "small", "small"]
+
+
+SUMMED = (
+    "linear",
+    "linear_relu",
+    "linear_dx_add",
+    "linear_dw_add",
+    "linear_db_add",
+    "conv2d_dw",
+    "conv2d_dw_add",
+    "conv2d_db",
+)
+SUMMED_BY_CHANNEL = ("batch_moments", "batch_norm_sums")
+
+
+@pytest.mark.parametrize("op", [*SUMMED, *SUMMED_BY_CHANNEL])
+@pytest.mark.parametrize("mode", ["plain", "race"])
+def test_sums_in_shares(op, mode, monkeypatch):
+    """Sums that a real device would cut only where they are long."""
+    monkeypatch.setattr(tiles, "LEAST_SHARE", 8)
+    monkeypatch.setattr(tiles, "SHARE_STEP", 64)
+    monkeypatch.setattr(channels, "LEAST_SHARE", 2)
+    facts = Facts(multiprocessors=1000, scratch=device.FACTS.scratch)
+    cut = []
+
+    def run(op, *arrays, **params):
+        planned = launches(op, facts, [device.array(a) for a in arrays], list(params.values()))
+        cut.append(len(planned) == 2)
+        for launch in planned:
+            device.run(launch, mode=mode, reverse=len(cut) % 2 == 0)
+
+    if mode == "plain":
+        for k, dims in enumerate(list(sizes(op))[2::3]):
+            assert_within_budget(run, op, dims, strided=bool(k % 2))
+    if op in ("conv2d_dw", "conv2d_dw_add"):
+        large = {"B": 3, "X": 11 * 10 * 2, "Y": 9 * 8 * 5, "K": 18, "O": 5}
+        large |= {"height": 11, "width": 10, "channels": 2, "kernel_height": 3, "kernel_width": 3, "stride": 1}
+    else:
+        large = {"B": 140, "I": 140, "O": 70} | ({"Y": 9 * 70} if "Y" in CONTRACT[op].dims else {})
+        large = {name: size for name, size in large.items() if name in CONTRACT[op].dims}
+    assert_within_budget(run, op, large)
+    assert cut[-1]
+
+
+def test_sums_are_cut_only_where_it_pays():
+    facts = Facts(132, Array(0, (1 << 22,), 1, "float32"))
+    assert tiles.cut(facts, 8, 784, 32 * 128) == (1, 784)
+    assert tiles.cut(facts, 200, 60_000, 7840) == (1, 60_000)
+    assert tiles.cut(facts, 1, 32 * 576, 25 * 6) == (36, 512)
+    assert tiles.cut(Facts(132), 1, 32 * 576, 25 * 6) == (1, 32 * 576)
+    n, share = tiles.cut(facts, 1, 10**6, 1 << 20)  # no room for more
+    assert n == 4 and (n - 1) * share < 10**6 <= n * share
+
+
 # --- single points ----------------------------------------------------------------------------------------------------------------------
 
 
@@ -170,7 +270,7 @@ def test_every_kernel_is_launched_by_some_op_and_takes_what_it_is_given():
     for file in FILES:
         for kernel in kernels(file):
             op = kernel.removesuffix("_kernel")
-            generic = op.startswith(("gemm_", "gather_rows_")) or op.removesuffix("_backward") in LAUNCHERS
+            generic = op.startswith(("gemm_", "gather_rows_", "conv2d_")) or op.removesuffix("_backward") in LAUNCHERS
             assert generic or kernel in sources, f"{file}.cu: nothing launches {kernel}"
 
 

@@ -84,6 +84,23 @@ def test_no_fast_math_but_contraction(modules):
         ), name
 
 
+def test_what_kernels_call_is_not_compiled_by_itself(modules):
+    from fastmnist.kernels.cpu import matmul, pipeline
+
+    results = matmul.product_nn.overloads.values()
+    assert results
+    for result in results:
+        assert type(result.library) is pipeline._Ir
+        with pytest.raises(TypeError):
+            result.entry_point(1)
+
+
+def test_functions_apart_are_called_and_the_others_inlined(modules):
+    defined = {name: [f for f in modules[name].functions if not f.is_declaration] for name in ("conv2d", "adam")}
+    assert len(defined["adam"]) == 1
+    assert len(defined["conv2d"]) > 1
+
+
 def test_a_kernel_with_another_signature_is_refused():
     from fastmnist.kernels.cpu.registry import kernel
 

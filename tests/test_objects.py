@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -198,6 +199,61 @@ def test_an_interrupt_while_compiling_is_not_lost(at_once):
     assert signal.getsignal(signal.SIGINT) is handler
     with interrupts_kept(at_once=at_once):
         pass  # nothing caught, nothing raised
+
+
+@pytest.fixture
+def objects(tmp_path, monkeypatch):
+    """The module, with an empty cache and as if it had just been imported."""
+    from fastmnist.kernels.cpu import objects
+
+    monkeypatch.setenv("FASTMNIST_CACHE_DIR", str(tmp_path))
+    for once in (objects._mark_used, objects._remove_stale):
+        once.cache_clear()
+    yield objects
+    for once in (objects._mark_used, objects._remove_stale):
+        once.cache_clear()
+
+
+def _aged(path, days, content=b""):
+    """A file, and the folder that it lies in, that many days old."""
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(content)
+    for aged in (path, path.parent):
+        os.utime(aged, (time.time() - days * 86_400,) * 2)
+    return path
+
+
+def test_what_nobody_needs_any_more_is_removed_and_nothing_else(objects, tmp_path):
+    old, young = "0123456789abcdef0123", "3210fedcba9876543210"
+    gone = [_aged(tmp_path / old / name, 31) for name in ("add.o", "walk.o")]
+    kept = [
+        _aged(tmp_path / young / "add.o", 29),
+        _aged(tmp_path / "photographs" / "add.o", 400),
+        _aged(tmp_path / "fedcba98765432100123" / "notes.txt", 400),
+        _aged(objects.cache_folder() / "add.o", 400),
+    ]
+    gone.append(_aged(objects.cache_folder() / "adam-x.tmp", 2))
+    kept.append(_aged(objects.cache_folder() / "adam-y.tmp", 0.5))
+    objects._remove_stale(tmp_path)
+    assert [path for path in gone if path.exists()] == []
+    assert [path for path in kept if not path.exists()] == []
+    assert not (tmp_path / old).exists()
+    objects._remove_stale.cache_clear()
+    objects._remove_stale(tmp_path / "nowhere")  # a cache that can't be written
+    objects._remove_stale(kept[0])
+
+
+def test_use_keeps_a_folder_and_compiling_cleans_up(warm, tmp_path):
+    folder = next(warm.iterdir())
+    stale = _aged(warm / "0123456789abcdef0123" / "add.o", 31)
+    os.utime(folder, (time.time() - 31 * 86_400,) * 2)
+    assert _run(warm).stdout.split()[0] == "False"
+    assert time.time() - folder.stat().st_mtime < 3600
+    assert stale.exists()
+    (folder / "add.o").unlink()
+    assert _run(warm).stdout.split()[0] == "True"
+    assert not stale.parent.exists()
+    assert (folder / "add.o").exists()
 
 
 def test_without_a_home_nothing_is_kept(monkeypatch):

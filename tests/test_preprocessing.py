@@ -21,7 +21,7 @@ from fastmnist import (
 from fastmnist.estimators.inputs import shifted_images
 
 
-@parametrize_with_checks([Deskew(), Deskew(backend="numpy"), AugmentTransformer(random_state=0)])
+@parametrize_with_checks([Deskew(), AugmentTransformer(random_state=0)])
 def test_scikit_learn_check(estimator, check):
     check(estimator)
 

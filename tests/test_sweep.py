@@ -199,6 +199,7 @@ def test_two_jobs_give_the_same_bits(data, tmp_path):
     assert results(one) == results(two)
 
 
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.parametrize("generators", [True, False])
 def test_a_registered_backend_carries_the_sweep(data, tmp_path, generators):
     carried = []

@@ -23,7 +23,7 @@ pytestmark = [
 ]
 on_x86 = pytest.mark.skipif(isa.MACHINE.architecture != "x86_64", reason="names of x86 processors")
 
-# What the C library may be asked for: by kernels memory, logarithm and exponential of losses, by the walker the time and to sleep, on a futex or a while.
+# What the C library may be asked for: by kernels memory, logarithm and exponential, by the walker the time and to sleep, on a futex or a while.
 C_LIBRARY = {"memset", "memcpy", "memmove", "log", "exp"}
 WAITING = {"clock_gettime", "syscall", "usleep"}
 
@@ -111,7 +111,7 @@ def _python(arguments, tmp_path, **variables):
 
 # Each intrinsic and each tile at least once; the long test has all ops.
 SOME = """
-from kernel_cases import assert_within_budget
+from kernel_cases import assert_within_budget, sizes
 from fastmnist.kernels import cpu
 from fastmnist.kernels.cpu.isa import MACHINE
 for op, dims in {
@@ -121,6 +121,9 @@ for op, dims in {
 }.items():
     for values in ("normal", "huge", "special"):
         assert_within_budget(cpu.call, op, dims, strided=True, values=values)
+for op in ("conv2d", "conv2d_dx", "max_pool", "block_linear"):
+    for dims in list(sizes(op))[::6]:
+        assert_within_budget(cpu.call, op, dims, strided=True)
 print(MACHINE.lanes, MACHINE.has_fma)
 """
 

@@ -1,6 +1,7 @@
 """Training steps on a GPU: ours, the CPU's, and torch (eager, and captured in a CUDA graph) side by side; where the time of a step goes.
 
-`python bench/gpu/models.py --out FOLDER` writes models.csv and steps.csv. One process, alternating: ours, torch, ours, torch; losses compared first.
+`python bench/gpu/models.py --out FOLDER` writes models.csv, steps.csv and, of the logistic models by L-BFGS, fits.csv.
+One process, alternating: ours, torch, ours, torch; losses compared first.
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ from statistics import median
 import numpy as np
 from timing import facts, show, spread, time_launches, write
 
-from fastmnist import load_mnist
+from fastmnist import LogisticRegression, OneVsRestLogisticRegression, load_mnist
 from fastmnist.backends.cpu import CpuExecutor
 from fastmnist.backends.gpu import CupyExecutor, open_device
+from fastmnist.network.architectures import ARCHITECTURES
 from fastmnist.network.initializers import initial_parameters
-from fastmnist.network.layers import Dense
+from fastmnist.network.layers import Conv2D, Dense, Flatten, MaxPool2D
 from fastmnist.network.optimizers import SGD, Adam
 from fastmnist.network.spec import Spec
 
@@ -29,9 +31,12 @@ MODELS = {
     "mlp-500-250-100": Spec(
         784, (Dense(500, "relu"), Dense(250, "relu"), Dense(100, "relu"), Dense(10)), optimizer=Adam()
     ),
+    "lenet5": Spec(784, (*ARCHITECTURES["lenet5"], Dense(10)), optimizer=Adam(), image_shape=(28, 28, 1)),
+    "fast": Spec(784, (*ARCHITECTURES["fast"], Dense(10)), optimizer=Adam(), image_shape=(28, 28, 1)),
 }
+MOST_ROWS = {"lenet5": 6_000, "fast": 6_000}  # their epochs on the CPU take long
 BATCHES = (32, 256, 1024)
-EPOCHS = 3
+EPOCHS = FITS = 3
 
 
 def executor_epochs(executor, spec: Spec, X: np.ndarray, y: np.ndarray, batch: int) -> Callable[[], float]:
@@ -53,12 +58,17 @@ def torch_epochs(spec: Spec, X: np.ndarray, y: np.ndarray, batch: int, graph: bo
     """The same in torch: data resident, fused optimizer, indices drawn once an epoch."""
     import torch
 
-    layers: list[torch.nn.Module] = []
-    width = spec.n_features
-    for layer in spec.layers:
-        layers.append(torch.nn.Linear(width, layer.units))
-        layers += [torch.nn.ReLU()] * (layer.activation == "relu")
-        width = layer.units
+    layers: list[torch.nn.Module] = [torch.nn.Unflatten(1, (1, 28, 28))] if spec.image_shape else []
+    for before, layer in zip(spec.shapes, spec.layers, strict=False):
+        if isinstance(layer, Flatten):
+            layers.append(torch.nn.Flatten())
+        elif isinstance(layer, MaxPool2D):
+            layers.append(torch.nn.MaxPool2d(layer.window))
+        elif isinstance(layer, Conv2D):
+            layers.append(torch.nn.Conv2d(before[-1], layer.filters, layer.window, padding=layer.padding))
+        else:
+            layers.append(torch.nn.Linear(before[-1], layer.units))
+        layers += [torch.nn.ReLU()] * (getattr(layer, "activation", "") == "relu")
     net = torch.nn.Sequential(*layers).cuda()
     data, labels = torch.tensor(X).cuda(), torch.tensor(y, dtype=torch.int64).cuda()
     make = torch.optim.Adam if isinstance(spec.optimizer, Adam) else torch.optim.SGD
@@ -97,17 +107,30 @@ def torch_epochs(spec: Spec, X: np.ndarray, y: np.ndarray, batch: int, graph: bo
     return epoch
 
 
+def full_batch_fits(X: np.ndarray, y: np.ndarray) -> list[dict[str, object]]:
+    """The logistic models by L-BFGS, on the GPU and on the CPU, to the same tolerance: seconds, iterations and the objective reached."""
+    rows = []
+    for model in (LogisticRegression, OneVsRestLogisticRegression):
+        for backend in ("cupy", "numba"):
+            fits = [model(C=0.01, tol=1e-4, max_iter=500, backend=backend).fit(X, y) for _ in range(FITS)]
+            seconds = median(fit.fit_seconds_ for fit in fits)
+            facts_ = {"iterations": int(fits[0].n_iter_.max()), "objective": fits[0].loss_curve_[-1]}
+            rows.append({"model": model.__name__, "job": backend, "seconds": seconds} | facts_)
+    return rows
+
+
 def main() -> None:
-    """Everything, into two CSV files."""
+    """Everything, into three CSV files."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--rows", type=int, default=60_000)
     options = parser.parse_args()
     X, y = load_mnist("train", return_X_y=True)
-    X, y = X[: options.rows], y[: options.rows].astype(np.int32)
+    everything = X[: options.rows], y[: options.rows].astype(np.int32)
     device = open_device()
     models, steps = [], []
     for name, spec in MODELS.items():
+        X, y = (a[: MOST_ROWS.get(name)] for a in everything)
         for batch in BATCHES:
             ours = CupyExecutor(spec)
             jobs = {
@@ -133,7 +156,10 @@ def main() -> None:
                 steps.append(
                     base | {"kernel": launch.kernel, "grid": "x".join(map(str, launch.grid)), "us": us, "iqr_us": iqr}
                 )
+    fits = full_batch_fits(*everything)
+    show(fits, ("model", "job", "seconds", "iterations", "objective"))
     show(models, ("model", "batch", "job", "us_a_step", "over_ours"))
+    write(options.out / "fits.csv", [row | facts(device) for row in fits])
     write(options.out / "models.csv", [row | facts(device) for row in models])
     write(options.out / "steps.csv", [row | facts(device) for row in steps])
 

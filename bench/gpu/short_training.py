@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from fastmnist import LogisticRegression, OneVsRestLogisticRegression
 from fastmnist.backends.gpu import CupyExecutor
-from fastmnist.network.layers import Dense, Dropout
+from fastmnist.network.layers import Activation, AvgPool2D, BatchNorm, Conv2D, Dense, Dropout, Flatten, MaxPool2D
 from fastmnist.network.losses import BinaryCrossEntropy
 from fastmnist.network.optimizers import SGD, Adam
 from fastmnist.network.spec import Spec
@@ -15,11 +16,26 @@ SPECS = (
     Spec(
         50, (Dense(17, "tanh"), Dense(9, "elu"), Dense(5)), loss=BinaryCrossEntropy(), optimizer=SGD(0.9, nesterov=True)
     ),
+    Spec(
+        50,
+        (
+            Conv2D(7, 2, padding="same", activation="relu"),
+            MaxPool2D(2, 1),
+            BatchNorm(),
+            Activation("relu"),
+            Conv2D(8, (2, 1)),
+            AvgPool2D(2),
+            Flatten(),
+            Dense(5),
+        ),
+        optimizer=Adam(),
+        image_shape=(10, 5, 1),
+    ),
 )
 
 
 def main() -> None:
-    """Train two epochs of each, then the full-batch gradient and a prediction."""
+    """Train two epochs of each, then the full-batch gradient and a prediction; and the logistic models by L-BFGS."""
     rng = np.random.default_rng(0)
     X, y = rng.integers(0, 256, (203, 50)).astype(np.uint8), rng.integers(0, 5, 203).astype(np.int32)
     for spec in SPECS:
@@ -30,8 +46,11 @@ def main() -> None:
         for seed in range(2):
             epoch = executor.run_epoch(rng.permutation(203), np.full(7, 0.01), 32, seed=seed)
             assert np.isfinite(epoch.losses).all()
-        executor.loss_and_gradient(parameters)
+        if not any(isinstance(layer, BatchNorm) for layer in spec.layers):
+            executor.loss_and_gradient(parameters)
         executor.outputs(parameters, X, pixel_scale=1 / 255)
+    for model in (LogisticRegression, OneVsRestLogisticRegression):
+        model(max_iter=3, backend="cupy").fit(X, y)
     print("trained")
 
 

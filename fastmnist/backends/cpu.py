@@ -86,7 +86,7 @@ def _announce(op: str) -> None:
     if not _announced:
         _announced = True
         print(
-            "fastmnist: compiling kernels that this machine has not run yet, some fifteen seconds for a first fit "
+            "fastmnist: compiling kernels that this machine has not run yet, some ten seconds for a first fit "
             "(they are kept; `fastmnist warmup` does it ahead) ...",
             file=sys.stderr,
             flush=True,

@@ -17,6 +17,7 @@ from fastmnist.backends import BackendUnavailable
 from fastmnist.backends.base import Epoch, Parameters, mean_losses
 from fastmnist.backends.binding import constant_scale, epoch_inputs
 from fastmnist.backends.gpu_device import Buffer, Device, Graph
+from fastmnist.backends.gpu_search import DeviceSearch
 from fastmnist.backends.rows import CompressedRows
 from fastmnist.kernels.contract import CONTRACT
 from fastmnist.kernels.gpu import NOT_ON_GPU, Array, Launch, launches, plan
@@ -28,6 +29,7 @@ from fastmnist.network.spec import Spec
 # Rows of a block of the full-batch gradient and of prediction: enough tiles for every multiprocessor, and its
 # activations (a few MB a layer) still stay in the level-2 cache.
 BLOCK_ROWS = 4096
+IMAGE_BLOCK_ROWS = 512  # of layers of images, whose activations are some 50 KB a row each
 # Steps in one recorded graph: launching one costs the host some microseconds, as much as a small network's whole step.
 STEPS_PER_GRAPH = 16
 # Kept free for the context's own needs and for other programs.
@@ -59,9 +61,6 @@ class CupyExecutor:
     reading_order = None
 
     def __init__(self, spec: Spec, *, device: Device | None = None) -> None:
-        if spec.image_shape is not None:
-            reason = "it has no layers of images: they have no CUDA kernels yet."
-            raise BackendUnavailable("cupy", "no-kernel", reason, "Use backend='numba'.")
         if isinstance(spec.loss, SoftmaxTwiceCrossEntropy):
             reason = f"it has no loss 'softmax_twice': {NOT_ON_GPU['softmax_twice_cross_entropy']}."
             raise BackendUnavailable("cupy", "no-kernel", reason, "Use backend='numba'.")
@@ -77,6 +76,11 @@ class CupyExecutor:
         self._inference: dict[object, _Runner] = {}
         self._step = 0
         self._predicting = threading.Lock()
+
+    @property
+    def block_rows(self) -> int:
+        """Rows of a block of the full-batch gradient and of prediction."""
+        return BLOCK_ROWS if self.spec.image_shape is None else IMAGE_BLOCK_ROWS
 
     @property
     def compile_seconds(self) -> float:
@@ -184,38 +188,85 @@ class CupyExecutor:
         losses, gradient = self.losses_and_gradient(parameters)
         return float(losses.sum()), gradient
 
-    def gradient_program(self, block_sizes: tuple[int, ...] = (BLOCK_ROWS,)) -> Program:
-        """What a gradient of all rows runs for blocks of so many of them, on the bound data."""
-        return gradient_program(self.spec, self._format, block_sizes)
+    def gradient_program(self, block_sizes: tuple[int, ...] | None = None) -> Program:
+        """What a gradient of all rows runs for blocks of so many of them (default: `block_rows`), on the bound data."""
+        return gradient_program(self.spec, self._format, block_sizes or (self.block_rows,))
 
     def losses_and_gradient(self, parameters: Parameters) -> tuple[np.ndarray, list[np.ndarray]]:
         """See `Executor.losses_and_gradient`."""
+        runner = self.place_gradient_parameters(parameters)
+        self.run_gradient()
+        losses = np.empty(runner.own.arrays["losses"].shape, np.float32)
+        runner.own.get("losses", losses)
+        gradient = [np.ascontiguousarray(runner.tensor(f"gradient_{i}")) for i in range(len(parameters))]
+        return mean_losses(losses, self._weight), [part.astype(np.float64) for part in gradient]
+
+    def place_gradient_parameters(self, parameters: Parameters) -> _Runner:
+        """Upload the parameters at which `run_gradient` is to work, and make what it needs."""
         n = len(self._weight)
-        full, tail = divmod(n, BLOCK_ROWS)
-        sizes = ((BLOCK_ROWS,) if full else ()) + ((tail,) if tail else ())
+        sizes = self._gradient_blocks()
         if self._gradient is None or self._gradient[0] != sizes:
             program = self.gradient_program(sizes)
             runner = _Runner(self.device, program, self._data)
             shape = (n, *program.bound["losses"].shape[1:])
             runner.own.put(
                 order=np.arange(n),
-                scale=constant_scale(self._weight, full + (tail > 0)),
+                scale=constant_scale(self._weight, -(-n // self.block_rows)),
                 losses=np.zeros(shape, np.float32),
                 hits=np.zeros(n, np.uint8),
             )
             self._gradient = (sizes, runner)
         runner = self._gradient[1]
         runner.place_parameters(parameters)
-        gradient = [np.empty(shape, np.float32) for shape in self.spec.parameter_shapes]
-        for i in range(len(gradient)):
+        return runner
+
+    def _gradient_blocks(self) -> tuple[int, ...]:
+        full, tail = divmod(len(self._weight), self.block_rows)
+        return ((self.block_rows,) if full else ()) + ((tail,) if tail else ())
+
+    def run_gradient(self) -> None:
+        """Losses of all rows and the gradient, left on the device.
+
+        Raises
+        ------
+        KeyboardInterrupt
+        """
+        assert self._gradient is not None
+        runner = self._gradient[1]
+        for i in range(len(self.spec.parameter_shapes)):
             runner.clear(f"gradient_{i}")
-        if runner.walk([(BLOCK_ROWS, full)] * (full > 0) + [(tail, 1)] * (tail > 0)):
+        full, tail = divmod(len(self._weight), self.block_rows)
+        if runner.walk([(self.block_rows, full)] * (full > 0) + [(tail, 1)] * (tail > 0)):
             raise KeyboardInterrupt
-        losses = np.empty(runner.own.arrays["losses"].shape, np.float32)
-        runner.own.get("losses", losses)
-        for i, part in enumerate(gradient):
-            part[...] = runner.tensor(f"gradient_{i}")
-        return mean_losses(losses, self._weight), [part.astype(np.float64) for part in gradient]
+
+    def gradient_operands(self) -> tuple[list[Array], list[Array], Array, Array]:
+        """Where `run_gradient` reads the parameters and leaves their gradients and the losses; and the sample weights."""
+        assert self._gradient is not None
+        runner = self._gradient[1]
+        gradients = [runner.array(f"gradient_{i}") for i in range(len(self.spec.parameter_shapes))]
+        return runner.parameter_arrays(), gradients, runner.own.arrays["losses"], self._data.arrays["sample_weight"]
+
+    @property
+    def total_weight(self) -> float:
+        """Of the bound rows."""
+        return float(self._weight.sum(dtype=np.float64))
+
+    def reserve(self, **arrays: np.ndarray) -> _Bound:
+        """Arrays of a caller's on the device.
+
+        Raises
+        ------
+        BackendUnavailable
+            No memory for them.
+        """
+        bound = _Bound(self.device)
+        bound.put(**arrays)
+        return bound
+
+    def begin_search(self, start: Parameters, l2: float, *, fit_intercept: bool, by_output: bool) -> DeviceSearch:
+        """L-BFGS with its vectors on the device, see `gpu_search`."""
+        problems = self.spec.n_outputs if by_output else 1
+        return DeviceSearch(self, start, l2, fit_intercept=fit_intercept, problems=problems)
 
     # --- inference ----------------------------------------------------------------------------------------------------------------
 
@@ -223,10 +274,9 @@ class CupyExecutor:
         """See `Executor.outputs`; may be called from several threads, which take turns."""
         result = np.empty((len(X), self.spec.n_outputs), np.float32)
         with self._predicting:
-            for start in range(0, len(X), BLOCK_ROWS):
-                self._predict(
-                    parameters, X[start : start + BLOCK_ROWS], pixel_scale, result[start : start + BLOCK_ROWS]
-                )
+            for start in range(0, len(X), self.block_rows):
+                rows = slice(start, start + self.block_rows)
+                self._predict(parameters, X[rows], pixel_scale, result[rows])
         return result
 
     def _predict(self, parameters: Parameters, X: np.ndarray, pixel_scale: float, result: np.ndarray) -> None:
@@ -388,6 +438,14 @@ class _Runner:
         raw, array = self._host_array(tensor)
         self._device.download(raw, self._address(tensor))
         return array
+
+    def array(self, name: str) -> Array:
+        """A tensor of the workspace as an operand."""
+        return self._operand(self._tensors[name].view)
+
+    def parameter_arrays(self) -> list[Array]:
+        """The parameters as operands."""
+        return [self._operand(piece.tensor.view) for (piece,) in self.program.placements]
 
     def parameters(self) -> list[np.ndarray]:
         """Download the parameters."""

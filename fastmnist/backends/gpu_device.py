@@ -15,6 +15,9 @@ import numpy as np
 from fastmnist.kernels.gpu import FILES, Array, Facts, Launch, file_of, source
 from fastmnist.kernels.gpu.source import kernels
 
+# For the shares of long sums (`Facts.scratch`): those of filters of 100,000 weights for each of 40 blocks.
+SCRATCH_BYTES = 16 << 20
+
 
 class Buffer(Protocol):
     """Device memory, freed with the object."""
@@ -89,7 +92,9 @@ class CupyDevice:
             self.stream = cupy.cuda.Stream(non_blocking=True)  # the default stream would wait for everybody else's
             self._modules = {file: cupy.RawModule(code=source(file), options=("-std=c++17",)) for file in FILES}
         self.name = f"{cupy.cuda.runtime.getDeviceProperties(index)['name'].decode()}"
-        self.facts = Facts(self._device.attributes["MultiProcessorCount"])
+        self._scratch = self.allocate(SCRATCH_BYTES)
+        scratch = Array(self._scratch.address, (SCRATCH_BYTES // 4,), 1, "float32")
+        self.facts = Facts(self._device.attributes["MultiProcessorCount"], scratch)
         self._functions: dict[str, Any] = {}
         self.compile_seconds = 0.0
 

@@ -5,19 +5,16 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from fastmnist.commands.judging import Judged, judged_options
 from fastmnist.commands.options import data_options
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from fastmnist.datasets import Splits
-    from fastmnist.evaluation import Evaluation
 
 
 @click.group()
@@ -36,8 +33,10 @@ def _picture(out: str) -> Iterator[Callable[[Any], None]]:
     """Find out first whether the file can be written; then write the figure that is handed over, and say so."""
     from fastmnist.evaluation.figures import save
     from fastmnist.evaluation.figures.style import check_format
+    from fastmnist.extras import require
     from fastmnist.files import check_writable
 
+    require("matplotlib.figure", "Pictures")
     check_format(out)
     check_writable(out)
 
@@ -60,61 +59,6 @@ def _out(default: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
 
 
 title_option = click.option("--title", help="Above the picture; default: the model and what it reaches.")
-
-
-@dataclass(frozen=True)
-class Judged:
-    """A saved model and what it makes of the data."""
-
-    name: str
-    model: Any
-    images: np.ndarray
-    y: np.ndarray
-    evaluation: Evaluation
-
-    def title(self, what: str) -> str:
-        """For a picture of it."""
-        return f"{what} of {self.name} ({self.evaluation.accuracy:.2%} of {len(self.y):,} samples right)"
-
-
-def _judged(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add a model's file and the data; the command receives the model judged on them as `judged`."""
-
-    @click.argument("model_file", metavar="MODEL.safetensors", type=click.Path())
-    @data_options
-    @click.option(
-        "--split", type=click.Choice(["test", "train"]), default="test", show_default=True, help="Part of the data."
-    )
-    @functools.wraps(command)
-    def wrapper(model_file: str, splits: Callable[[], Splits], split: str, **options: Any) -> Any:
-        return command(judged=lambda: judge(model_file, splits(), split), **options)
-
-    return wrapper
-
-
-def judge(model_file: str, splits: Splits, split: str) -> Judged:
-    """Load a model and evaluate it on a part of the data."""
-    from fastmnist import load_model
-    from fastmnist.evaluation import evaluate
-
-    model = load_model(model_file)
-    X, y = (splits.X_test, splits.y_test) if split == "test" else (splits.X_train, splits.y_train)
-    evaluation = evaluate(model, X, y)
-    return Judged(Path(model_file).stem, model, _as_images(X, _image_shape(model)), y, evaluation)
-
-
-def _image_shape(model: Any) -> tuple[int, ...] | None:
-    """What a CNN knows of its images; None: square ones. A single channel is not worth an axis."""
-    shape = getattr(model, "image_shape_", None)
-    if shape is None:
-        return None
-    return tuple(shape[:2]) if shape[2] == 1 else tuple(shape)
-
-
-def _as_images(X: np.ndarray, shape: tuple[int, ...] | None) -> np.ndarray:
-    from fastmnist.evaluation.figures.style import image_shape_of
-
-    return X.reshape(len(X), *(image_shape_of(X.shape[1]) if shape is None else shape))
 
 
 def _fitted(model_file: str, attribute: str, otherwise: str) -> Any:
@@ -199,7 +143,7 @@ def times(model_files: tuple[str, ...], splits: Callable[[], Splits], out: str, 
 
 
 @plot.command()
-@_judged
+@judged_options
 @_out("confusion.png")
 @title_option
 def confusion(judged: Callable[[], Judged], out: str, title: str | None) -> None:
@@ -212,7 +156,7 @@ def confusion(judged: Callable[[], Judged], out: str, title: str | None) -> None
 
 
 @plot.command()
-@_judged
+@judged_options
 @_out("calibration.png")
 @title_option
 def calibration(judged: Callable[[], Judged], out: str, title: str | None) -> None:
@@ -228,34 +172,44 @@ def calibration(judged: Callable[[], Judged], out: str, title: str | None) -> No
 
 
 @plot.command()
-@_judged
+@judged_options
 @click.option("--count", type=click.IntRange(1, 60), default=12, show_default=True, help="Pictures.")
+@click.option("--wrong", type=click.IntRange(0, 60), default=3, show_default=True, help="Mistakes among them.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Which ones are drawn.")
 @_out("samples.png")
 @title_option
-def samples(judged: Callable[[], Judged], count: int, seed: int, out: str, title: str | None) -> None:
-    """Some images with the probabilities of their classes, right and wrong in two colours."""
+def samples(judged: Callable[[], Judged], count: int, wrong: int, seed: int, out: str, title: str | None) -> None:
+    """Some images with the probabilities of their classes, right and wrong in two colours.
+
+    Right predictions first, then mistakes, each drawn at random.
+    """
     import numpy as np
 
     from fastmnist.evaluation.figures import sample_predictions
 
+    if wrong > count:
+        raise click.UsageError(f"--wrong must be at most --count, {count}; got {wrong}.")
     with _picture(out) as finish:
         found = judged()
-        size = min(count, len(found.y))
-        rows = np.sort(np.random.default_rng(seed).choice(len(found.y), size, replace=False))
+        rng = np.random.default_rng(seed)
+        mistakes = found.evaluation.wrong
+        right = np.setdiff1d(np.arange(len(found.y)), mistakes)
+        parts = [rng.permutation(right)[: count - wrong], rng.permutation(mistakes)[:wrong]]
+        rows = np.concatenate([np.sort(part) for part in parts])
+        what = f"{len(parts[0])} right and {len(parts[1])} wrong predictions"
         finish(
             sample_predictions(
                 found.images[rows],
                 found.y[rows],
                 found.evaluation.probabilities[rows],  # type: ignore[index]
                 found.evaluation.labels.tolist(),
-                title=found.title("Predictions") if title is None else title,
+                title=found.title(what) if title is None else title,
             )
         )
 
 
 @plot.command()
-@_judged
+@judged_options
 @click.option("--count", type=click.IntRange(1, 60), default=12, show_default=True, help="Mistakes at most.")
 @_out("mistakes.png")
 @title_option
@@ -324,3 +278,63 @@ def importances(model_file: str, out: str, title: str | None) -> None:
         model = _fitted(model_file, "feature_importances_", "which has no importances. See `fastmnist plot filters`.")
         title = f"Importance of each pixel to {Path(model_file).stem}" if title is None else title
         finish(feature_importances(model.feature_importances_, title=title))
+
+
+# --- data -----------------------------------------------------------------------------------------------------------------------
+
+
+def _augment_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the ranges of `fastmnist.Augment`; the command receives those that were given as `ranges`."""
+    ranges = {
+        "translate": "Pixels.",
+        "rotate": "Degrees.",
+        "scale": "Part of the size.",
+        "shear": "Degrees.",
+        "elastic_alpha": "Pixels of elastic distortion; 34 is Simard's.",
+        "erase": "Probability of an erased rectangle.",
+    }
+
+    @functools.wraps(command)
+    def wrapper(**options: Any) -> Any:
+        given = {name: options.pop(name) for name in ranges}
+        return command(ranges={name: value for name, value in given.items() if value is not None}, **options)
+
+    for name, meaning in reversed(ranges.items()):
+        wrapper = click.option(f"--{name.replace('_', '-')}", type=float, help=meaning)(wrapper)
+    return wrapper
+
+
+@plot.command()
+@data_options
+@_augment_options
+@click.option("--count", type=click.IntRange(1, 30), default=10, show_default=True, help="Images.")
+@click.option("--copies", type=click.IntRange(1, 30), default=5, show_default=True, help="Changed copies of each.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the changes.")
+@_out("augmented.png")
+@title_option
+def augmented(
+    splits: Callable[[], Splits],
+    ranges: dict[str, Any],
+    count: int,
+    copies: int,
+    seed: int,
+    out: str,
+    title: str | None,
+) -> None:
+    """Training images and what `train --augment` makes of them, or other ranges."""
+    import numpy as np
+
+    from fastmnist import Augment, AugmentTransformer
+    from fastmnist.evaluation.figures import augmented_images
+    from fastmnist.evaluation.figures.style import image_shape_of
+
+    with _picture(out) as finish:
+        augment = Augment(**ranges) if ranges else True
+        X = splits().X_train[:count]
+        images = X.reshape(len(X), *image_shape_of(X.shape[1]))
+        changed, _ = AugmentTransformer(augment, n_copies=copies, random_state=seed).fit_resample(
+            images, np.zeros(len(images))
+        )
+        chosen = ", ".join(f"{name} {value:g}" for name, value in ranges.items()) or "as of train --augment"
+        title = f"Augmentation: {chosen}" if title is None else title
+        finish(augmented_images(images, changed[len(images) :].reshape(copies, *images.shape), title=title))

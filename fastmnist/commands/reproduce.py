@@ -53,7 +53,7 @@ def reproduce(
         if not done[-1][1].complete:
             break
     rows = [row for recipe, result in done for row in rows_of(recipe, result)]
-    page = write_page(done, out, quick=quick) if out is not None else None
+    page = write_page(out) if out is not None else None
     complete = len(done) == len(recipes) and done[-1][1].complete
     if as_json:
         emit_json(

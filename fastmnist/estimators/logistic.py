@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import time
 import warnings
+from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -24,6 +26,7 @@ from fastmnist.network.losses import BinaryCrossEntropy, SoftmaxCrossEntropy
 from fastmnist.network.optimizers import SGD
 from fastmnist.network.spec import Spec
 from fastmnist.threads import one_blas_thread
+from fastmnist.training.device_search import lbfgs_on_device, searches_on_device
 from fastmnist.training.full_batch import Objective, Solution, gradient_descent, lbfgs
 from fastmnist.training.history import OnEpoch
 from fastmnist.training.lockstep import lbfgs_by_output
@@ -227,7 +230,8 @@ class _LogisticBase(NetworkClassifier):
     ) -> Objective:
         preconditioner = None
         # Without a penalty there may be many minima: from 0 in the parameters themselves it is the one of least norm that is reached.
-        if self.solver == "lbfgs" and self.precondition and l2 > 0:
+        # A search on the device has its vectors there, and no preconditioner.
+        if self.solver == "lbfgs" and self.precondition and l2 > 0 and not searches_on_device(executor):
             preconditioner = make_preconditioner(
                 X,
                 scale=self.pixel_scale_,
@@ -248,7 +252,11 @@ class _LogisticBase(NetworkClassifier):
         if self.solver == "lbfgs":
             # One-vs-rest: the classes' problems share nothing but the data.
             separate = self._n_outputs > 1 and isinstance(self._loss(), BinaryCrossEntropy)
-            solution = (lbfgs_by_output if separate else lbfgs)(
+            if searches_on_device(objective.executor):
+                minimise: Callable[..., Solution] = partial(lbfgs_on_device, by_output=separate)
+            else:
+                minimise = lbfgs_by_output if separate else lbfgs
+            solution = minimise(
                 objective,
                 initial,
                 tol=self.tol,
@@ -406,7 +414,8 @@ class LogisticRegression(_LogisticBase):
     random_state : int, RandomState or None, default=None
         Order of the samples with "sgd".
     solver : {"lbfgs", "gd", "sgd"}, default="lbfgs"
-        "lbfgs": SciPy's L-BFGS-B, preconditioned. "gd": full-batch gradient descent from zero. "sgd": mini-batches, from zero.
+        "lbfgs": SciPy's L-BFGS-B, preconditioned; on a GPU our own by its rules.
+        "gd": full-batch gradient descent from zero. "sgd": mini-batches, from zero.
     max_iter : int, default=100
         Iterations; with "sgd" epochs.
     verbose : int, default=0
@@ -428,7 +437,7 @@ class LogisticRegression(_LogisticBase):
         in windows, rows in a file (`np.memmap`) being shuffled window by window. None: half of the memory that is available.
     precondition : bool, default=True
         "lbfgs" searches in variables in which the features are nearly uncorrelated: the same minimum and the same `tol`, in a fraction of the
-        iterations. False, or with `C=np.inf`: in the coefficients themselves, iteration by iteration as scikit-learn.
+        iterations. False, or with `C=np.inf`, and always on a GPU: in the coefficients themselves, iteration by iteration as scikit-learn.
 
     Attributes
     ----------

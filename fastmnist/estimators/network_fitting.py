@@ -34,6 +34,7 @@ from fastmnist.network.schedules import Schedule, parse
 from fastmnist.network.shapes import Shape
 from fastmnist.network.spec import Spec
 from fastmnist.threads import one_blas_thread
+from fastmnist.training.device_search import lbfgs_on_device, searches_on_device
 from fastmnist.training.full_batch import Objective, lbfgs
 from fastmnist.training.trainer import Plan, Progress, train
 from fastmnist.training.validation import Validation
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
     from fastmnist.backends.base import BoundExecutor, Executor
 
 STOCHASTIC_SOLVERS = ("adam", "adamw", "sgd")
+# NumPy augments an image of 784 values in 50 to 100 us, in which it does so many operations of a product for each of them.
+NUMPY_AUGMENT_FLOPS = 2000
 
 
 @dataclass(frozen=True)
@@ -379,6 +382,11 @@ class NetworkFitting(NetworkClassifier):
         """What a row of X is: (height, width, channels)."""
         raise NotImplementedError
 
+    def _open_executor(self, spec: Spec, X: Matrix, *, flops: float, steps: int) -> Executor:
+        if self.augment:
+            flops *= 1 + NUMPY_AUGMENT_FLOPS * spec.n_features / spec.flops_per_sample
+        return super()._open_executor(spec, X, flops=flops, steps=steps)
+
     def _augmentation_seed(self, rng: np.random.RandomState) -> int:
         """The same for every fit and `partial_fit` with the same int: an image depends on it, its row and the number of the epoch."""
         if isinstance(self.random_state, Integral):
@@ -534,7 +542,7 @@ class NetworkFitting(NetworkClassifier):
         """L-BFGS; returns the parameters to keep and whether the loss blew up."""
         total = len(data.X) if data.weights is None else float(data.weights.sum())
         with one_blas_thread() if executor.backend != "numpy" else nullcontext():
-            solution = lbfgs(
+            solution = (lbfgs_on_device if searches_on_device(executor) else lbfgs)(
                 Objective(executor, self.alpha / total),
                 initial,
                 tol=self.tol,

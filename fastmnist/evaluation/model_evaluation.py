@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fastmnist.evaluation.calibration import Calibration, measure_calibration
-from fastmnist.evaluation.report import Report, checked_weights, classification_report, encode_classes
+from fastmnist.evaluation.report import Report, classification_report, encode_classes
 
 
 @dataclass(frozen=True)
@@ -145,15 +145,14 @@ def evaluate(
     ValueError
         X does not fit the model, or y or sample_weight do not fit X.
     """
-    weights = checked_weights(sample_weight, len(np.asarray(y)))
     named = np.asarray(model.predict(X))
-    report = classification_report(y, named, np.union1d(model.classes_, y), weights)
+    report = classification_report(y, named, np.union1d(model.classes_, y), sample_weight)
     labels, true, predicted = encode_classes(y, named, report.labels)
     probabilities = _probabilities(model, X, labels)
     reliability = None
     if probabilities is not None:
         confidence = probabilities[np.arange(len(true)), predicted]
-        reliability = measure_calibration(true == predicted, confidence, n_bins, weights)
+        reliability = measure_calibration(true == predicted, confidence, n_bins, sample_weight)
     return Evaluation(labels, true, predicted, probabilities, report, reliability)
 
 

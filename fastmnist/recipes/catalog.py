@@ -54,8 +54,8 @@ _GRADIENT_DESCENT: dict[str, Any] = {"solver": "gd", "C": np.inf, "tol": 0.0, "m
 
 def _scratch(activation: str, published: float, excepted: str = "") -> Recipe:
     sigmoid_note = (
-        "66 % is how far three sigmoid layers get at this rate in 15 epochs: gradients shrink from layer to layer, and the loss "
-        "rests near log(10) for the first epochs. How long it rests depends on the initial weights, so a different draw ends elsewhere."
+        "The source's 66 % is where three sigmoid layers happened to be after 15 epochs at this rate: gradients shrink from layer to layer, "
+        "the loss rests near log(10) for the first epochs and is still falling at the end. How long it rests depends on the initial weights."
     )
     return Recipe(
         f"scratch-mlp-{activation}",

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from fastmnist.files import write_atomically
 from fastmnist.recipes import pictures
+from fastmnist.recipes.catalog import RECIPES
 from fastmnist.recipes.recipe import Recipe
-from fastmnist.recipes.results import RecipeResult, Row, missed, rows_of, seconds_text
+from fastmnist.recipes.results import RecipeResult, Row, missed, results_file, rows_of, seconds_text
 
 PAGE = "README.md"
 COLUMNS = ("system", "published", "ours", "", "published or peer time", "our time")
@@ -35,15 +36,12 @@ def cells(row: Row) -> tuple[str, ...]:
     return system_name(row), published, row.ours, row.verdict, row.their_time, row.our_time
 
 
-def write_page(results: Sequence[tuple[Recipe, RecipeResult]], out: Path, *, quick: bool = False) -> Path:
-    """Write README.md from results and the pictures in the folder.
+def write_page(out: Path) -> Path:
+    """Write README.md from all results and pictures in a folder.
 
     Parameters
     ----------
-    results : sequence of (Recipe, RecipeResult)
     out : Path
-    quick : bool
-        Say that the numbers mean nothing.
 
     Returns
     -------
@@ -53,12 +51,16 @@ def write_page(results: Sequence[tuple[Recipe, RecipeResult]], out: Path, *, qui
     ------
     OSError
         It can't be written.
+    ValueError
+        A file has something else than results.
     """
+    files = ((recipe, results_file(out, recipe.name)) for recipe in RECIPES.values())
+    results = [(recipe, RecipeResult.load(path)) for recipe, path in files if path.exists()]
     rows = [row for recipe, result in results for row in rows_of(recipe, result)]
     lines = [
         "# Published work, reproduced",
         "",
-        *_summary(rows, results, quick),
+        *_summary(rows, results),
         "",
         *_table(rows),
         "",
@@ -78,8 +80,8 @@ def write_page(results: Sequence[tuple[Recipe, RecipeResult]], out: Path, *, qui
     return path
 
 
-def _summary(rows: Sequence[Row], results: Sequence[tuple[Recipe, RecipeResult]], quick: bool) -> list[str]:
-    if quick:
+def _summary(rows: Sequence[Row], results: Sequence[tuple[Recipe, RecipeResult]]) -> list[str]:
+    if any(result.quick for _, result in results):
         return [
             "Made with `--quick`: a few rows and two epochs, to see that everything runs. The numbers mean nothing."
         ]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from fastmnist.evaluation import Evaluation, evaluate, figures
+from fastmnist.evaluation.figures.style import BLUE, new_figure, plain_axes
 from fastmnist.recipes.recipe import Recipe, System
 from fastmnist.recipes.results import RecipeResult, Row
 from fastmnist.recipes.splits import Split
@@ -64,14 +66,20 @@ def _importances(model: Any, judged: Evaluation, images: np.ndarray, title: str)
 
 
 def _costs(model: Any, judged: Evaluation, images: np.ndarray, title: str) -> Any:
+    """A panel a class, on one scale: ten curves in one are not told apart."""
     curves = model.loss_curve_by_class_.T
-    names = model.classes_ if len(curves) > 1 else ["cost"]
-    none = [None] * curves.shape[1]
-    histories = {
-        str(name): {"loss": curve.tolist(), "val_loss": none, "accuracy": none, "val_accuracy": none}
-        for name, curve in zip(names, curves, strict=True)
-    }
-    return figures.training_curves(histories, unit="iteration", title=title)
+    names = [f"digit {name}" for name in model.classes_] if len(curves) > 1 else ["cost"]
+    columns = min(len(curves), 5)
+    figure = new_figure(2.2 * columns + 0.6, 2.0 * -(-len(curves) // columns) + 0.6, title)
+    panels = figure.subplots(-(-len(curves) // columns), columns, sharex=True, sharey=True, squeeze=False).ravel()
+    for axes, name, curve in zip(panels, names, curves, strict=False):
+        plain_axes(axes, "iteration", "cross-entropy (nats)")
+        axes.plot(np.arange(1, len(curve) + 1), curve, color=BLUE)
+        axes.set_title(f"{name}: {curve[0]:.3f} to {curve[-1]:.4f}", fontsize=8)
+        axes.label_outer()
+    for axes in panels[len(curves) :]:
+        axes.set_axis_off()
+    return figure
 
 
 MODEL_PICTURES: dict[str, Callable[[Any, Evaluation, np.ndarray, str], Any]] = {
@@ -116,7 +124,7 @@ def _curves(recipe: Recipe, result: RecipeResult) -> Any:
     )
 
 
-def _learning_rates(recipe: Recipe, result: RecipeResult, solver: str) -> Any:
+def _learning_rates(solver: str, recipe: Recipe, result: RecipeResult) -> Any:
     runs = {
         system.parameters["learning_rate_init"]: [run.history for run in result.of(system.name)]
         for system in recipe.systems
@@ -139,10 +147,7 @@ def _time_accuracy(recipe: Recipe, result: RecipeResult) -> Any:
 # Name -> (system of the file's name, how it is drawn).
 RESULT_PICTURES: dict[str, Sequence[tuple[str, Callable[[Recipe, RecipeResult], Any]]]] = {
     "curves": [("", _curves)],
-    "learning-rates": [
-        (solver, lambda recipe, result, solver=solver: _learning_rates(recipe, result, solver))
-        for solver in ("adam", "sgd")
-    ],
+    "learning-rates": [(solver, partial(_learning_rates, solver)) for solver in ("adam", "sgd")],
     "time-accuracy": [("", _time_accuracy)],
 }
 

@@ -69,7 +69,7 @@ class Recipe:
     convex : bool
         One solution whatever the seed: the published number is met within 0.1 points.
     random : bool
-        False where no random number is drawn: one fit says all.
+        False where seeds change nothing, neither the fit nor the split: one fit says all.
     excepted : str
         Why nobody would want to meet the published number; empty for all others.
     choose : dict

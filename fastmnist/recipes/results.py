@@ -72,7 +72,9 @@ class RecipeResult:
     ----------
     recipe : str
     settings : str
-        Everything that was asked for; runs of other settings are not continued.
+        A hash of everything that was asked for; runs of other settings are not continued.
+    quick : bool
+        Made with --quick: the numbers are not judged.
     machine, version, date : str
     chosen : dict
         Parameters that the validation part chose.
@@ -84,6 +86,7 @@ class RecipeResult:
 
     recipe: str
     settings: str
+    quick: bool
     machine: str
     version: str
     date: str
@@ -116,6 +119,11 @@ class RecipeResult:
             raise ValueError(
                 f"{path}: not a recipe's results ({error}). Delete the file, or name another folder."
             ) from error
+
+
+def results_file(out: Path, recipe: str) -> Path:
+    """Where a recipe's results lie."""
+    return out / f"{recipe}.json"
 
 
 @dataclass(frozen=True)
@@ -162,7 +170,9 @@ class Row:
     @property
     def their_time(self) -> str:
         """The source's software measured, else what was published, else "-"."""
-        return self.published_time or "-" if self.peer is None else str(self.peer)
+        if self.peer is None:
+            return self.published_time or "-"
+        return str(self.peer) + (f" (published: {self.published_time})" if self.published_time else "")
 
     @property
     def our_time(self) -> str:
@@ -202,7 +212,7 @@ def rows_of(recipe: Recipe, result: RecipeResult) -> list[Row]:
                     mean,
                     deviation,
                     len(values),
-                    verdict(recipe, line.published, mean, deviation, len(values)),
+                    verdict(recipe, line.published, mean, deviation, 0 if result.quick else len(values)),
                     recipe.published_time,
                     times.get((recipe.name, system.name)),
                     float(np.mean([run.fit_seconds for run in runs])),
@@ -216,12 +226,15 @@ def rows_of(recipe: Recipe, result: RecipeResult) -> list[Row]:
 def verdict(recipe: Recipe, published: float | None, mean: float, deviation: float | None, n: int) -> str:
     """Whether a published number (in per cent) is met.
 
-    A convex model: at most 0.1 points below it. Any other: at most two standard deviations of at least five seeds.
+    A convex model: at most 0.1 points below it. Any other: at most two standard deviations of at least five seeds. `n` is how many seeds there
+    were, 0 if they mean nothing.
     """
     if published is None:
         return ""
     if recipe.excepted:
         return "excepted"
+    if n == 0:
+        return "not judged"
     if recipe.convex:
         slack = CONVEX_POINTS
     elif n < SEEDS_TO_JUDGE or deviation is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
 import itertools
 import warnings
 from collections.abc import Callable
@@ -17,8 +18,8 @@ from fastmnist import estimators
 from fastmnist.evaluation import classification_report
 from fastmnist.recipes import pictures
 from fastmnist.recipes.recipe import Recipe, System
-from fastmnist.recipes.results import RecipeResult, Run
-from fastmnist.recipes.splits import SPLITS, Split
+from fastmnist.recipes.results import RecipeResult, Run, results_file
+from fastmnist.recipes.splits import Split, split_for
 from fastmnist.system_info import system_info
 from fastmnist.version import __version__
 
@@ -35,7 +36,7 @@ class Options:
     ----------
     seeds : int
     quick : bool
-        The first 2,000 rows, two epochs, one seed: to see that everything works, not how good it is.
+        The first 500 rows, two epochs, one seed: to see that everything works, not how good it is.
     out : Path or None
         Folder for results, pictures and page; None: nothing is kept.
     fresh : bool
@@ -48,7 +49,7 @@ class Options:
     fresh: bool = False
 
 
-QUICK_ROWS, QUICK_OTHER_ROWS = 2000, 500
+QUICK_ROWS, QUICK_OTHER_ROWS = 500, 200
 # The most that --quick lets a parameter be.
 _QUICK = {"max_iter": 2, "n_estimators": 5}
 
@@ -79,7 +80,7 @@ def reproduce(
     """
     if options.quick:
         recipe = _quick(recipe)
-    n_seeds = 1 if options.quick or (not recipe.random and not recipe.split.endswith("seed")) else options.seeds
+    n_seeds = options.seeds if recipe.random and not options.quick else 1
     result = _begun(recipe, n_seeds, options)
     if result.complete:
         say(f"{recipe.name}: kept from {result.date}; --fresh runs it again")
@@ -118,23 +119,24 @@ def _quick(recipe: Recipe) -> Recipe:
 def _begun(recipe: Recipe, n_seeds: int, options: Options) -> RecipeResult:
     """What the folder has of the same settings, or nothing yet."""
     about = system_info()
-    settings = f"{recipe!r} seeds={n_seeds} quick={options.quick}"
+    asked = (recipe.split, recipe.systems, dict(recipe.choose), n_seeds, options.quick)
+    settings = hashlib.sha256(repr(asked).encode()).hexdigest()[:16]
     if options.out is not None:
         path = results_file(options.out, recipe.name)
         if path.exists() and not options.fresh:
             found = RecipeResult.load(path)
             if found.settings == settings:
                 return found
+            if found.runs:
+                raise ValueError(
+                    f"{path} has results of other settings (seeds, --quick, or a recipe that has changed). Name another folder with --out, "
+                    "or replace them with --fresh."
+                )
     machine = f"{about['cpu']['name']}, {about['threads']['default']} threads"
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
     if options.out is not None:
         options.out.mkdir(parents=True, exist_ok=True)
-    return RecipeResult(recipe.name, settings, machine, __version__, today)
-
-
-def results_file(out: Path, recipe: str) -> Path:
-    """Where a recipe's results lie."""
-    return out / f"{recipe}.json"
+    return RecipeResult(recipe.name, settings, options.quick, machine, __version__, today)
 
 
 def _keep(result: RecipeResult, options: Options) -> None:
@@ -146,7 +148,7 @@ def _keep(result: RecipeResult, options: Options) -> None:
 
 
 def _split(recipe: Recipe, seed: int, options: Options) -> Split:
-    split = SPLITS[recipe.split](seed)
+    split = split_for(recipe.split, seed)
     return split.first(QUICK_ROWS, QUICK_OTHER_ROWS) if options.quick else split
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 from sklearn.model_selection import train_test_split
 
-from fastmnist.datasets import load_mnist
+from fastmnist.datasets import Dataset, load_mnist
 
 Part = tuple[np.ndarray, np.ndarray]
 RANDOM_STATE = 42  # of the sources that name one
@@ -37,16 +38,21 @@ def _rows(part: Part, start: int, stop: int | None) -> Part:
     return part[0][start:stop], part[1][start:stop]
 
 
+def _mnist(split: str) -> Part:
+    data = load_mnist(split)
+    assert isinstance(data, Dataset)
+    return data.data, data.target
+
+
 def _all_of_it(random_state: int) -> Split:
-    X, y = load_mnist("all", return_X_y=True)
+    X, y = _mnist("all")
     X_train, X_test, y_train, y_test = train_test_split(X, y, test_size=0.2, random_state=random_state)
     return Split((X_train, y_train), None, (X_test, y_test))
 
 
 def _official(n_validation: int) -> Split:
-    train, test = load_mnist("train", return_X_y=True), load_mnist("test", return_X_y=True)
-    split = Split(train, None, test)
-    return split.holding_out(n_validation / len(train[1])) if n_validation else split
+    split = Split(_mnist("train"), None, _mnist("test"))
+    return split.holding_out(n_validation / len(split.train[1])) if n_validation else split
 
 
 # Name -> the split for a seed; most sources have one split for all seeds.
@@ -58,3 +64,9 @@ SPLITS: dict[str, Callable[[int], Split]] = {
     "48,000 / 12,000 / 10,000": lambda seed: _official(12_000),
     "60,000 / 10,000": lambda seed: _official(0),
 }
+
+
+@lru_cache(maxsize=1)
+def split_for(name: str, seed: int) -> Split:
+    """`SPLITS[name](seed)`, kept until another one is asked for."""
+    return SPLITS[name](seed)

@@ -11,13 +11,15 @@ from importlib import import_module
 from typing import Any
 
 import llvmlite.binding as llvm
-from numba import njit, types
+from numba import types
+from numba.core.compiler_lock import global_compiler_lock
 
 from ..contract import find
 from . import crew, walker
 from .isa import MACHINE
+from .pipeline import inline
 from .registry import KERNELS
-from .simd import OPTIONS, address_to, bits_to_float, long_p
+from .simd import address_to, bits_to_float, long_p
 
 for _topic in (
     "rows",
@@ -39,7 +41,7 @@ for _topic in (
 def _entry(op_name: str, dtypes: tuple[str, ...]) -> Any:
     """A Python function `entry(row)` that unpacks a row of the table and calls the kernel."""
     op = find(op_name)
-    scope: dict[str, Any] = {"kernel": njit(**OPTIONS)(KERNELS[op_name]), "number": bits_to_float}
+    scope: dict[str, Any] = {"kernel": inline(KERNELS[op_name]), "number": bits_to_float}
     arguments, word = [], 1
     for operand, dtype in zip(op.operands, dtypes, strict=True):
         scope[f"pointer_{operand.name}"] = address_to[dtype]
@@ -103,8 +105,9 @@ def _module(function: Any, signature: Any) -> tuple[llvm.ModuleRef, str]:
     Numba's own C wrapper would drag in its run-time (exceptions, the interpreter's lock). Kernels do not raise, so a wrapper that ignores the
     status leaves code that needs nothing but libm and libc: it loads without Numba.
     """
-    compiled = njit(signature, no_cpython_wrapper=True, no_cfunc_wrapper=True, **OPTIONS)(function)
-    result = compiled.overloads[signature.args]
+    dispatcher = inline(function)
+    dispatcher.compile(signature)
+    result = dispatcher.overloads[signature.args]
     inner, symbol = result.fndesc.llvm_func_name, f"fastmnist_{function.__name__}"
     arguments = [("i64" if a == types.int64 else "ptr") for a in signature.args]
     named = ", ".join(f"{kind} %a{i}" for i, kind in enumerate(arguments))
@@ -119,20 +122,25 @@ define {returns} @{symbol}({named}) {{
 }}
 declare i32 @"{inner}"(ptr, ptr{"".join(", " + kind for kind in arguments)})
 """
+    with global_compiler_lock:
+        ir = result.library._get_module_for_linking()
     module = llvm.parse_assembly(wrapper.strip())
-    module.triple, module.data_layout = result.library._final_module.triple, result.library._final_module.data_layout
-    module.link_in(result.library._final_module.clone())
-    for definition in module.functions:
-        if not definition.is_declaration and definition.name != symbol:
+    module.triple, module.data_layout = ir.triple, ir.data_layout
+    module.link_in(ir, preserve=True)
+    # What cannot be seen from outside may be inlined for good, dropped, and made for the arguments that it gets.
+    for definition in [*module.functions, *module.global_variables]:
+        if not definition.is_declaration and definition.name != symbol and not _stands_apart(definition):
             definition.linkage = llvm.Linkage.internal
-    for variable in module.global_variables:
-        if not variable.is_declaration:
-            variable.linkage = llvm.Linkage.internal
-    passes = llvm.create_new_module_pass_manager()
-    passes.add_global_opt_pass()
-    passes.add_global_dead_code_eliminate_pass()
-    passes.run(module, llvm.create_pass_builder(_target_machine(), llvm.create_pipeline_tuning_options()))
+    # Loops are vectorised, as Numba does it, and straight lines are not: the vectors are written by hand.
+    tuning = llvm.create_pipeline_tuning_options(speed_level=3)
+    tuning.loop_vectorization, tuning.slp_vectorization = True, False
+    passes = llvm.create_pass_builder(_target_machine(), tuning)
+    passes.getModulePassManager().run(module, passes)
     return module, symbol
+
+
+def _stands_apart(definition: llvm.ValueRef) -> bool:
+    return definition.is_function and any(b"noinline" in group for group in definition.attributes)
 
 
 @cache

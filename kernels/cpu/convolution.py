@@ -19,7 +19,7 @@ import numpy as np
 
 from .isa import LANES
 from .registry import kernel
-from .simd import inline, load_n, offset, splat, stack_array, store_n
+from .simd import apart, inline, load_n, offset, splat, stack_array, store_n
 from .tile import transpose_block
 from .window_tile import MOST_ROWS, WINDOW_ROWS, WINDOW_STRIP, WINDOW_VECTORS, window_tile
 
@@ -46,7 +46,7 @@ def _rows_of(columns):
     return ROWS_4
 
 
-@inline
+@apart
 def _tile(a, fro, a_step, a_run, runs, length, b, ld_b, init, f, c, to, floor, count, columns):
     if columns <= LANES:
         tile_1(a, fro, a_step, a_run, runs, length, b, ld_b, init, f, c, to, floor, count, columns)

@@ -3,16 +3,20 @@
 A folder is named by a hash of everything that decides what the code is: all kernel sources, the versions of Numba and llvmlite, the CPU and its
 features. So an edit of any file under `kernels/` is never answered with stale code, and unchanged sources never compile twice. A file is
 written under a temporary name and renamed: two processes may compile at once, a killed one leaves nothing broken. A damaged file is noticed by
-its checksum and made again; a folder that can't be written costs a warning and nothing else.
+its checksum and made again; a folder that can't be written costs a warning and nothing else. Folders of sources that nobody has run for a month are
+removed when something is compiled: who would still want them compiles again.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
+import re
 import sys
 import tempfile
 import threading
+import time
 import warnings
 from collections.abc import Callable
 from functools import cache
@@ -27,6 +31,10 @@ from .isa import MACHINE
 _SOURCES = Path(__file__).resolve().parents[1]
 _HEADER = b"fastmnist-object-1\n"
 _lock = threading.Lock()
+
+DAY = 86_400.0
+FOLDER_KEPT = 30 * DAY  # since a process last used it
+TEMPORARY_KEPT = DAY  # nobody takes so long to write a file: its writer was killed
 
 
 def cache_root() -> Path:
@@ -81,9 +89,11 @@ def load(name: str, compile_object: Callable[[], tuple[bytes, str]]) -> tuple[in
     """
     stored = _read(cache_folder() / f"{name}.o")
     if stored is not None:
+        _mark_used(cache_folder())
         return _link(*stored), False
     code, symbol = compile_object()
     _write(cache_folder() / f"{name}.o", code, symbol)
+    _remove_stale(cache_root())
     return _link(code, symbol), True
 
 
@@ -117,6 +127,32 @@ def _write(path: Path, code: bytes, symbol: str) -> None:
             f"The compile cache {path.parent} can't be written ({error.strerror}); kernels will be compiled again next time. "
             "Set FASTMNIST_CACHE_DIR to a folder that can be written."
         )
+
+
+@cache  # once a process
+def _mark_used(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        os.utime(folder)
+
+
+@cache
+def _remove_stale(root: Path) -> None:
+    """Remove folders and temporary files that nobody needs any more.
+
+    Only what bears a name that this module gives is touched, file by file: the root may be any folder of the user's, and another process may be
+    writing into one of these at this moment, whose folder then stays.
+    """
+    now = time.time()
+    with contextlib.suppress(OSError):
+        for folder in [path for path in root.iterdir() if re.fullmatch("[0-9a-f]{20}", path.name)]:
+            with contextlib.suppress(OSError):
+                unused = folder != cache_folder() and now - folder.stat().st_mtime > FOLDER_KEPT
+                for file in folder.iterdir():
+                    abandoned = file.suffix == ".tmp" and now - file.stat().st_mtime > TEMPORARY_KEPT
+                    if abandoned or (unused and file.suffix == ".o"):
+                        file.unlink()
+                if unused:
+                    folder.rmdir()
 
 
 @cache

@@ -17,20 +17,13 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import config, njit, types
+from numba import config, types
 from numba.core import cgutils
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import intrinsic, lower_builtin, models, register_model
 
 from .isa import LANES, MACHINE
-
-# The one fast-math set of all kernels: fused multiply-add may be formed, nothing else changes. No nnan, no ninf: NaN and infinity keep their
-# meaning. No reassoc: sums have the order that is written.
-FASTMATH = frozenset({"contract"})
-OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": set(FASTMATH), "boundscheck": False}
-inline = njit(**OPTIONS)
-# For what must round as NumPy does, to the last bit: not even fused multiply-add is formed.
-strict = njit(**(OPTIONS | {"fastmath": set(FASTMATH - FASTMATH)}))  # said, not left out: Numba would take the caller's
+from .pipeline import FASTMATH, OPTIONS, apart, inline, strict  # noqa: F401 (kernels have them from here, with the rest of their language)
 
 f32, f64 = ir.FloatType(), ir.DoubleType()
 i1, i8, i16, i32, i64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
@@ -134,8 +127,10 @@ def emit_constant(value: float) -> ir.Constant:
 
 def emit_lane_mask(b: ir.IRBuilder, n: ir.Value) -> ir.Value:
     """Lanes 0 .. n - 1, for an int64 n of any size."""
-    wide = ir.VectorType(i64, LANES)
-    return b.icmp_signed("<", ir.Constant(wide, list(range(LANES))), emit_splat(b, n, wide))
+    # Compared as int32, the width of the lanes: of int64 AVX2 would pack two halves into one mask, in every step of a loop.
+    some = b.select(b.icmp_signed(">", n, i64(0)), n, i64(0))
+    few = b.trunc(b.select(b.icmp_signed("<", some, i64(LANES)), some, i64(LANES)), i32)
+    return b.icmp_signed("<", ir.Constant(lanes_ir, list(range(LANES))), emit_splat(b, few, lanes_ir))
 
 
 def emit_masked_load(b: ir.IRBuilder, pointer: ir.Value, lanes: ir.Value) -> ir.Value:

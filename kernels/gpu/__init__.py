@@ -4,7 +4,7 @@
 simulator) compiles `source(file)` and runs them.
 """
 
-from . import activations, losses, matmul, optimizers, rows
+from . import activations, channels, convolution, lbfgs, losses, matmul, optimizers, pooling, rows
 from .fusion import plan
 from .launch import LAUNCHERS, NOT_ON_GPU, Array, Facts, Launch, launches
 from .source import FILES, file_of, source
@@ -17,12 +17,16 @@ __all__ = [
     "Facts",
     "Launch",
     "activations",
+    "channels",
+    "convolution",
     "file_of",
     "launches",
+    "lbfgs",
     "losses",
     "matmul",
     "optimizers",
     "plan",
+    "pooling",
     "rows",
     "source",
 ]

@@ -42,32 +42,6 @@ NOT_ON_GPU = {
         ("gemm_nn", "gemm_nt", "gemm_tn", "gemm_tt"),
         "it multiplies matrices as linear layers, which need no alpha and beta; a product for itself is not asked of it yet",
     ),
-    **dict.fromkeys(
-        (
-            "conv2d",
-            "conv2d_relu",
-            "conv2d_dx",
-            "conv2d_dw",
-            "conv2d_dw_add",
-            "conv2d_db",
-            "conv2d_db_add",
-            "transpose",
-            "pad",
-            "crop",
-            "max_pool",
-            "max_pool_dx",
-            "avg_pool",
-            "avg_pool_dx",
-            "batch_moments",
-            "merge_moments",
-            "moving_moments",
-            "batch_norm",
-            "batch_norm_inference",
-            "batch_norm_sums",
-            "batch_norm_dx",
-        ),
-        "layers of images have no CUDA kernels yet",
-    ),
 }
 
 
@@ -92,9 +66,18 @@ class Array:
 
 @dataclass(frozen=True)
 class Facts:
-    """What launchers must know of a device."""
+    """What launchers must know of a device.
+
+    Attributes
+    ----------
+    multiprocessors : int
+    scratch : Array, optional
+        Floats for the shares of long sums. Launches are made one after the other on one stream, so one piece of memory serves them all;
+        without it no sum is cut.
+    """
 
     multiprocessors: int
+    scratch: Array | None = None
 
 
 @dataclass(frozen=True)

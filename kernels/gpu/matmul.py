@@ -2,40 +2,13 @@
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
-
 import numpy as np
 
+from .channels import column_sums
 from .launch import Array, Facts, Launch, integers, launcher, leading
-from .source import source
+from .tiles import ADD, RELU, SHAPES, Tile, add_shares, cut, scratch
 
-ADD, RELU = 1, 2  # as in matmul.cu
-
-
-@dataclass(frozen=True)
-class Tile:
-    """A shape of matmul.cu: the size of a block's tile of the result, its threads, and its shared memory in bytes."""
-
-    name: str
-    rows: int
-    columns: int
-    threads: int
-    shared: int
-
-
-def _tiles() -> tuple[Tile, ...]:
-    """The shapes as matmul.cu defines them, largest first; the formulas are those of its `Shape`."""
-    tiles = []
-    for name, numbers in re.findall(r"using (\w+) = Shape<([\d, ]+)>;", source("matmul")):
-        warps_m, warps_n, warps_k, tm, tn, depth = map(int, numbers.split(","))
-        rows, columns = 4 * tm * warps_m, 8 * tn * warps_n
-        shared = 2 * depth * (rows + 4 + columns + 4) * 4
-        tiles.append(Tile(name.lower(), rows, columns, 32 * warps_m * warps_n * warps_k, shared))
-    return tuple(tiles)
-
-
-TILES = _tiles()
+TILES = (SHAPES["large"], SHAPES["medium"], SHAPES["small"])
 
 
 def choose_tile(facts: Facts, rows: int, columns: int) -> Tile:
@@ -62,7 +35,7 @@ def product(
     flags: int = 0,
     tile: Tile | None = None,
 ) -> list[Launch]:
-    """One launch of `c = a b` with its epilogue.
+    """`c = a b` with its epilogue: one launch, or two where few tiles have long sums.
 
     Parameters
     ----------
@@ -79,10 +52,17 @@ def product(
     if not rows or not columns:
         return []
     tile = tile or choose_tile(facts, rows, columns)
-    grid = (-(-columns // tile.columns), -(-rows // tile.rows))
+    grid = tile.blocks(rows, columns)
+    kernel, sizes = f"gemm_{layout}_{tile.name}_kernel", integers(rows, columns, depth)
+    n, share = cut(facts, grid[0] * grid[1], depth, rows * columns)
+    if n > 1:
+        part = scratch(facts, c.shape)
+        arguments = (part, a, b, None, None, *sizes, *integers(share), *leading(part, a, b), *integers(0, 0))
+        launch = Launch(kernel, (*grid, n), (tile.threads,), arguments, tile.shared)
+        return [launch, *add_shares(facts, c, n, bias=bias, kept=kept, flags=flags)]
     strides = (*leading(c, a, b), np.int32(kept.ld if kept else 0))
-    arguments = (c, a, b, bias, kept, *integers(rows, columns, depth), *strides, np.int32(flags))
-    return [Launch(f"gemm_{layout}_{tile.name}_kernel", grid, (tile.threads,), arguments, tile.shared)]
+    arguments = (c, a, b, bias, kept, *sizes, *integers(share), *strides, np.int32(flags))
+    return [Launch(kernel, grid, (tile.threads,), arguments, tile.shared)]
 
 
 @launcher
@@ -115,19 +95,11 @@ def linear_dw_add(facts: Facts, dw: Array, x: Array, dy: Array) -> list[Launch]:
     return product(facts, "tn", dw, x, dy, dy.shape[0], flags=ADD)
 
 
-def _column_sums(db: Array, dy: Array, flags: int) -> list[Launch]:
-    rows, columns = dy.shape
-    if not columns:
-        return []
-    arguments = (db, dy, *integers(rows, columns), *leading(dy), np.int32(flags))
-    return [Launch("column_sums_kernel", (-(-columns // 32),), (256,), arguments)]
-
-
 @launcher
 def linear_db(facts: Facts, db: Array, dy: Array) -> list[Launch]:
-    return _column_sums(db, dy, 0)
+    return column_sums(facts, db, dy)
 
 
 @launcher
 def linear_db_add(facts: Facts, db: Array, dy: Array) -> list[Launch]:
-    return _column_sums(db, dy, ADD)
+    return column_sums(facts, db, dy, flags=ADD)

@@ -9,14 +9,22 @@ from pathlib import Path
 _FOLDER = Path(__file__).parent
 _KERNEL = re.compile(r'extern\s+"C"\s+__global__\s+void\s+(?:__launch_bounds__\([^)]*\)\s+)?(\w+)\s*\(')
 
+# What some sources share, between common.cuh and the source.
+_PARTS = {"matmul": ("tile.cuh",), "convolution": ("tile.cuh",)}
+
 FILES = tuple(sorted(path.stem for path in _FOLDER.glob("*.cu")))
 
 
 @cache
 def source(file: str) -> str:
     """The text to compile for one of `FILES`."""
-    common = (_FOLDER / "common.cuh").read_text(encoding="utf-8")
-    return f'{common}\n#line 1 "{file}.cu"\n{(_FOLDER / f"{file}.cu").read_text(encoding="utf-8")}'
+    names = ("common.cuh", *_PARTS.get(file, ()), f"{file}.cu")
+    return "\n".join(f'#line 1 "{name}"\n{part(name)}' for name in names)
+
+
+def part(name: str) -> str:
+    """The text of a file of this folder."""
+    return (_FOLDER / name).read_text(encoding="utf-8")
 
 
 @cache

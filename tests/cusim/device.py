@@ -13,8 +13,22 @@ from fastmnist.kernels.gpu import Array, Facts, Launch, file_of, launches, sourc
 
 from .simulator import Module
 
+SCRATCH_BYTES = 1 << 20
+
+
+class HostBuffer:
+    """Memory that a test can look into; NaN until something is written, so that reading too early shows."""
+
+    def __init__(self, nbytes: int) -> None:
+        memory = np.full(nbytes + 256, 0xFF, np.uint8)
+        start = -memory.ctypes.data % 256  # as CUDA aligns what it allocates
+        self.memory, self.nbytes = memory[start : start + nbytes], nbytes
+        self.address = self.memory.ctypes.data
+
+
+_SCRATCH = HostBuffer(SCRATCH_BYTES)
 # As few multiprocessors as let the test's small matrices use every tile; a real device has 20 to 150.
-FACTS = Facts(multiprocessors=4)
+FACTS = Facts(multiprocessors=4, scratch=Array(_SCRATCH.address, (SCRATCH_BYTES // 4,), 1, "float32"))
 
 
 @cache
@@ -41,16 +55,6 @@ def call(
     """Run an op on NumPy arrays."""
     for launch in launches(op, facts, [array(a) for a in arrays], list(params.values())):
         run(launch, mode=mode, reverse=reverse)
-
-
-class HostBuffer:
-    """Memory that a test can look into; NaN until something is written, so that reading too early shows."""
-
-    def __init__(self, nbytes: int) -> None:
-        memory = np.full(nbytes + 256, 0xFF, np.uint8)
-        start = -memory.ctypes.data % 256  # as CUDA aligns what it allocates
-        self.memory, self.nbytes = memory[start : start + nbytes], nbytes
-        self.address = self.memory.ctypes.data
 
 
 class RecordedGraph:

@@ -9,10 +9,17 @@ from __future__ import annotations
 from fastmnist.evaluation.figures.predictions import confusion_matrix, reliability, sample_predictions, worst_mistakes
 from fastmnist.evaluation.figures.style import save
 from fastmnist.evaluation.figures.training import Point, learning_rates, step_losses, time_accuracy, training_curves
-from fastmnist.evaluation.figures.weights import class_weights, feature_importances, filters, image_grid
+from fastmnist.evaluation.figures.weights import (
+    augmented_images,
+    class_weights,
+    feature_importances,
+    filters,
+    image_grid,
+)
 
 __all__ = [
     "Point",
+    "augmented_images",
     "class_weights",
     "confusion_matrix",
     "feature_importances",

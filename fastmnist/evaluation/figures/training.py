@@ -289,6 +289,7 @@ def time_accuracy(points: Sequence[Point], references: Sequence[Point] = (), *, 
     axes.margins(0.16)
     plain_axes(axes, "seconds to train (logarithmic)", "test accuracy (%)")
     ticker = require("matplotlib.ticker", "Pictures")
+    axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(ticker.FuncFormatter(lambda x, _: f"{x:g}"))
     axes.xaxis.set_minor_formatter(ticker.NullFormatter())
     if references:

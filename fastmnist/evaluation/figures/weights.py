@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fastmnist.evaluation.figures.style import bare_axes, grid_size, image_shape_of, new_figure
+from fastmnist.evaluation.figures.style import BLUE, bare_axes, grid_size, image_shape_of, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -186,6 +186,45 @@ def image_grid(
             axes.imshow(pictures[i], cmap="gray_r", vmin=0, vmax=largest)
             if captions is not None:
                 axes.set_title(captions[i], fontsize=7, pad=2)
+    return figure
+
+
+def augmented_images(originals: ArrayLike, copies: ArrayLike, *, title: str = "") -> Figure:
+    """Images and, below each, what augmentation made of it.
+
+    Parameters
+    ----------
+    originals : array-like of shape (n, height, width) or (n, height, width, 3)
+    copies : array-like of shape (n_copies, n, ...)
+    title : str
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Raises
+    ------
+    ValueError
+        There is nothing to draw, or the copies are no copies of the originals.
+    """
+    images, changed = np.asarray(originals), np.asarray(copies)
+    if images.ndim not in (3, 4) or changed.shape[1:] != images.shape or 0 in changed.shape:
+        raise ValueError(
+            f"originals must be (n, height, width) and copies (n_copies, n, height, width), none empty; got {images.shape} and {changed.shape}."
+        )
+    rows, columns = 1 + len(changed), len(images)
+    figure = new_figure(0.95 * columns + 0.6, 0.98 * rows + (0.4 if title else 0.0), title)
+    panels = figure.subplots(rows, columns, squeeze=False)
+    largest = max(float(images.max()), float(np.finfo(np.float32).tiny))
+    for i, row in enumerate([images, *changed]):
+        for axes, image in zip(panels[i], row, strict=True):
+            bare_axes(axes)
+            axes.imshow(image, cmap="gray_r", vmin=0, vmax=largest)
+        panels[i, 0].set_ylabel("original" if i == 0 else f"copy {i}", fontsize=8)
+        if i == 0:
+            for axes in panels[0]:
+                axes.spines[:].set_visible(True)
+                axes.spines[:].set_color(BLUE)
     return figure
 
 
