@@ -44,7 +44,8 @@ def _accounted(recorder):
     """Kernels and waiting as a part of the wall time of all threads."""
     (table,) = recorder.tables
     seconds = sum(table.timed_seconds[lane].sum() for lane in range(len(table.lanes))) + sum(table.waited_alone)
-    return seconds / sum(span.seconds * span.threads for span in recorder.spans)
+    # Of compiled code from its first instruction on: a machine that is busy may let a worker wait before that.
+    return seconds / (sum(table.walked_seconds) or sum(span.seconds for span in recorder.spans))
 
 
 def _by_line(recorder):

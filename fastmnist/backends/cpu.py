@@ -624,6 +624,7 @@ class _Records:
                 self._table.reading_seconds[lane] = extra * second / len(lines)
                 self._settle(len(lines), words[SHORTEST_PLAIN] * second)
             traces.append(self._trace(words, lines, second, thread))
+            self._table.walked_seconds[lane] += 1e-9 * float(words[ENDED_NS] - words[BEGAN_NS])
             self._table.waited_alone[lane] += float(words[WAITED_ALONE] * second)
             cycles[:] = words[WAITED_ALONE] = 0
             words[ENDED_NS] = 0

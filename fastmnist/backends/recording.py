@@ -107,6 +107,8 @@ class Table:
         How long each instruction took in the timed steps together, on whatever thread; of barriers, the waiting.
     reading_seconds : list of float
         By how much a reading of the clock prolongs a timed step.
+    walked_seconds : list of float
+        Wall time that the thread of each lane spent in compiled code, by the clock; 0 where it was not taken.
     waited_alone : list of float
         Seconds that the thread of each lane waited while another one walked all lanes, in all steps.
     traces : list of Trace
@@ -120,12 +122,14 @@ class Table:
     timed: list[int] = field(default_factory=list)
     timed_seconds: list[np.ndarray] = field(default_factory=list)
     reading_seconds: list[float] = field(default_factory=list)
+    walked_seconds: list[float] = field(default_factory=list)
     waited_alone: list[float] = field(default_factory=list)
     traces: list[Trace] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         n = len(self.lanes)
         self.calls, self.timed = [0] * n, [0] * n
+        self.walked_seconds = [0.0] * n
         self.reading_seconds, self.waited_alone = [0.0] * n, [0.0] * n
         self.timed_seconds = [np.zeros(len(lane)) for lane in self.lanes]
 

@@ -91,8 +91,8 @@ def roofline_picture(kernels: Sequence[KernelTime], roofs: Roofs, threads: int =
         parts.append(f'<path class="roof{" lower" if i else ""}" d="{path}"/>')
         at = start * 1.15
         parts.append(
-            f'<text class="slanted" x="{x(at) + 4:.1f}" y="{y(at * bandwidth) - 6:.1f}" transform="rotate({_slope(x, y, bandwidth):.1f} {x(at) + 4:.1f} '
-            f'{y(at * bandwidth) - 6:.1f})">{escape(level)} {bandwidth:,.0f} GB/s</text>'
+            f'<text class="slanted" x="{x(at) + 4:.1f}" y="{y(at * bandwidth) - 6:.1f}" transform="rotate({_slope(x, y, bandwidth):.1f} '
+            f'{x(at) + 4:.1f} {y(at * bandwidth) - 6:.1f})">{escape(level)} {bandwidth:,.0f} GB/s</text>'
         )
     parts.append(
         f'<text class="strong" x="{width - right}" y="{y(peak) - 7:.1f}" text-anchor="end">peak {peak:,.0f} GFLOP/s</text>'
