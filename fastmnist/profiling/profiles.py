@@ -487,15 +487,21 @@ def _variant(backend: str, op: str, types: str) -> str:
     return f"NumPy {np.__version__}" if backend == "numpy" else "CUDA"
 
 
+# By how the op's name begins, the first that fits.
+_CONVOLUTIONS = {
+    "conv2d_grey_pooled": "Direct convolution of one channel: pixels are the lanes, ReLU and pooling happen in registers.",
+    "conv2d_pooled": "Direct convolution that reads the pixels that pooling kept, a quarter of all.",
+    "conv2d": "Direct convolution, filters or channels are the lanes. There is no Winograd and no FFT.",
+}
+
+
 def _reason(run: BackendProfile, op: str, place: str) -> str:
     """Why there is no faster variant of this line, where there is one."""
     first_layer = place.endswith(" 1") or op in ("gather_rows", "sparse_transpose")
     if op == "barrier":
         return "Threads wait for the slowest: work that does not divide, or a neighbour on the same core."
-    if op.startswith(("conv2d_dx", "conv2d_dw", "conv2d")) and not op.startswith("conv2d_db"):
-        return (
-            "Direct convolution: the only algorithm there is (no Winograd, no FFT)." if run.backend == "numba" else ""
-        )
+    if run.backend == "numba" and op.startswith("conv2d") and not op.startswith("conv2d_db"):
+        return next(text for start, text in _CONVOLUTIONS.items() if op.startswith(start))
     if first_layer and op.startswith(("linear", "gather")):
         return next((d.partition(". ")[2] for d in run.decisions if d.startswith("rows of X: dense")), "")
     if op.startswith(("sparse", "block")):

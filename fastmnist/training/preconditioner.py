@@ -25,6 +25,7 @@ ROWS_PER_FEATURE = 8  # of which G is estimated; with 4 MNIST took 21 evaluation
 # largest value, not of the mean square, so that rare pixels get more of it, and features of any unit the same. Of 0.001 to 0.1 the best for
 # MNIST, and within a third of the best for wine, digits and unscaled breast cancer.
 SHRINKAGE = 0.01
+DIAGONAL_ROWS = 1024  # of which the diagonal alone is estimated
 MOST_FEATURES = 4096  # T takes 8 bytes times their square
 WORTH_EVALUATIONS = 25  # a full T may cost as much arithmetic as so many evaluations, else the diagonal of G has to do
 
@@ -96,11 +97,12 @@ def make_preconditioner(
     curvature = share * (1 - share) if n_outputs > 1 else 0.25  # p (1 - p) of classes that are equally frequent
     penalty = np.full(n_columns, l2)
     penalty[X.shape[1] :] = 0  # the intercept is not penalised
-    part, weights = _sample(X, sample_weight)
+    full = _is_worth_it(X, n_columns, n_outputs, dtype.itemsize, max_memory)
+    part, weights = _sample(X, sample_weight, _full_rows(X) if full else min(_full_rows(X), DIAGONAL_ROWS))
     largest = _largest(part, scale, n_columns)
     added = SHRINKAGE + penalty / (curvature * largest**2)
     unit = largest * math.sqrt(curvature)
-    if not _is_worth_it(X.shape[0], len(weights), n_columns, n_outputs, dtype.itemsize, max_memory):
+    if not full:
         return Preconditioner(1 / (unit * np.sqrt(_mean_squares(part, weights, scale, largest) + added)))
     rows = np.ones((len(weights), n_columns), dtype)
     convert(part, dtype, out=rows[:, : X.shape[1]])
@@ -115,10 +117,14 @@ def make_preconditioner(
     return Preconditioner(inverse / unit[:, None])
 
 
-def _sample(X: Matrix, sample_weight: np.ndarray | None) -> tuple[Matrix, np.ndarray]:
+def _full_rows(X: Matrix) -> int:
+    return min(X.shape[0], ROWS_PER_FEATURE * X.shape[1])
+
+
+def _sample(X: Matrix, sample_weight: np.ndarray | None, n_rows: int) -> tuple[Matrix, np.ndarray]:
     """Rows at equal distances, and their weights, which add up to 1."""
     weighted = np.arange(X.shape[0]) if sample_weight is None else np.flatnonzero(sample_weight)
-    n = min(len(weighted), ROWS_PER_FEATURE * min(X.shape[1], MOST_FEATURES))
+    n = min(len(weighted), n_rows)
     chosen = weighted[np.linspace(0, len(weighted) - 1, n).astype(np.intp)]
     weights = np.ones(n) if sample_weight is None else np.asarray(sample_weight, np.float64)[chosen]
     return X[chosen], weights / weights.sum()
@@ -147,9 +153,11 @@ def _mean_squares(part: Matrix, weights: np.ndarray, scale: float, largest: np.n
     return squares
 
 
-def _is_worth_it(n: int, n_rows: int, n_columns: int, n_outputs: int, itemsize: int, max_memory: int) -> bool:
+def _is_worth_it(X: Matrix, n_columns: int, n_outputs: int, itemsize: int, max_memory: int) -> bool:
     """Whether a full T costs less than the evaluations that it is allowed to, and the memory is there."""
+    n_rows = _full_rows(X)
     cost = 2 * n_rows * n_columns**2 + n_columns**3
-    memory = (n_rows * n_columns + n_columns**2) * itemsize + 3 * 8 * n_columns**2
-    affordable = cost <= WORTH_EVALUATIONS * 4 * n * n_columns * n_outputs and memory <= max_memory
+    sample = n_rows * n_columns * (X.dtype.itemsize + itemsize)
+    memory = sample + n_columns**2 * (itemsize + 3 * 8)
+    affordable = cost <= WORTH_EVALUATIONS * 4 * X.shape[0] * n_columns * n_outputs and memory <= max_memory
     return n_columns <= MOST_FEATURES + 1 and affordable
