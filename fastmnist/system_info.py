@@ -19,7 +19,7 @@ from fastmnist.version import __version__
 ENVIRONMENT_VARIABLES = {
     "FASTMNIST_BACKEND": "what backend='auto' means: numpy, numba, cupy or auto",
     "FASTMNIST_NUM_THREADS": "most threads of compiled code",
-    "FASTMNIST_VERBOSE": "comma-separated: dispatch (print each choice of a backend), traceback (of errors on the command line)",
+    "FASTMNIST_VERBOSE": "comma-separated: dispatch (print choices of backends and kernels), traceback (of errors on the command line)",
     "FASTMNIST_CACHE_DIR": "folder of the compiled kernels",
     "FASTMNIST_DATA": "folder of downloaded data sets",
     "FASTMNIST_LIBCUDA": "the CUDA driver library to probe",

@@ -11,6 +11,7 @@ import pytest
 from fastmnist import backends
 from fastmnist.backends import BackendUnavailable, Choice, available_backends, build, gpu_probe, require, select
 from fastmnist.backends.reference import ReferenceExecutor
+from fastmnist.estimators import MLPClassifier
 from fastmnist.network.layers import Dense
 from fastmnist.network.spec import Spec
 
@@ -209,6 +210,17 @@ def test_choices_are_printed_on_request(monkeypatch, capsys):
     select("auto", **SMALL)
     line = capsys.readouterr().err
     assert line.startswith("fastmnist: backend numpy for 150 x 4, 100 steps, 0.001 GFLOP, float32: auto: an estimated")
+
+
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
+@pytest.mark.parametrize("solver", ["adam", "lbfgs"])
+def test_what_an_executor_makes_of_the_network_is_printed_once(backend, solver, monkeypatch, capsys):
+    monkeypatch.setenv("FASTMNIST_VERBOSE", "dispatch")
+    X, y = np.eye(30, dtype=np.float32), np.arange(30) % 3
+    MLPClassifier(hidden_layer_sizes=(4,), max_iter=2, solver=solver, backend=backend).fit(X, y)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith(f"fastmnist: backend {backend} for 30 x 30")
+    assert [line.partition(": rows of X: ")[0] for line in lines if "rows of X" in line] == [f"fastmnist: {backend}"]
 
 
 # --- executors, listing -----------------------------------------------------------------------------------------------

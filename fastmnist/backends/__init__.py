@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
-import sys
 import warnings
 from dataclasses import dataclass
 from importlib import metadata
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import DTypeLike
 
+from fastmnist.backends.dispatch_log import announce
 from fastmnist.threads import default_threads
 
 if TYPE_CHECKING:
@@ -37,7 +37,6 @@ __all__ = [
 
 BACKENDS = ("numpy", "numba", "cupy")
 DEFAULT_VARIABLE = "FASTMNIST_BACKEND"
-VERBOSE_VARIABLE = "FASTMNIST_VERBOSE"
 
 # What "auto" takes NumPy's time to be: steps * NUMPY_STEP_SECONDS + flops / NUMPY_FLOPS_PER_SECOND. Measured on two
 # cores of a Xeon at 2.5 GHz: a step takes 70 us (4-3, batch 10) to 180 us (64-32-10, batch 32) whatever its
@@ -159,9 +158,8 @@ def select(
         choice = Choice(backend, f"{origin}.")
     if choice.backend == "numba":
         choice = Choice("numba", choice.reason + _vectors_missing())
-    if "dispatch" in os.environ.get(VERBOSE_VARIABLE, "").split(","):
-        work = f"{n_samples:,} x {n_features:,}, {steps:,} steps, {flops / 1e9:.3g} GFLOP, {np.dtype(dtype).name}"
-        print(f"fastmnist: backend {choice.backend} for {work}: {choice.reason}", file=sys.stderr)
+    work = f"{n_samples:,} x {n_features:,}, {steps:,} steps, {flops / 1e9:.3g} GFLOP, {np.dtype(dtype).name}"
+    announce(f"backend {choice.backend} for {work}: {choice.reason}")
     return choice
 
 

@@ -20,6 +20,7 @@ from fastmnist.backends.base import Epoch, Parameters, weighted_sum
 from fastmnist.backends.binding import Binding, constant_scale, epoch_inputs, logical_parameters, place_parameters
 from fastmnist.backends.blocks import BlockRows
 from fastmnist.backends.compressed import choose_format
+from fastmnist.backends.dispatch_log import announce_decisions
 from fastmnist.backends.recording import TRACED_STEPS, Line, Recorder, Span, Trace, active, line_of
 from fastmnist.backends.recording import Table as RecordedTable
 from fastmnist.backends.rows import CompressedRows
@@ -229,6 +230,7 @@ class CpuExecutor:
             if self._state is None:
                 self._state = aligned_bytes(program.state.size)
             self._training = (batch_sizes, _Runner(program, self._state, "training", self._recorder))
+            announce_decisions(self.backend, program.decisions)
             self._team = Team(self.n_threads)
             # What `predict` will need is compiled with the rest: the first prediction should not wait.
             data_format = DataFormat(self._format.dtype, self._format.scale)
@@ -310,6 +312,7 @@ class CpuExecutor:
         weight = self._data["sample_weight"]
         if self._gradient is None or self._gradient[0] != sizes:
             program = self.gradient_program(sizes)
+            announce_decisions(self.backend, program.decisions)
             self._gradient = (
                 sizes,
                 [_Runner(program, None, "gradient", self._recorder) for _ in range(min(self.n_threads, chunks))],

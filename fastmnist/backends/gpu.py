@@ -16,6 +16,7 @@ import numpy as np
 from fastmnist.backends import BackendUnavailable
 from fastmnist.backends.base import Epoch, Parameters, mean_losses
 from fastmnist.backends.binding import constant_scale, epoch_inputs
+from fastmnist.backends.dispatch_log import announce_decisions
 from fastmnist.backends.gpu_device import Buffer, Device, Graph
 from fastmnist.backends.gpu_search import DeviceSearch
 from fastmnist.backends.rows import CompressedRows
@@ -137,6 +138,7 @@ class CupyExecutor:
                 self._state = _reserve(self.device, {"parameters and moments": program.state.size})
                 self.device.clear(self._state.address, self._state.nbytes)
             self._training = (batch_sizes, _Runner(self.device, program, self._data, self._state))
+            announce_decisions(self.backend, program.decisions)
         runner = self._training[1]
         if self._initial is not None:
             runner.place_parameters(self._initial)
@@ -207,6 +209,7 @@ class CupyExecutor:
         sizes = self._gradient_blocks()
         if self._gradient is None or self._gradient[0] != sizes:
             program = self.gradient_program(sizes)
+            announce_decisions(self.backend, program.decisions)
             runner = _Runner(self.device, program, self._data)
             shape = (n, *program.bound["losses"].shape[1:])
             runner.own.put(

@@ -9,6 +9,7 @@ import numpy as np
 import fastmnist.kernels.reference as reference
 from fastmnist.backends.base import Epoch, Parameters, mean_losses
 from fastmnist.backends.binding import Binding, constant_scale, epoch_inputs, logical_parameters, place_parameters
+from fastmnist.backends.dispatch_log import announce_decisions
 from fastmnist.backends.recording import TRACED_STEPS, Span, Table, Trace, active, line_of
 from fastmnist.backends.rows import CompressedRows
 from fastmnist.network.lowering import DataFormat, Target, gradient_program, inference_program, training_program
@@ -48,6 +49,7 @@ class ReferenceExecutor:
         self._state: np.ndarray | None = None
         self._step = 0
         self._initial: list[np.ndarray] | None = None
+        self._gradient_decisions: list[str] = []  # that were announced
         self._training: tuple[tuple[int, ...], Program, Binding] | None = None
         self._format = DataFormat("")  # nothing is bound
 
@@ -92,6 +94,7 @@ class ReferenceExecutor:
             if self._state is None:
                 self._state = np.zeros(program.state.size, np.uint8)
             self._training = (batch_sizes, program, Binding(program, self._state))
+            announce_decisions(self.backend, program.decisions)
             if self._initial is not None:
                 place_parameters(self._training[2], self._initial)
                 self._initial = None
@@ -159,6 +162,9 @@ class ReferenceExecutor:
         n = len(self._data["labels"])
         sizes = [BLOCK_ROWS] * (n // BLOCK_ROWS) + [n % BLOCK_ROWS] * (n % BLOCK_ROWS > 0)
         program = self.gradient_program(tuple(dict.fromkeys(sizes)))
+        if self._gradient_decisions != program.decisions:
+            self._gradient_decisions = program.decisions
+            announce_decisions(self.backend, program.decisions)
         binding = Binding(program)
         weight = self._data["sample_weight"]
         recorded = program.bound["losses"]
