@@ -20,7 +20,7 @@ import scipy.sparse
 from fastmnist.backends.rows import Matrix, convert
 from fastmnist.matrix_product import gemm
 
-ROWS_PER_FEATURE = 8  # of which G is estimated; with 4 MNIST took 21 evaluations, with all rows not fewer than with 8
+ROWS_PER_FEATURE = 8  # of which G is estimated; with 4 MNIST took 21 evaluations, with 8 15, with 16 no fewer
 # Added to G's diagonal, times the square of the feature's largest value: what so few rows know of rare features is mostly chance. A share of the
 # largest value, not of the mean square, so that rare pixels get more of it, and features of any unit the same. Of 0.001 to 0.1 the best for
 # MNIST, and within a third of the best for wine, digits and unscaled breast cancer.
