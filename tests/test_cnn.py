@@ -26,7 +26,7 @@ from fastmnist import (
 )
 from fastmnist.cli import main
 from fastmnist.evaluation.explanation import explain
-from fastmnist.network.architectures import ARCHITECTURES
+from fastmnist.network.architectures import ARCHITECTURES, RECIPES
 from fastmnist.network.schedules import OneCycle
 
 LAYERS = (Conv2D(8, 3, activation="relu"), MaxPool2D(), Flatten(), Dense(16, "relu"))
@@ -286,7 +286,8 @@ def test_command_line(tmp_path):
         json.loads(CliRunner().invoke(main, ["explain", "cnn", *arguments[:2], *more, "--json"]).stdout)["model"]
         for more in ([], ["--layers", "accurate"], ["--layers", "accurate", "--epochs", "3"], ["--solver", "lbfgs"])
     ]
-    assert ["max_iter=8" in text for text in told] == [False, True, False, False]
+    epochs = f"max_iter={RECIPES['accurate']['max_iter']}"
+    assert [epochs in text for text in told] == [False, True, False, False]
     assert ["augment=Augment(" in text for text in told] == [False, True, True, False]
     assert told[0] == "CNNClassifier(random_state=0)"
     refused = CliRunner().invoke(main, ["train", "mlp", *arguments])

@@ -10,7 +10,6 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import numpy as np
 import scipy.optimize
@@ -23,7 +22,8 @@ from fastmnist.training.validation import Validation
 STOPPED_BY_CALLBACK = 99  # SciPy's status of a search that its callback has ended
 
 
-class Evaluation(NamedTuple):
+@dataclass(frozen=True)
+class Evaluation:
     """The objective at a point.
 
     Attributes
