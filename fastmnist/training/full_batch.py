@@ -156,17 +156,17 @@ class SmoothObjective:
         latest = self._latest
         if latest is not None and np.array_equal(vector, latest.vector):  # the start: it was looked at before
             return latest.smooth, latest.gradient
-        value, gradient, steepness, _ = self._objective(vector)
-        smooth, old = value, self.accepted
+        new = self._objective(vector)
+        smooth, old = new.value, self.accepted
         if old is not None:
-            difference = value - old.value
+            difference = new.value - old.value
             if abs(difference) < self.ROUNDING * abs(old.value):
-                difference = 0.5 * float((old.gradient + gradient) @ (vector - old.vector))
+                difference = 0.5 * float((old.gradient + new.gradient) @ (vector - old.vector))
             smooth = old.smooth + difference
-        self._latest = Point(vector.copy(), value, smooth, gradient, steepness)
+        self._latest = Point(vector.copy(), new.value, smooth, new.gradient, new.steepness)
         if self.accepted is None:
             self.accepted = self._latest
-        return smooth, gradient
+        return smooth, new.gradient
 
     def accept(self) -> Point:
         """The line search has ended, at the point that was evaluated last."""
@@ -386,23 +386,25 @@ def gradient_descent(
     recorder = Recorder(objective, max_iter, validation, on_epoch)
     solution = recorder.solution
     x = objective.to_vector(start)
-    loss, steepness = math.nan, math.inf
+    at: Evaluation | None = None
     try:
-        loss, gradient, steepness, values = objective(x)
-        while math.isfinite(loss):
-            if steepness <= tol:
+        at = objective(x)
+        while math.isfinite(at.value):
+            if at.steepness <= tol:
                 solution.converged = True
                 solution.message = f"no component of the gradient is larger than tol={tol:g}"
                 break
             if solution.n_iter == max_iter:
                 solution.message = "max_iter was reached"
                 break
-            step = x - learning_rate * gradient
-            solution.loss_curve_by_output.append(values)
-            recorder.iteration(loss, step, learning_rate)
+            step = x - learning_rate * at.gradient
+            solution.loss_curve_by_output.append(at.values)
+            recorder.iteration(at.value, step, learning_rate)
             x = step
-            loss, gradient, steepness, values = objective(x)
+            at = objective(x)
     except KeyboardInterrupt:
         solution.interrupted = True
         solution.message = "interrupted by user"
-    return recorder.finish(x, loss, steepness)
+    if at is None:
+        return recorder.finish_at_start(x)
+    return recorder.finish(x, at.value, at.steepness)

@@ -91,8 +91,8 @@ class _Search:
         """Give what was asked for, and run to the next question or to the end."""
         if self.point is None:
             assert self.question is not None
-            value, gradient, steepness, _ = evaluation
-            self.point = Point(self.question.copy(), value, value, gradient, steepness)
+            value = evaluation.value
+            self.point = Point(self.question.copy(), value, value, evaluation.gradient, evaluation.steepness)
         self._answers.put(evaluation)
         self._wait()
 
