@@ -224,9 +224,9 @@ def test_lbfgs_converges_although_the_values_are_rounded(loss_dtype):
 
 def test_l2_is_added_to_weights_only():
     objective = Objective(Quadratic(), 0.5)
-    value, gradient, *_ = objective(np.array([1.0, 2.0, 3.0, 5.0]))
-    assert value == pytest.approx(7 + 0.25 * 14)
-    np.testing.assert_allclose(gradient, [0.5, 1.0, 1.5, 0])
+    at = objective(np.array([1.0, 2.0, 3.0, 5.0]))
+    assert at.value == pytest.approx(7 + 0.25 * 14)
+    np.testing.assert_allclose(at.gradient, [0.5, 1.0, 1.5, 0])
     solution = lbfgs(objective, START, tol=1e-10, max_iter=100, options={"ftol": 0})
     c = Quadratic.curvature
     np.testing.assert_allclose(solution.parameters[0], c * Quadratic.target / (c + 0.5), atol=1e-8)
