@@ -1,6 +1,17 @@
-"""One hypothesis profile for all tests: the same examples on every run and every machine, and no deadline on a shared one."""
+"""What holds for all tests: one hypothesis profile (the same examples everywhere, no deadline on a shared machine), a Ctrl-C that works."""
 
+import signal
+
+import pytest
 from hypothesis import settings
 
 settings.register_profile("fastmnist", derandomize=True, deadline=None, max_examples=30)
 settings.load_profile("fastmnist")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _interrupts_arrive():
+    """A shell starts background jobs, pytest-xdist among them, with SIGINT ignored; tests of interrupts would wait for ever."""
+    old = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, old)
