@@ -266,10 +266,27 @@ class CupyExecutor:
         bound.put(**arrays)
         return bound
 
-    def begin_search(self, start: Parameters, l2: float, *, fit_intercept: bool, by_output: bool) -> DeviceSearch:
+    def begin_search(
+        self,
+        start: Parameters,
+        l2: float,
+        *,
+        fit_intercept: bool,
+        by_output: bool,
+        transform: np.ndarray | None = None,
+        variables: np.ndarray | None = None,
+    ) -> DeviceSearch:
         """L-BFGS with its vectors on the device, see `gpu_search`."""
         problems = self.spec.n_outputs if by_output else 1
-        return DeviceSearch(self, start, l2, fit_intercept=fit_intercept, problems=problems)
+        return DeviceSearch(
+            self,
+            start,
+            l2,
+            fit_intercept=fit_intercept,
+            problems=problems,
+            transform=transform,
+            variables=variables,
+        )
 
     # --- inference ----------------------------------------------------------------------------------------------------------------
 

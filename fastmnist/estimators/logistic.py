@@ -230,8 +230,7 @@ class _LogisticBase(NetworkClassifier):
     ) -> Objective:
         preconditioner = None
         # Without a penalty there may be many minima: from 0 in the parameters themselves it is the one of least norm that is reached.
-        # A search on the device has its vectors there, and no preconditioner.
-        if self.solver == "lbfgs" and self.precondition and l2 > 0 and not searches_on_device(executor):
+        if self.solver == "lbfgs" and self.precondition and l2 > 0:
             preconditioner = make_preconditioner(
                 X,
                 scale=self.pixel_scale_,

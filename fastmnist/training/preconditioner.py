@@ -40,23 +40,23 @@ class Preconditioner:
     """
 
     def __init__(self, transform: np.ndarray) -> None:
-        self._transform = transform
+        self.transform = transform
 
     def to_parameters(self, u: np.ndarray) -> np.ndarray:
         """T u, a column for each output."""
-        return self._transform @ u if self._is_full else self._transform[:, None] * u
+        return self.transform @ u if self._is_full else self.transform[:, None] * u
 
     def to_variables(self, w: np.ndarray) -> np.ndarray:
         """The u with T u = w."""
-        return scipy.linalg.solve_triangular(self._transform, w) if self._is_full else w / self._transform[:, None]
+        return scipy.linalg.solve_triangular(self.transform, w) if self._is_full else w / self.transform[:, None]
 
     def to_gradient(self, gradient: np.ndarray) -> np.ndarray:
         """Gradient with respect to u of what has this gradient with respect to w: T' gradient."""
-        return self._transform.T @ gradient if self._is_full else self._transform[:, None] * gradient
+        return self.transform.T @ gradient if self._is_full else self.transform[:, None] * gradient
 
     @property
     def _is_full(self) -> bool:
-        return self._transform.ndim == 2
+        return self.transform.ndim == 2
 
 
 def make_preconditioner(
