@@ -48,12 +48,12 @@ class Given:
 @pytest.mark.parametrize("shape", SHAPES)
 def test_labels_of_probabilities(shape, mode):
     p, labels = probabilities(*shape), np.full(shape[0], 99, np.int32)
-    run(judging.predict_labels(device.FACTS, device.array(labels), device.array(p)), mode, reverse=True)
+    run(judging.predict_labels(device.FACTS, device.array(labels), device.array(p), 0.5), mode, reverse=True)
     expected = np.where(p[:, 0] > 0.5, 0, 1) if shape[1] == 1 else p.argmax(axis=1)
     np.testing.assert_array_equal(labels, expected)
     p[-1, -1] = np.nan
     p[0, 0] = np.inf
-    run(judging.predict_labels(device.FACTS, device.array(labels), device.array(p)), mode)
+    run(judging.predict_labels(device.FACTS, device.array(labels), device.array(p), 0.5), mode)
     assert labels[-1] == labels[0] == -1 and (labels[1:-1] == expected[1:-1]).all()
 
 
@@ -73,7 +73,7 @@ def test_judgement(shape, weighted, mode):
             operands = [device.array(a) for a in (totals, p[rows], labels[rows])]
             weights = None if weight is None else device.array(weight[rows])
             one_vs_rest = isinstance(loss, BinaryCrossEntropy)
-            run(judging.judge(*operands, weights, one_vs_rest=one_vs_rest), mode, reverse=True)
+            run(judging.judge(*operands, weights, 0.5, one_vs_rest=one_vs_rest), mode, reverse=True)
         host = Validation(np.empty((shape[0], 3)), labels, weight).evaluate(Given(p, loss), [])
         assert totals[0] == pytest.approx(shape[0] if weight is None else weight.sum(dtype=float), rel=1e-6)
         np.testing.assert_allclose(totals[1:3] / totals[0], host, rtol=1e-6)
@@ -85,7 +85,7 @@ def test_judgement_of_unknown_labels_and_of_what_is_no_number():
     labels = p.argmax(axis=1).astype(np.int32)
     labels[:2] = -1, 9  # classes that the model does not know
     p[3] = np.nan
-    run(judging.judge(*map(device.array, (totals, p, labels)), None, one_vs_rest=False))
+    run(judging.judge(*map(device.array, (totals, p, labels)), None, 0.5, one_vs_rest=False))
     assert totals[3] == 1 and totals[0] == 6
     assert totals[2] in (3, 4)  # of rows 2, 4 and 5; a row of NaN has no meaning
 

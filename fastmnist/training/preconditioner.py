@@ -17,6 +17,7 @@ import numpy as np
 import scipy.linalg
 import scipy.sparse
 
+from fastmnist.backends.device_rows import DeviceRows
 from fastmnist.backends.rows import Matrix, convert
 from fastmnist.matrix_product import gemm
 
@@ -127,7 +128,8 @@ def _sample(X: Matrix, sample_weight: np.ndarray | None, n_rows: int) -> tuple[M
     n = min(len(weighted), n_rows)
     chosen = weighted[np.linspace(0, len(weighted) - 1, n).astype(np.intp)]
     weights = np.ones(n) if sample_weight is None else np.asarray(sample_weight, np.float64)[chosen]
-    return X[chosen], weights / weights.sum()
+    part = X[chosen]
+    return part.dense() if isinstance(part, DeviceRows) else part, weights / weights.sum()
 
 
 def _largest(part: Matrix, scale: float, n_columns: int) -> np.ndarray:

@@ -5,9 +5,10 @@ constexpr int MOST_CLASSES = 4096;  // labels 0 .. 4095 are told apart on the de
 
 __device__ __forceinline__ bool finite(float v) { return fabsf(v) < __int_as_float(0x7f800000); }
 
-// The label that probabilities p[C] stand for: the first largest; of a single output 0 (yes) or 1 (no).
-__device__ __forceinline__ int label_of(const float* p, int C) {
-  if (C == 1) return p[0] > 0.5f ? 0 : 1;
+// The label that outputs p[C] stand for: the first largest; of a single one 0 (yes, above the threshold: 0.5 of
+// probabilities, 0 of logits) or 1 (no).
+__device__ __forceinline__ int label_of(const float* p, int C, float threshold) {
+  if (C == 1) return p[0] > threshold ? 0 : 1;
   int best = 0;
   for (int c = 1; c < C; ++c)
     if (p[c] > p[best]) best = c;
@@ -20,11 +21,12 @@ __device__ __forceinline__ bool all_finite(const float* p, int C) {
 }
 
 // -1 for a row that holds something that is no finite number.
-extern "C" __global__ void predict_labels_kernel(int* labels, const float* p, int B, int C, int ld_p) {
+extern "C" __global__ void predict_labels_kernel(int* labels, const float* p, float threshold, int B, int C,
+                                                int ld_p) {
   const int stride = gridDim.x * blockDim.x;
   for (int r = blockIdx.x * blockDim.x + threadIdx.x; r < B; r += stride) {
     const float* row = p + (i64)r * ld_p;
-    labels[r] = all_finite(row, C) ? label_of(row, C) : -1;
+    labels[r] = all_finite(row, C) ? label_of(row, C, threshold) : -1;
   }
 }
 
@@ -35,8 +37,8 @@ __device__ __forceinline__ double bounded_log(float p) { return log((double)fmax
 // block, so that the order of the sums is fixed. A label of none of the outputs: of one output the negative class; of
 // several a class that the model does not know, which is a miss.
 extern "C" __global__ void __launch_bounds__(256)
-    judge_kernel(double* totals, const float* p, const int* labels, const float* sample_weight, int one_vs_rest, int B,
-                 int C, int ld_p) {
+    judge_kernel(double* totals, const float* p, const int* labels, const float* sample_weight, float threshold,
+                 int one_vs_rest, int B, int C, int ld_p) {
   double weight = 0, loss = 0, hits = 0, bad = 0;
   for (int r = threadIdx.x; r < B; r += THREADS) {
     const float* row = p + (i64)r * ld_p;
@@ -49,7 +51,7 @@ extern "C" __global__ void __launch_bounds__(256)
       cost = -bounded_log(0 <= label && label < C ? row[label] : 0.0f);
     weight += w;
     loss += w * cost;
-    hits += label_of(row, C) == label ? w : 0.0;
+    hits += label_of(row, C, threshold) == label ? w : 0.0;
     bad += all_finite(row, C) ? 0 : 1;
   }
   weight = over_block<false>(weight);

@@ -13,15 +13,30 @@ SURVEYORS = 256  # blocks that look at a share of the values each
 FACTS = 3  # that each of them notes
 
 
-def predict_labels(facts: Facts, labels: Array, p: Array) -> list[Launch]:
-    """The label of each row of probabilities; -1 where they are no finite numbers."""
+# Of a single output: above which it says yes.
+OF_PROBABILITIES, OF_LOGITS = 0.5, 0.0
+
+
+def predict_labels(facts: Facts, labels: Array, p: Array, threshold: float) -> list[Launch]:
+    """The label of each row of outputs; -1 where they are no finite numbers."""
     rows, columns = p.shape
-    return spread(facts, "predict_labels_kernel", rows, labels, p, *integers(rows, columns, p.ld))
+    return spread(
+        facts, "predict_labels_kernel", rows, labels, p, np.float32(threshold), *integers(rows, columns, p.ld)
+    )
 
 
-def judge(totals: Array, p: Array, labels: Array, sample_weight: Array | None, *, one_vs_rest: bool) -> list[Launch]:
-    """Add to `totals` (`TOTALS` doubles) what these rows weigh, cost and hit."""
-    arguments = (totals, p, labels, sample_weight, *integers(one_vs_rest, *p.shape, p.ld))
+def judge(
+    totals: Array,
+    p: Array,
+    labels: Array,
+    sample_weight: Array | None,
+    threshold: float,
+    *,
+    one_vs_rest: bool,
+) -> list[Launch]:
+    """Add to `totals` (`TOTALS` doubles) what these rows weigh, cost (of probabilities only) and hit."""
+    scalars = (np.float32(threshold), *integers(one_vs_rest, *p.shape, p.ld))
+    arguments = (totals, p, labels, sample_weight, *scalars)
     return [Launch("judge_kernel", (1,), (THREADS,), arguments)] if p.shape[0] else []
 
 
