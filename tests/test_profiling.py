@@ -10,6 +10,8 @@ import pytest
 
 import fastmnist
 from fastmnist import CNNClassifier, LogisticRegression, MLPClassifier, RandomForestClassifier
+from fastmnist.backends import crossovers
+from fastmnist.backends.compressed import choose_format
 from fastmnist.backends.cpu import CpuExecutor
 from fastmnist.backends.recording import Recorder, recording_to
 from fastmnist.backends.reference import ReferenceExecutor
@@ -17,8 +19,10 @@ from fastmnist.network.layers import Dense
 from fastmnist.network.optimizers import Adam
 from fastmnist.network.program import Table
 from fastmnist.network.spec import Spec
+from fastmnist.profiling import crossovers as measuring
 from fastmnist.profiling import machine
 
+READ_MACHINE_FILE = crossovers.read_machine_file  # before a fixture hides it from all tests
 N, BATCH = 1600, 32
 SPEC = Spec(300, (Dense(128, "relu"), Dense(64, "relu"), Dense(10)), optimizer=Adam())
 
@@ -235,9 +239,19 @@ def test_what_cannot_be_profiled_says_so(mnist, monkeypatch):
 # --- roofs -----------------------------------------------------------------------------------------------------------------------------
 
 
-def test_roofs_are_plausible_and_kept(monkeypatch, tmp_path):
-    monkeypatch.setattr(machine, "_path", lambda: tmp_path / "roofs" / "here.json")
+@pytest.fixture
+def nothing_measured(monkeypatch, tmp_path):
+    """A machine of which nothing is known; where its file would be."""
+    path = tmp_path / "roofs" / "here.json"
+    monkeypatch.setattr(crossovers, "machine_file", lambda: path)
+    monkeypatch.setattr(crossovers, "read_machine_file", READ_MACHINE_FILE)
     monkeypatch.setattr(machine, "TURNS", 4)
+    crossovers.crossovers.cache_clear()
+    yield path
+    crossovers.crossovers.cache_clear()
+
+
+def test_roofs_are_plausible_and_kept(nothing_measured, monkeypatch):
     assert machine.known_roofs() is None
     measured = machine.roofs()
     assert machine.known_roofs() == measured
@@ -248,10 +262,66 @@ def test_roofs_are_plausible_and_kept(monkeypatch, tmp_path):
     assert measured.bandwidth_of("L1", 1) > measured.bandwidth_of("memory", 1)
     assert measured.roof(1e6, 1) == measured.peak(1)
     assert measured.roof(1e-6, 1) == pytest.approx(1e-6 * measured.bandwidth_of("L1", 1))
-    monkeypatch.setattr(machine, "_measure", lambda: dataclasses.replace(measured, gflops={1: {4: 1.0}}))
-    assert machine.roofs(measure=True).gflops == {1: {4: one[4]}}, "the best seen"
-    (tmp_path / "roofs" / "here.json").write_text("{")
+    worse = {n: dict.fromkeys(row, 1.0) for n, row in measured.gflops.items()}
+    monkeypatch.setattr(machine, "_measure", lambda: dataclasses.replace(measured, gflops={**worse, 1: {4: 1.0}}))
+    assert machine.roofs(measure=True).gflops[1] == {4: one[4]}, "the best seen"
+    monkeypatch.setattr(machine, "default_threads", lambda: 99)
+    assert machine.known_roofs() is None, "not measured on so many threads"
+    nothing_measured.write_text("{")
     assert machine.known_roofs() is None, "a damaged file is measured again"
+
+
+def test_crossovers_are_measured_kept_and_gone_by(nothing_measured, monkeypatch):
+    X = (np.random.default_rng(0).random((50, 40)) < 0.42).astype(np.float32)
+    spec = Spec(40, (Dense(8, "relu"), Dense(3)))
+    format_, _ = choose_format(X, 1.0, spec)
+    assert not format_.compressed and "limit of 30% (stated" in format_.reason
+    known = machine.Roofs("here", 1, {1: {4: 1.0}}, {1: {"L1": 1.0}}, {1: {8192: 1.0}}, measured="2026-11-21")
+    monkeypatch.setattr(machine, "_measure", lambda: known)
+    monkeypatch.setattr(
+        measuring, "_times", lambda units, batch: ([9.0] * 5, [2.0 + 14 * share for share in measuring.SHARES])
+    )
+    assert machine.measure_machine().crossovers == dict.fromkeys(crossovers.NAMES, 0.5)
+    format_, _ = choose_format(X, 1.0, spec)
+    assert format_.compressed and "at most 50% (measured here on 2026-11-21)" in format_.reason
+    assert machine.roofs(measure=True).crossovers == dict.fromkeys(crossovers.NAMES, 0.5), "kept"
+    model = MLPClassifier((8,), max_iter=1, backend="numba", batch_size=50).fit(X, np.arange(50) % 3)
+    assert "measured here on 2026-11-21" in model.backend_reason_
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{",
+        "[]",
+        '{"version": 1}',
+        json.dumps({"version": 2, "crossovers": {crossovers.EPOCH: 7}, "measured": ""}),
+        '{"version": 2, "crossovers": 3}',
+        "\0",
+    ],
+)
+def test_a_file_of_crossovers_that_cannot_be_used_is_ignored_with_one_warning(nothing_measured, content):
+    nothing_measured.parent.mkdir()
+    nothing_measured.write_text(content)
+    with pytest.warns(RuntimeWarning, match="info --measure") as caught:
+        assert [crossovers.share_to_compress(full_batch=full).share for full in (False, True)] == [0.3, 0.3]
+    assert len(caught) == 1
+
+
+def test_the_crossover_is_where_the_lines_meet():
+    shares = (0.1, 0.2, 0.3)
+    assert measuring.crossing(shares, [5.0, 5.1, 4.9], [3.0, 4.0, 5.0]) == pytest.approx(0.3)
+    assert measuring.crossing(shares, [4.5] * 3, [3.0, 4.0, 5.0]) == pytest.approx(0.25)
+    assert measuring.crossing(shares, [99.0] * 3, [3.0, 4.0, 5.0]) == 0.3
+    assert measuring.crossing(shares, [1.0] * 3, [3.0, 4.0, 5.0]) == 0.1
+    assert measuring.crossing(shares, [4.0] * 3, [3.0, 3.0, 3.0]) is None
+
+
+def test_crossovers_of_this_machine_are_shares():
+    dense, compressed = measuring._times((), None)
+    share = measuring.crossing(measuring.SHARES, dense, compressed)
+    assert share is None or measuring.SHARES[0] <= share <= measuring.SHARES[-1]
+    assert compressed[0] < compressed[-1], "five times as many nonzeros take longer"
 
 
 def test_the_triad_adds_and_the_chains_multiply():

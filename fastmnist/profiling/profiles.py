@@ -20,6 +20,7 @@ from fastmnist.backends import BackendUnavailable, require
 from fastmnist.backends.recording import Event, Line, Recorder, Table, recording_to
 from fastmnist.profiling.machine import Roofs, roofs
 from fastmnist.profiling.memory import PeakMemory
+from fastmnist.threads import default_threads
 
 if TYPE_CHECKING:
     from fastmnist.estimators import CNNClassifier, LogisticRegression, MLPClassifier, OneVsRestLogisticRegression
@@ -473,7 +474,7 @@ def _share_of_roof(known: Roofs, backend: str, gflops: float, intensity: float) 
     if backend == "cupy":
         return gflops / min(known.gpu["gflops"], intensity * known.gpu["memory"]) if known.gpu else None
     # Compiled kernels run on one thread each; NumPy's products on as many as its BLAS takes.
-    return gflops / known.roof(intensity, known.threads if backend == "numpy" else 1)
+    return gflops / known.roof(intensity, default_threads() if backend == "numpy" else 1)
 
 
 def _variant(backend: str, op: str, types: str) -> str:
