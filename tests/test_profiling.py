@@ -21,6 +21,7 @@ from fastmnist.network.program import Table
 from fastmnist.network.spec import Spec
 from fastmnist.profiling import crossovers as measuring
 from fastmnist.profiling import machine
+from fastmnist.profiling.profiles import Overhead
 
 READ_MACHINE_FILE = crossovers.read_machine_file  # before a fixture hides it from all tests
 N, BATCH = 1600, 32
@@ -179,7 +180,9 @@ def test_a_profile_has_every_kernel_of_every_backend(found):
     for run in found.backends:
         assert run.steps == 60
         assert run.train_seconds > 0 and run.predict_seconds > 0 and run.fit_seconds >= run.train_seconds
-        assert run.overhead.pairs > 0 and np.isfinite(run.overhead.median)
+        assert run.overhead.pairs >= 5
+        assert np.isfinite([run.overhead.low, run.overhead.median, run.overhead.high]).all()
+        assert str(run.overhead) in "".join(found.summary())
         for phase in ("training", "inference"):
             kernels = [k for k in found.kernels if (k.backend, k.phase) == (run.backend, phase)]
             assert sum(k.share for k in kernels) == pytest.approx(1)
@@ -224,9 +227,50 @@ def test_full_batch_solvers_and_images_are_profiled(mnist):
     assert all(k.gflops > 1 and "Direct" in k.reason for k in convolutions)
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+def test_a_forest_is_profiled_tree_by_tree(mnist, dtype, tmp_path):
+    X, y = mnist
+    X = (
+        X[:, 200:260]
+        if dtype == "uint8"
+        else X[:, 200:260] + np.random.default_rng(0).random((len(X), 60)).astype(np.float32)
+    )
+    model = RandomForestClassifier(9, random_state=0, oob_score=True)
+    found = fastmnist.profile(model, X, y, backends=["numba"])
+    (run,) = found.backends
+    assert run.steps == 9 and run.unit == "tree" and run.timed == 1
+    assert 0.5 < run.accounted < 1.02
+    by_name = {(k.phase, k.op): k for k in found.kernels}
+    assert {op for phase, op in by_name if phase == "training"} == {
+        "grow_tree",
+        "bootstrap",
+        "leaf_distributions",
+        "barrier",
+    }
+    assert by_name["training", "grow_tree"].calls == by_name["training", "bootstrap"].calls == 9
+    assert by_name["training", "grow_tree"].share > by_name["training", "bootstrap"].share
+    assert by_name["out of bag", "forest_proba"].calls >= 9 and by_name["inference", "forest_proba"].calls >= 1
+    assert ("preparation", "bin_values") in by_name or dtype == "uint8"
+    assert by_name["preparation", "transpose"].calls == 1
+    assert sum(e.line.op == "grow_tree" for e in found.events["numba"]) == 9
+    assert run.overhead.pairs >= 5 and np.isfinite(run.overhead.median)
+    found.to_html(tmp_path / "report.html")
+    assert "9 trees of" in (tmp_path / "report.html").read_text()
+    plain, profiled = (RandomForestClassifier(9, random_state=0, backend="numba") for _ in range(2))
+    with recording_to(Recorder()):
+        profiled.fit(X, y)
+    assert plain.fit(X, y).tree_nodes_.tobytes() == profiled.tree_nodes_.tobytes()
+
+
+def test_the_overhead_says_where_it_is_noise():
+    assert str(Overhead(None, None, None, 0)) == "not measured"
+    noise, cost = Overhead(0.004, -0.01, 0.012, 25), Overhead(0.021, 0.011, 0.03, 25)
+    assert noise.within_noise and not cost.within_noise
+    assert str(noise) == "+0.4% (half of 25 pairs between -1.0% and +1.2%: within noise)"
+    assert str(cost) == "+2.1% (half of 25 pairs between +1.1% and +3.0%)"
+
+
 def test_what_cannot_be_profiled_says_so(mnist, monkeypatch):
-    with pytest.raises(ValueError, match="has no program to profile"):
-        fastmnist.profile(RandomForestClassifier(), *mnist)
     with pytest.raises(ValueError, match="backends must name"):
         fastmnist.profile(MLPClassifier(), *mnist, backends=())
     with pytest.raises(ValueError, match="got 'tpu'"):
