@@ -1,4 +1,4 @@
-"""What holds for all tests: one hypothesis profile (the same examples everywhere, no deadline on a shared machine), a Ctrl-C that works, stated crossovers."""
+"""What holds for all tests: one hypothesis profile (the same examples everywhere, no deadline), a Ctrl-C that works, stated crossovers."""
 
 import signal
 
