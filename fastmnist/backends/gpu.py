@@ -61,6 +61,7 @@ class CupyExecutor:
     dtype = np.dtype(np.float32)
     n_threads = 1
     takes_compressed = False
+    rows_reason = ""
     reading_order = None
 
     def __init__(self, spec: Spec, *, device: Device | None = None) -> None:

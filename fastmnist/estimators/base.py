@@ -419,7 +419,7 @@ class NetworkClassifier(Classifier):
     ) -> tuple[BoundExecutor, np.ndarray | StoredRows]:
         """Attach the training data; returns what to train with, and X as it was bound.
 
-        Where rows have to be read bit by bit, `backend_reason_` says so.
+        `backend_reason_` then also says in which form the rows are kept, or that they have to be read bit by bit.
         """
         data, taken = self._executor_input(executor, X, max_memory)
         bound_weights = None if weights is None else weights.astype(np.float32)
@@ -432,8 +432,9 @@ class NetworkClassifier(Classifier):
             max_memory=max_memory - taken,
             full_batch=full_batch,
         )
-        if isinstance(bound, WindowedExecutor):
-            self.backend_reason_ = f"{self.backend_reason_} {bound.reason}"
+        reason = bound.reason if isinstance(bound, WindowedExecutor) else executor.rows_reason
+        if reason:
+            self.backend_reason_ = f"{self.backend_reason_} {reason}"
         return bound, data
 
     @staticmethod
