@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from fastmnist.training.history import EpochRecord, OnEpoch
 
 # What lives only as long as the process: compiled state, locks, listeners. Not copied, pickled or saved.
-_TRANSIENT = ("_executor", "_executor_checked", "_lock", "_fit_lock", "_on_epoch", "_asked")
+_TRANSIENT = ("_executor", "_executor_checked", "_known_parameters", "_lock", "_fit_lock", "_on_epoch", "_asked")
 MAX_THREADS = 1024  # more would spend their time waiting for each other
 # Mean weights beyond these leave float32 when a batch's weights are summed, or 1 is divided by the sum.
 LEAST_MEAN_WEIGHT, LARGEST_MEAN_WEIGHT = 1e-30, 1e30

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable
 from typing import Any, ClassVar
 
@@ -205,6 +206,17 @@ feature_names_in_, history_, step_losses_, backend_, backend_reason_, pixel_scal
         return super()._learning_rate_schedule(incremental=incremental)
 
     def _parameters(self) -> list[np.ndarray]:
+        # Predicting one image takes some microseconds, as describing the network does: while the fitted arrays are the same, so are their rows.
+        fitted = [self.layers, self.n_features_in_, *self.coefs_, *self.intercepts_, *self.batch_norms_]
+        known, parameters = getattr(self, "_known_parameters", ([], []))
+        if len(known) != len(fitted) or not all(map(operator.is_, known, fitted)):
+            parameters = self._fitted_rows()
+            if all(array.flags.c_contiguous for array in fitted[2:]):  # a copy would not follow what is written into them
+                self._known_parameters = fitted, parameters
+        return list(parameters)
+
+    def _fitted_rows(self) -> list[np.ndarray]:
+        """The fitted arrays as the layers have their parameters: weights as matrices."""
         layers = self._spec().layers
         asked = [sum(isinstance(layer, kind) for layer in layers) for kind in ((Conv2D, Dense), BatchNorm)]
         if asked != [len(self.coefs_), len(self.batch_norms_)]:
