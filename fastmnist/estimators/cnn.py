@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.utils._param_validation import StrOptions
 
+from fastmnist.backends.device_rows import DeviceRows
 from fastmnist.backends.rows import Matrix
 from fastmnist.estimators.inputs import as_rows, learn_image_shape, shifted_images
 from fastmnist.estimators.network_fitting import NetworkFitting
@@ -271,9 +272,20 @@ feature_names_in_, history_, step_losses_, backend_, backend_reason_, pixel_scal
         self._require_image_shape(shape)
         return result
 
+    def _judges_on_device(self) -> bool:
+        return not self.test_time_augmentation and super()._judges_on_device()
+
+    def _predicted_labels(self, X: Matrix, scale: float) -> np.ndarray | None:
+        return None if self.test_time_augmentation else super()._predicted_labels(X, scale)
+
     def _outputs(self, X: Matrix, scale: float) -> np.ndarray:
         if not self.test_time_augmentation:
             return super()._outputs(X, scale)
+        if isinstance(X, DeviceRows):
+            raise ValueError(
+                "test_time_augmentation needs X in the host's memory, where images are shifted; got X on the GPU. Pass X.get() (CuPy) or X.cpu() "
+                "(PyTorch), or set test_time_augmentation=False."
+            )
         n = X.shape[0]
         block = max(1, self._tta_block_bytes // (5 * X.shape[1] * X.dtype.itemsize))
         means = []
