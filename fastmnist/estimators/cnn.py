@@ -207,7 +207,8 @@ feature_names_in_, history_, step_losses_, backend_, backend_reason_, pixel_scal
 
     def _parameters(self) -> list[np.ndarray]:
         # Predicting one image takes some microseconds, as describing the network does: while the fitted arrays are the same, so are their rows.
-        fitted = [self.layers, self.n_features_in_, *self.coefs_, *self.intercepts_, *self.batch_norms_]
+        arrays = [*self.coefs_, *self.intercepts_, *self.batch_norms_]
+        fitted = [self.layers, self.n_features_in_, *arrays]
         known, parameters = getattr(self, "_known_parameters", ([], []))
         if len(known) != len(fitted) or not all(map(operator.is_, known, fitted)):
             parameters = self._fitted_rows()
