@@ -27,6 +27,8 @@ NOT_ON_GPU = {
             "compress_rows",
             "sparse_linear",
             "sparse_linear_relu",
+            "skipping_linear",
+            "skipping_linear_relu",
             "sparse_transpose",
             "sparse_linear_dw",
             "sparse_linear_dw_add",
