@@ -104,6 +104,8 @@ class RandomForestClassifier(Classifier):
     (10,)
     """
 
+    _runs_on_cpu = "RandomForestClassifier"
+
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         **Classifier._parameter_constraints,
         "n_estimators": [Interval(Integral, 1, None, closed="left")],

@@ -10,7 +10,12 @@ _FOLDER = Path(__file__).parent
 _KERNEL = re.compile(r'extern\s+"C"\s+__global__\s+void\s+(?:__launch_bounds__\([^)]*\)\s+)?(\w+)\s*\(')
 
 # What some sources share, between common.cuh and the source.
-_PARTS = {"matmul": ("tile.cuh",), "convolution": ("tile.cuh",)}
+_PARTS = {
+    "matmul": ("tile.cuh",),
+    "convolution": ("tile.cuh",),
+    "judging": ("block_sums.cuh",),
+    "lbfgs": ("block_sums.cuh",),
+}
 
 FILES = tuple(sorted(path.stem for path in _FOLDER.glob("*.cu")))
 
