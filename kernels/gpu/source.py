@@ -10,7 +10,12 @@ _FOLDER = Path(__file__).parent
 _KERNEL = re.compile(r'extern\s+"C"\s+__global__\s+void\s+(?:__launch_bounds__\([^)]*\)\s+)?(\w+)\s*\(')
 
 # What some sources share, between common.cuh and the source.
-_PARTS = {"matmul": ("tile.cuh",), "convolution": ("tile.cuh",)}
+_PARTS = {
+    "activations": ("functions.cuh",),
+    "convolution": ("tile.cuh",),
+    "matmul": ("tile.cuh",),
+    "persistent": ("functions.cuh",),
+}
 
 FILES = tuple(sorted(path.stem for path in _FOLDER.glob("*.cu")))
 
@@ -25,6 +30,11 @@ def source(file: str) -> str:
 def part(name: str) -> str:
     """The text of a file of this folder."""
     return (_FOLDER / name).read_text(encoding="utf-8")
+
+
+def cooperative(file: str) -> bool:
+    """Whether the blocks of a file's kernels wait for each other."""
+    return file == "persistent"
 
 
 @cache
