@@ -13,7 +13,7 @@ from fastmnist.kernels.gpu.persistent import Layout, padded
 from fastmnist.network.layers import Dense
 from fastmnist.network.losses import BinaryCrossEntropy, SoftmaxCrossEntropy
 from fastmnist.network.lowering import DataFormat, optimizer_op
-from fastmnist.network.program import Placement, Program
+from fastmnist.network.program import Placement, Program, Tensor
 from fastmnist.network.spec import Spec
 
 
@@ -73,7 +73,7 @@ class Operands(Protocol):
 
     program: Program
 
-    def operand(self, tensor: object) -> Array:
+    def operand(self, tensor: Tensor | str) -> Array:
         """A tensor of the state or the workspace, by itself or by its name."""
 
     def arrays(self) -> dict[str, Array]:

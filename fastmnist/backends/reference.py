@@ -37,6 +37,7 @@ class ReferenceExecutor:
 
     backend = "numpy"
     takes_compressed = False
+    rows_reason = ""
     reading_order = None
 
     def __init__(

@@ -66,15 +66,16 @@ def _importances(model: Any, judged: Evaluation, images: np.ndarray, title: str)
 
 
 def _costs(model: Any, judged: Evaluation, images: np.ndarray, title: str) -> Any:
-    """A panel a class, on one scale: ten curves in one are not told apart."""
+    """A panel a class, on one scale: ten curves in one are not told apart. Logarithmic: most of the way is gone in the first few iterations."""
     curves = model.loss_curve_by_class_.T
     names = [f"digit {name}" for name in model.classes_] if len(curves) > 1 else ["cost"]
     columns = min(len(curves), 5)
-    figure = new_figure(2.2 * columns + 0.6, 2.0 * -(-len(curves) // columns) + 0.6, title)
+    width, height = (2.2, 2.0) if len(curves) > 1 else (4.4, 3.2)
+    figure = new_figure(width * columns + 0.6, height * -(-len(curves) // columns) + 0.6, title)
     panels = figure.subplots(-(-len(curves) // columns), columns, sharex=True, sharey=True, squeeze=False).ravel()
     for axes, name, curve in zip(panels, names, curves, strict=False):
         plain_axes(axes, "iteration", "cross-entropy (nats)")
-        axes.plot(np.arange(1, len(curve) + 1), curve, color=BLUE)
+        axes.loglog(np.arange(1, len(curve) + 1), curve, color=BLUE)
         axes.set_title(f"{name}: {curve[0]:.3f} to {curve[-1]:.4f}", fontsize=8)
         axes.label_outer()
     for axes in panels[len(curves) :]:

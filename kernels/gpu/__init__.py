@@ -4,7 +4,7 @@
 simulator) compiles `source(file)` and runs them.
 """
 
-from . import activations, channels, convolution, lbfgs, losses, matmul, optimizers, persistent, pooling, rows
+from . import activations, channels, convolution, judging, lbfgs, losses, matmul, optimizers, persistent, pooling, rows
 from .fusion import plan
 from .launch import LAUNCHERS, NOT_ON_GPU, Array, Facts, Launch, launches
 from .source import FILES, file_of, source
@@ -20,6 +20,7 @@ __all__ = [
     "channels",
     "convolution",
     "file_of",
+    "judging",
     "launches",
     "lbfgs",
     "losses",

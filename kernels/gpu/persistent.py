@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -94,7 +95,7 @@ def choose_layout(
     blocks = math.ceil(units[0] / columns)
     if max(units[1:], default=0) > MOST_HEAD_UNITS:
         return f"a layer behind the first has more than {MOST_HEAD_UNITS} units"
-    weights = sum(a * b for a, b in zip(units[:-1], units[1:], strict=True))
+    weights = sum(a * b for a, b in itertools.pairwise(units))
     reads = weights * math.ceil(batch / blocks)
     if reads > MOST_HEAD_READS:
         return (

@@ -13,6 +13,8 @@ _KERNEL = re.compile(r'extern\s+"C"\s+__global__\s+void\s+(?:__launch_bounds__\(
 _PARTS = {
     "activations": ("functions.cuh",),
     "convolution": ("tile.cuh",),
+    "judging": ("block_sums.cuh",),
+    "lbfgs": ("block_sums.cuh",),
     "matmul": ("tile.cuh",),
     "persistent": ("functions.cuh",),
 }
