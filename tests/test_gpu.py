@@ -103,7 +103,9 @@ def test_training_follows_the_float64_oracle(device, name):
     spec = CASES[name]
     epochs = 3 if device.is_real else 1
     expected, theirs = _train(ReferenceExecutor(spec, dtype=np.float64), spec, weighted=True, epochs=epochs)
-    for persistent in (None, False) if device.is_real else (False,):  # one launch an epoch: below, and test_gpu_persistent.py
+    for persistent in (
+        (None, False) if device.is_real else (False,)
+    ):  # one launch an epoch: below, and test_gpu_persistent.py
         got, ours = _train(CupyExecutor(spec, persistent=persistent), spec, weighted=True, epochs=epochs)
         for a, b in zip(ours, theirs, strict=True):
             np.testing.assert_allclose(a.losses, b.losses, rtol=2e-3, atol=2e-5)

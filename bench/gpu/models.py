@@ -149,7 +149,15 @@ def main() -> None:
             way = {"cupy": "one launch" if ours.one_launch_an_epoch else "graph", "cupy graph": "graph"}
             for job, times in seconds.items():
                 ratio = median(theirs / ours_ for theirs, ours_ in zip(times, seconds["cupy"], strict=True))
-                models.append(base | {"job": job, "way": way.get(job, ""), "us_a_step": median(times) / n_steps * 1e6, "over_ours": ratio})
+                models.append(
+                    base
+                    | {
+                        "job": job,
+                        "way": way.get(job, ""),
+                        "us_a_step": median(times) / n_steps * 1e6,
+                        "over_ours": ratio,
+                    }
+                )
             for launch in ours.launches(
                 batch
             ):  # the last one moves the cursor: it is timed when no other needs it any more

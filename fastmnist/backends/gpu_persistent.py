@@ -85,6 +85,9 @@ class Operands(Protocol):
     def rewind(self) -> None:
         """Back to the first batch."""
 
+    def steps_done(self) -> int:
+        """Steps since then."""
+
 
 class PersistentEpochs:
     """Runs epochs as one launch each.
@@ -154,7 +157,13 @@ class PersistentEpochs:
         return {f"{name}{end}": self._operands.operand(tensor) for end, tensor in found.items()}
 
     def walk(self, rows: int, batch_size: int) -> bool:
-        """Train on the bound `order` of so many rows; returns whether Ctrl-C came meanwhile, which is heard when the epoch is over."""
+        """Train on the bound `order` of so many rows; returns whether Ctrl-C came meanwhile, which is heard when the epoch is over.
+
+        Raises
+        ------
+        RuntimeError
+            CuPy launched fewer blocks than it was told to, and nothing was done.
+        """
         operands = self._operands
         operands.rewind()
         values: dict[str, Array | int] = {
@@ -177,4 +186,9 @@ class PersistentEpochs:
         except KeyboardInterrupt:
             self._device.synchronize()
             return True
+        if not operands.steps_done():
+            raise RuntimeError(
+                f"{self._device.name} did not start the {self._layout.blocks} blocks of an epoch together: other programs may limit "
+                "its multiprocessors (MPS). Use backend='numba', or let the program have the whole device."
+            )
         return False

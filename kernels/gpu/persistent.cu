@@ -532,6 +532,8 @@ __device__ __forceinline__ void run_epoch(const i64* table, const float* constan
     units.biases[m] = take(QUAD);
   }
   __syncthreads();
+  // A grid that was cut has units without a block: nothing is done, and the host finds the cursor where it was.
+  if ((i64)gridDim.x * COLUMNS < reinterpret_cast<const Layer*>(layers)->units) return;
   if (threadIdx.x == 0) {
     head.layers = reinterpret_cast<const Layer*>(layers);
     head.n_layers = n_layers;
