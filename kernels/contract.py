@@ -263,6 +263,17 @@ for _name, _formula in (("sparse_linear", "y = x w + b"), ("sparse_linear_relu",
         flops=lambda d: 2.0 * d["Z"] / max(d["P"] - 1, 1) * d["B"] * d["O"],
         nbytes=lambda d: 4.0 * (d["B"] * d["O"] + d["I"] * d["O"]) + 3.0 * d["Z"] / max(d["P"] - 1, 1) * d["B"],
     )
+for _name, _formula in (("skipping_linear", "y = x w + b"), ("skipping_linear_relu", "y = max(x w + b, 0)")):
+    _op(
+        _name,
+        "y[B,O]",
+        "source[N,I] w[I,O] b[O] order[M] cursor[2]",
+        f"{_formula}, where x[r] = scale * source[order[cursor[0] + r]], of which only the values that are not 0 are multiplied.",
+        params="scale",
+        types=_PIXELS,
+        flops=lambda d: _gemm(d) * 0.2,
+        nbytes=lambda d: 4.0 * (d["B"] * d["O"] + d["I"] * d["O"]) + 1.0 * d["B"] * d["I"],
+    )
 _op(
     "sparse_transpose",
     "counts[I] rows[I,B] entries[I,B]",

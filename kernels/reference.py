@@ -194,6 +194,23 @@ def sparse_linear_relu(
 
 
 @_ieee
+def skipping_linear(y: Array, source: Array, w: Array, b: Array, order: Array, cursor: Array, scale: float) -> None:
+    """`y = x w + b`, row r of x being source[order[cursor[0] + r]] times scale; zeros are not multiplied."""
+    for r, row in enumerate(source[_batch(order, cursor, len(y))]):
+        pixels = row[row != 0].astype(y.dtype) * y.dtype.type(scale)
+        y[r] = pixels @ w[row != 0] + b
+
+
+@_ieee
+def skipping_linear_relu(
+    y: Array, source: Array, w: Array, b: Array, order: Array, cursor: Array, scale: float
+) -> None:
+    """`y = max(x w + b, 0)`, x as in `skipping_linear`."""
+    skipping_linear(y, source, w, b, order, cursor, scale)
+    relu(y, y)
+
+
+@_ieee
 def sparse_transpose(
     counts: Array,
     rows: Array,

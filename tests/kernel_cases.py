@@ -207,8 +207,11 @@ def _content(
         return rng.integers(0, dims["pool_height"] * dims["pool_width"], shape).astype(np.uint8)
     if name == "hits":
         return rng.integers(0, 2, shape).astype(np.uint8)
-    if name == "source" and dtype == "uint8":
-        return rng.integers(0, 256, shape).astype(np.uint8)
+    if name == "source":
+        source = rng.integers(0, 256, shape).astype(np.uint8) if dtype == "uint8" else floats(rng, shape, values)
+        if op.startswith("skipping"):
+            source[rng.random(shape) >= rng.choice([0.0, 0.2, 1.0], (shape[0], 1))] = 0
+        return source
     if name in ("sample_weight", "scale"):
         return (rng.random(shape) * (rng.random(shape) < 0.9)).astype(np.float32)
     if name == "hyper":
