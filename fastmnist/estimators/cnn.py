@@ -211,9 +211,7 @@ feature_names_in_, history_, step_losses_, backend_, backend_reason_, pixel_scal
         known, parameters = getattr(self, "_known_parameters", ([], []))
         if len(known) != len(fitted) or not all(map(operator.is_, known, fitted)):
             parameters = self._fitted_rows()
-            if all(
-                array.flags.c_contiguous for array in fitted[2:]
-            ):  # a copy would not follow what is written into them
+            if all(array.flags.c_contiguous for array in fitted[2:]):  # a copy would not follow what is written into them
                 self._known_parameters = fitted, parameters
         return list(parameters)
 
