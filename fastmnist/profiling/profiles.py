@@ -42,7 +42,7 @@ _NOT_RECORDED = "Kernels are not timed one by one on this backend: its totals ar
 OVERHEAD_PAIRS = 25  # short fits with and without records, taking turns
 OVERHEAD_LEAST_PAIRS = 5  # however long they take
 OVERHEAD_EPOCHS, OVERHEAD_TREES = 3, 8  # of each; the shortest epoch counts: whatever disturbs one makes it longer
-OVERHEAD_ROWS = 2000  # of the data, at most
+OVERHEAD_ROWS = 2000  # of the data, at most; more where there is time
 OVERHEAD_SECONDS = 3.0  # at most, after the first fit, if the least number of pairs is done
 
 
@@ -597,8 +597,13 @@ def _overhead(estimator: Any, X: ArrayLike, y: ArrayLike, backend: str) -> Overh
 
     start = time.perf_counter()
     seconds(None)
-    end = time.perf_counter() + OVERHEAD_SECONDS
     a_fit, ratios = time.perf_counter() - start, []
+    # More rows where they cost little: what recording costs once an epoch weighs too much in a short one.
+    most = int(n * OVERHEAD_SECONDS / (2 * OVERHEAD_LEAST_PAIRS + 1) / a_fit)
+    if most > n:
+        part, labels = X[:most], y[:most]  # type: ignore[index]
+        a_fit *= min(most, len(X)) / n  # type: ignore[arg-type]
+    end = time.perf_counter() + OVERHEAD_SECONDS
     for pair in range(OVERHEAD_PAIRS):
         times = {recorded: seconds(Recorder() if recorded else None) for recorded in (bool(pair % 2), not pair % 2)}
         ratios.append(times[True] / times[False] - 1)
