@@ -11,7 +11,7 @@ INSTALL := -m pip install --quiet --disable-pip-version-check
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help train test test-long check format bench peers tables ladder docs clean-cache clean
+.PHONY: help train test test-long check format bench bench-check peers tables ladder docs clean-cache clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -40,6 +40,9 @@ bench: $(READY) ## The benchmarks; beside torch and JAX if `make peers` has been
 peers: $(EVERY_PEER) ## fastmnist beside torch, JAX, Keras, scikit-learn and others, half an hour (ARGS="--budget MINUTES" bounds, "--resume" goes on, "--jobs NAME" chooses; .venv-peers is large)
 	@code=0; .venv-peers/bin/python bench/peers/compare.py $(ARGS) || code=$$?; \
 	.venv-peers/bin/python bench/peers/readme_tables.py && exit $$code
+
+bench-check: $(READY) ## Is it slower than before? This tree beside an older commit, taking turns (ARGS="--base REVISION")
+	@$(PY) bench/check.py $(ARGS)
 
 tables: $(READY) ## README's tables of peers and of records, from the records in bench/results
 	@$(PY) bench/peers/readme_tables.py $(ARGS)

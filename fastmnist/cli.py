@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from fastmnist.commands.bench import bench
 from fastmnist.commands.evaluate import evaluate
 from fastmnist.commands.options import json_option, model_options
 from fastmnist.commands.plot import plot
@@ -273,5 +274,5 @@ def warmup(as_json: bool) -> None:
 
 # --- commands with a file of their own ----------------------------------------------------------------------------------
 
-for command in (evaluate, plot, profile, render, reproduce, sweep):
+for command in (bench, evaluate, plot, profile, render, reproduce, sweep):
     main.add_command(command)

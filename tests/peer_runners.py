@@ -76,3 +76,15 @@ class Busy(Peer):
 
     def sample(self, seed):
         return {"seconds": float(self.ticks)}
+
+
+class FromTree(Runner):
+    """As fast as the tree that it imports from says."""
+
+    def __init__(self, parameters, settings):
+        from seconds_of_tree import SECONDS
+
+        self.seconds, self.version = SECONDS, "1"
+
+    def sample(self, seed):
+        return {"seconds": self.seconds}

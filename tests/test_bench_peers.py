@@ -1,6 +1,8 @@
 """The comparison with peers: alternation, settings, failures, the records' file, verdicts, README's table. On providers made up here."""
 
+import contextlib
 import math
+import shutil
 import signal
 import subprocess
 import sys
@@ -425,3 +427,40 @@ def test_times_of_the_sources_are_medians_of_rounds(monkeypatch, tmp_path):
     assert (time.seconds, time.samples) == (2.0, 3)
     with pytest.raises(SystemExit):
         sources.main(["no-such-recipe"])
+
+
+# --- this tree beside an older one --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def check(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "bench"))
+    import check
+
+    return check
+
+
+def test_an_older_tree_runs_beside_this_one_and_a_slower_one_ends_with_1(check, monkeypatch, tmp_path, capsys):
+    for name in ("old", "new"):
+        (tmp_path / name).mkdir()
+        shutil.copy(TESTS / "peer_runners.py", tmp_path / name)
+    monkeypatch.setattr(check, "ROOT", tmp_path / "new")
+    monkeypatch.setattr(check, "checked_out", lambda revision: contextlib.nullcontext(tmp_path / "old"))
+    job = Job("a-job", "a job", {OURS: "peer_runners:FromTree"}, {})
+    monkeypatch.setattr(check, "JOBS", {"a-job": job})
+    for old, new, verdict_, code in ((1.0, 2.0, "SLOWER", 1), (2.0, 1.0, "FASTER", 0), (1.0, 1.0, "SAME", 0)):
+        for name, seconds in (("old", old), ("new", new)):
+            (tmp_path / name / "seconds_of_tree.py").write_text(f"SECONDS = {seconds}")
+        monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+        assert check.main(["--base", "some", "--jobs", "a-job"]) == code
+        assert f"a-job: {verdict_}, {old / new:.2f} x as fast as some" in capsys.readouterr().out
+
+
+def test_a_tree_can_be_checked_out_and_an_unknown_one_is_refused(check):
+    if subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True).returncode:
+        pytest.skip("not a checkout of git")
+    with check.checked_out("HEAD") as folder:
+        assert (folder / "fastmnist" / "__init__.py").exists()
+    assert not folder.exists()
+    with pytest.raises(ValueError, match="must be a commit"), check.checked_out("no-such-revision"):
+        pass

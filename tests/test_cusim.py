@@ -122,7 +122,11 @@ def test_a_result_that_depends_on_the_order_of_blocks(plain):
 
 def relay(module, kernel, *, blocks=5, threads=64, reverse=False, cooperative=True):
     """What each thread has read of its neighbour in the next block, and what that was."""
-    z, y, arrivals = np.zeros(blocks * threads, np.float32), np.zeros(blocks * threads, np.float32), np.zeros(1, np.uint32)
+    z, y, arrivals = (
+        np.zeros(blocks * threads, np.float32),
+        np.zeros(blocks * threads, np.float32),
+        np.zeros(1, np.uint32),
+    )
     options = {"shared": 4 * threads, "reverse": reverse, "cooperative": cooperative}
     module.launch(kernel, (blocks,), (threads,), (z, y, arrivals), **options)
     return z, np.roll(np.arange(blocks * threads), -threads)
@@ -158,9 +162,7 @@ def test_a_missing_or_weak_meeting_is_a_race(race, kernel):
         relay(race, kernel)
 
 
-@pytest.mark.parametrize(
-    ("kernel", "waiting"), [("waits_for_one_too_many", 5), ("waits_for_blocks_that_have_left", 3)]
-)
+@pytest.mark.parametrize(("kernel", "waiting"), [("waits_for_one_too_many", 5), ("waits_for_blocks_that_have_left", 3)])
 def test_blocks_that_wait_forever(plain, race, kernel, waiting):
     where = line_of("cusim_poll()", "wait")
     message = (

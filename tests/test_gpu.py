@@ -17,6 +17,10 @@ from fastmnist.backends.gpu import CupyExecutor
 from fastmnist.backends.reference import ReferenceExecutor
 from fastmnist.kernels import reference
 from fastmnist.kernels.gpu import LAUNCHERS, Array, launches, matmul
+from fastmnist.network.initializers import initial_parameters
+from fastmnist.network.layers import Dense
+from fastmnist.network.optimizers import Adam
+from fastmnist.network.spec import Spec
 
 
 @pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.gpu)])
@@ -99,11 +103,34 @@ def test_training_follows_the_float64_oracle(device, name):
     spec = CASES[name]
     epochs = 3 if device.is_real else 1
     expected, theirs = _train(ReferenceExecutor(spec, dtype=np.float64), spec, weighted=True, epochs=epochs)
-    got, ours = _train(CupyExecutor(spec), spec, weighted=True, epochs=epochs)
-    for a, b in zip(ours, theirs, strict=True):
-        np.testing.assert_allclose(a.losses, b.losses, rtol=2e-3, atol=2e-5)
-    for a, b in zip(got, expected, strict=True):
-        assert not (np.abs(a - b).max() > 3e-4 * max(1, np.abs(b).max()))
+    for persistent in (
+        (None, False) if device.is_real else (False,)
+    ):  # one launch an epoch: below, and test_gpu_persistent.py
+        got, ours = _train(CupyExecutor(spec, persistent=persistent), spec, weighted=True, epochs=epochs)
+        for a, b in zip(ours, theirs, strict=True):
+            np.testing.assert_allclose(a.losses, b.losses, rtol=2e-3, atol=2e-5)
+        for a, b in zip(got, expected, strict=True):
+            assert not (np.abs(a - b).max() > 3e-4 * max(1, np.abs(b).max()))
+
+
+def test_one_launch_an_epoch_gives_the_numbers_of_single_launches(device):
+    X, y = fastmnist.load_mnist("train", return_X_y=True)
+    n, units = (20_000, 128) if device.is_real else (70, 12)
+    spec = Spec(784, (Dense(units, "relu"), Dense(units // 2, "relu"), Dense(10)), optimizer=Adam())
+    start = initial_parameters(spec, np.random.default_rng(0), np.float32)
+    results = []
+    for persistent in (None, None, False):
+        run = CupyExecutor(spec, persistent=persistent)
+        run.bind(X[:n], y[:n].astype(np.int32), pixel_scale=1 / 255)
+        run.set_parameters(start)
+        epoch = run.run_epoch(np.random.default_rng(0).permutation(n), np.full(-(-n // 32), 1e-3), 32)
+        assert run.one_launch_an_epoch == (persistent is None)
+        results.append((epoch.losses, run.get_parameters()))
+    (losses, parameters), (again, others), (single_losses, _) = results
+    assert losses.tobytes() == again.tobytes()
+    assert all(a.tobytes() == b.tobytes() for a, b in zip(parameters, others, strict=True))
+    np.testing.assert_allclose(losses[:64], single_losses[:64], rtol=1e-4)  # before rounding has grown by learning
+    assert losses.mean() == pytest.approx(single_losses.mean(), rel=1e-2)
 
 
 def test_image_layers_follow_the_float64_oracle(device):
@@ -160,7 +187,7 @@ def test_same_seed_same_bits(device):
 
 def test_graphs_give_the_bits_of_plain_launches(device, monkeypatch):
     spec = CASES["nesterov, l2"]
-    replayed, _ = _train(CupyExecutor(spec), spec, batch=10, epochs=2)
+    replayed, _ = _train(CupyExecutor(spec, persistent=False), spec, batch=10, epochs=2)
 
     class Plain:
         def __init__(self, launches):
@@ -170,7 +197,7 @@ def test_graphs_give_the_bits_of_plain_launches(device, monkeypatch):
             device.run(self.launches)
 
     monkeypatch.setattr(type(device), "record", lambda self, launches: Plain(launches))
-    plain, _ = _train(CupyExecutor(spec), spec, batch=10, epochs=2)
+    plain, _ = _train(CupyExecutor(spec, persistent=False), spec, batch=10, epochs=2)
     assert all(a.tobytes() == b.tobytes() for a, b in zip(replayed, plain, strict=True))
 
 

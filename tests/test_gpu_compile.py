@@ -45,8 +45,9 @@ def table():
 
 
 def both(file, architecture):
-    """Convolutions take seconds to compile and have no part that depends on the device: always for the oldest, for Hopper and the newest."""
-    seldom = file == "convolution" and architecture not in ("sm_75", "sm_90", "sm_120")
+    """Convolutions and whole epochs take seconds to compile and have no part that depends on the device: not always for all."""
+    always = {"convolution": ("sm_75", "sm_90", "sm_120"), "persistent": ("sm_90",)}
+    seldom = architecture not in always.get(file, ARCHITECTURES)
     return pytest.param(file, architecture, marks=pytest.mark.long if seldom else ())
 
 

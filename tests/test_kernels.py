@@ -64,6 +64,33 @@ def test_a_grey_convolution_pooled_at_once_has_the_bits_of_both_ops(filters, wid
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.parametrize("values", ["normal", "special"])
+@pytest.mark.parametrize(("rows", "inputs", "outputs"), [(1, 784, 128), (131, 784, 70), (40, 1100, 10), (2, 1024, 1)])
+def test_zeros_are_skipped_in_slabs_of_features_and_groups_of_rows(rows, inputs, outputs, values):
+    """More rows than a group has, more features than a slab, and more than are taken out of a row at a time."""
+    for variant in range(2):
+        dims = {"B": rows, "I": inputs, "O": outputs}
+        assert_within_budget(cpu.call, "skipping_linear_relu", dims, variant=variant, values=values)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+def test_rows_of_any_length_are_compressed_whole(dtype):
+    rng = np.random.default_rng(0)
+    for inputs in (63, 64, 65, 127, 130, 1024, 1025, 2100):
+        source = (
+            rng.integers(1, 256, (9, inputs)) * (rng.random((9, inputs)) < np.array([[0.2]] * 8 + [[1.0]]))
+        ).astype(dtype)
+        counts = np.empty(9, np.int64)
+        cpu.call("count_nonzeros", counts, source)
+        np.testing.assert_array_equal(counts, (source != 0).sum(axis=1))
+        columns, values = np.full(counts.sum() + 64, 7, np.uint16), np.full(counts.sum() + 64, 7, dtype)
+        indptr = np.r_[0, np.cumsum(counts)]
+        cpu.call("compress_rows", columns[:-64], values[:-64], source, indptr)
+        np.testing.assert_array_equal(columns[:-64], np.nonzero(source)[1])
+        np.testing.assert_array_equal(values[:-64], source[source != 0])
+        assert (columns[-64:] == 7).all() and (values[-64:] == 7).all(), inputs
+
+
 CROSS_ENTROPIES = {
     "softmax_cross_entropy": {"label_smoothing": 0.0},
     "softmax_twice_cross_entropy": {},

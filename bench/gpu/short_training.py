@@ -34,21 +34,29 @@ SPECS = (
 )
 
 
+def train(executor: CupyExecutor, X: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> None:
+    """Two epochs, then the full-batch gradient and a prediction."""
+    spec = executor.spec
+    executor.bind(X, y, pixel_scale=1 / 255)
+    parameters = [rng.normal(size=shape).astype(np.float32) * 0.2 for shape in spec.parameter_shapes]
+    executor.set_parameters(parameters)
+    for seed in range(2):
+        epoch = executor.run_epoch(rng.permutation(203), np.full(7, 0.01), 32, seed=seed)
+        assert np.isfinite(epoch.losses).all()
+    if not any(isinstance(layer, BatchNorm) for layer in spec.layers):
+        executor.loss_and_gradient(parameters)
+    executor.outputs(parameters, X, pixel_scale=1 / 255)
+
+
 def main() -> None:
-    """Train two epochs of each, then the full-batch gradient and a prediction; and the logistic models by L-BFGS."""
+    """Train each, small dense networks both ways; and the logistic models by L-BFGS."""
     rng = np.random.default_rng(0)
     X, y = rng.integers(0, 256, (203, 50)).astype(np.uint8), rng.integers(0, 5, 203).astype(np.int32)
     for spec in SPECS:
         executor = CupyExecutor(spec)
-        executor.bind(X, y, pixel_scale=1 / 255)
-        parameters = [rng.normal(size=shape).astype(np.float32) * 0.2 for shape in spec.parameter_shapes]
-        executor.set_parameters(parameters)
-        for seed in range(2):
-            epoch = executor.run_epoch(rng.permutation(203), np.full(7, 0.01), 32, seed=seed)
-            assert np.isfinite(epoch.losses).all()
-        if not any(isinstance(layer, BatchNorm) for layer in spec.layers):
-            executor.loss_and_gradient(parameters)
-        executor.outputs(parameters, X, pixel_scale=1 / 255)
+        train(executor, X, y, rng)
+        if executor.one_launch_an_epoch:
+            train(CupyExecutor(spec, persistent=False), X, y, rng)
     for model in (LogisticRegression, OneVsRestLogisticRegression):
         model(max_iter=3, backend="cupy").fit(X, y)
     print("trained")

@@ -55,7 +55,7 @@ class WorkerError(Exception):
 
 
 class Worker:
-    """A runner in a process of its own, stopped while nothing is asked of it."""
+    """A runner in a process of its own, stopped while nothing is asked of it; `root` is the tree whose fastmnist it imports, by default this one."""
 
     def __init__(
         self,
@@ -65,11 +65,12 @@ class Worker:
         parameters: dict[str, Any],
         settings: dict[str, Any],
         path: Sequence[str] = (),
+        root: Path | None = None,
     ) -> None:
         command = [os.path.abspath(python), str(HERE / "worker.py"), job.runners[provider]]
         command += [json.dumps(parameters), json.dumps(settings)]
         environment = {name: os.environ[name] for name in INHERITED if name in os.environ}
-        environment |= {"PYTHONPATH": os.pathsep.join([str(ROOT), *path]), "PYTHONWARNINGS": "ignore"}
+        environment |= {"PYTHONPATH": os.pathsep.join([str(root or ROOT), *path]), "PYTHONWARNINGS": "ignore"}
         environment |= runner_class(job, provider).environment(settings)
         # A process group of its own, so that its children end with it.
         # A pipe that nobody reads would fill up. It lives as long as the process.

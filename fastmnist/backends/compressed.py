@@ -15,6 +15,9 @@ from fastmnist.network.layers import Dense
 from fastmnist.network.lowering import BLOCK_SLOTS, DataFormat
 from fastmnist.network.spec import Spec
 
+# Rows from which the share of nonzeros is estimated where X is to be read once: 50 us.
+SAMPLE_ROWS = 128
+
 # Rows in blocks: the sums of so many outputs stay in registers, more are the business of vectors of outputs.
 FEW_OUTPUTS = 16
 # The product of a block with so many outputs takes the time that a nonzero of compressed rows takes (2.3 and 0.6 cycles): blocks pay where they
@@ -50,6 +53,14 @@ def compress(X: np.ndarray, n_threads: int = 1, *, indptr: np.ndarray | None = N
         lambda lo, hi: cpu.call("compress_rows", columns, values, X[lo:hi], indptr[lo : hi + 1]),
     )
     return CompressedRows(indptr, columns, values, X.shape[1])
+
+
+def skips_zeros(X: np.ndarray, spec: Spec) -> bool:
+    """Whether the first layer skips the zeros of dense rows that are read once: by the limit of compressed rows, from a sample of X."""
+    if not isinstance(spec.layers[0], Dense):
+        return False
+    sample = X if len(X) <= SAMPLE_ROWS else X[:: len(X) // SAMPLE_ROWS]
+    return int(np.count_nonzero(sample)) <= share_to_compress(full_batch=False).share * sample.size
 
 
 def choose_format(

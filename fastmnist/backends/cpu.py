@@ -19,7 +19,7 @@ import fastmnist.kernels.cpu as cpu
 from fastmnist.backends.base import Epoch, Parameters, weighted_sum
 from fastmnist.backends.binding import Binding, constant_scale, epoch_inputs, logical_parameters, place_parameters
 from fastmnist.backends.blocks import BlockRows
-from fastmnist.backends.compressed import choose_format
+from fastmnist.backends.compressed import choose_format, skips_zeros
 from fastmnist.backends.dispatch_log import announce_decisions
 from fastmnist.backends.recording import TRACED_STEPS, Line, Recorder, Span, Trace, active, line_of
 from fastmnist.backends.recording import Table as RecordedTable
@@ -238,7 +238,7 @@ class CpuExecutor:
             announce_decisions(self.backend, program.decisions)
             self._team = Team(self.n_threads)
             # What `predict` will need is compiled with the rest: the first prediction should not wait.
-            data_format = DataFormat(self._format.dtype, self._format.scale)
+            data_format = DataFormat(self._format.dtype, self._format.scale, skipping=self._format.compressed)
             _compile(inference_program(self._predicted.spec, data_format, (1,), lanes=LANES))
         runner = self._training[1]
         if self._initial is not None:
@@ -376,17 +376,19 @@ class CpuExecutor:
         """See `Executor.outputs`; may be called from several threads, which take turns."""
         parameters = self._predicted.parameters(parameters)
         with self._predicting:
+            skipping = skips_zeros(X, self._predicted.spec)
             if 0 < len(X) <= SMALL_ROWS:
-                key = (len(X), X.dtype, pixel_scale)
+                key = (len(X), X.dtype, pixel_scale, skipping)
                 if key not in self._small_predictions:
-                    self._small_predictions[key] = _SmallPrediction(self._predicted.spec, *key)
+                    data = DataFormat(X.dtype.name, pixel_scale, skipping=skipping)
+                    self._small_predictions[key] = _SmallPrediction(self._predicted.spec, len(X), data)
                 return self._small_predictions[key](parameters, X)
             result = np.empty((len(X), self.spec.n_outputs), np.float32)
             if len(X):
-                self._predict(parameters, X, pixel_scale, result)
+                self._predict(parameters, X, DataFormat(X.dtype.name, pixel_scale, skipping=skipping), result)
             return result
 
-    def _predict(self, parameters: Parameters, X: np.ndarray, pixel_scale: float, result: np.ndarray) -> None:
+    def _predict(self, parameters: Parameters, X: np.ndarray, data: DataFormat, result: np.ndarray) -> None:
         n = len(X)
         if n > len(self._positions):
             self._positions = np.arange(n)
@@ -407,7 +409,7 @@ class CpuExecutor:
             lo, hi = shares[thread]
             full, tail = divmod(hi - lo, BLOCK_ROWS)
             passes = ([(BLOCK_ROWS, full)] if full else []) + ([(tail, 1)] if tail else [])
-            runner = self._inference_runner(thread, X.dtype.name, pixel_scale, tuple(rows for rows, _ in passes))
+            runner = self._inference_runner(thread, data, tuple(rows for rows, _ in passes))
             runner.bind(**arrays)
             used[thread] = runner
             return runner.walk(0, passes, team, position=lo)
@@ -422,12 +424,10 @@ class CpuExecutor:
         seconds = time.perf_counter() - start
         self._record([used[thread] for thread in range(n_threads)], start, seconds, n_threads, blocks)
 
-    def _inference_runner(self, thread: int, dtype: str, scale: float, sizes: tuple[int, ...]) -> _Runner:
-        key = (thread, dtype, scale, sizes)
+    def _inference_runner(self, thread: int, data: DataFormat, sizes: tuple[int, ...]) -> _Runner:
+        key = (thread, data, sizes)
         if key not in self._inference:
-            program = inference_program(
-                self._predicted.spec, DataFormat(dtype, scale), sizes, chunk_bytes=CHUNK_BYTES, lanes=LANES
-            )
+            program = inference_program(self._predicted.spec, data, sizes, chunk_bytes=CHUNK_BYTES, lanes=LANES)
             self._inference[key] = _Runner(program, None, "inference", self._recorder)
         return self._inference[key]
 
@@ -439,16 +439,15 @@ class _SmallPrediction:
     ----------
     spec : Spec
     rows : int
-    dtype : dtype
+    data : DataFormat
         Of the rows.
-    pixel_scale : float
     """
 
-    def __init__(self, spec: Spec, rows: int, dtype: np.dtype, pixel_scale: float) -> None:
-        self._runner = _Runner(inference_program(spec, DataFormat(dtype.name, pixel_scale), (rows,), lanes=LANES))
+    def __init__(self, spec: Spec, rows: int, data: DataFormat) -> None:
+        self._runner = _Runner(inference_program(spec, data, (rows,), lanes=LANES))
         self._passes = [(rows, 1)]
         self._team = Team(1)
-        self._source = np.empty((rows, spec.n_features), dtype)
+        self._source = np.empty((rows, spec.n_features), data.dtype)
         self._outputs = np.empty((rows, spec.n_outputs), np.float32)
         self._order = np.arange(rows)
         self._bound: list[np.ndarray] = []

@@ -20,6 +20,7 @@ from fastmnist.backends.dispatch_log import announce_decisions
 from fastmnist.backends.gpu_device import Buffer, Device, Graph
 from fastmnist.backends.gpu_inference import Inference, Judgement
 from fastmnist.backends.gpu_memory import Bound, reserve
+from fastmnist.backends.gpu_persistent import Choice, PersistentEpochs, choose
 from fastmnist.backends.gpu_recording import Watch
 from fastmnist.backends.gpu_search import DeviceSearch
 from fastmnist.backends.recording import active
@@ -58,6 +59,8 @@ class CupyExecutor:
     spec : Spec
     device : Device, optional
         Default: the first one that CuPy sees.
+    persistent : bool, optional
+        False: epochs are never one launch each. Default: where it can be, see `gpu_persistent.choose`.
     """
 
     backend = "cupy"
@@ -67,7 +70,7 @@ class CupyExecutor:
     rows_reason = ""
     reading_order = None
 
-    def __init__(self, spec: Spec, *, device: Device | None = None) -> None:
+    def __init__(self, spec: Spec, *, device: Device | None = None, persistent: bool | None = None) -> None:
         if isinstance(spec.loss, SoftmaxTwiceCrossEntropy):
             reason = f"it has no loss 'softmax_twice': {NOT_ON_GPU['softmax_twice_cross_entropy']}."
             raise BackendUnavailable("cupy", "no-kernel", reason, "Use backend='numba'.")
@@ -78,7 +81,9 @@ class CupyExecutor:
         self._format = DataFormat("")  # nothing is bound
         self._state: Buffer | None = None
         self._initial: list[np.ndarray] | None = None
+        self._persistent = persistent
         self._training: tuple[tuple[int, ...], _Runner] | None = None
+        self._epochs: PersistentEpochs | None = None  # in place of the runner's graphs
         self._gradient: tuple[tuple[int, ...], _Runner] | None = None
         self._inference = Inference(self)
         self._recorder = active()
@@ -131,7 +136,17 @@ class CupyExecutor:
 
     def program(self, batch_sizes: tuple[int, ...]) -> Program:
         """The training program for batches of these sizes, on the bound data."""
-        return training_program(self.spec, Target(), self._format, batch_sizes)
+        program = training_program(self.spec, Target(), self._format, batch_sizes)
+        program.decisions.append(self._choice(batch_sizes).reason)
+        return program
+
+    @property
+    def one_launch_an_epoch(self) -> bool:
+        """Whether the last epoch was one launch, not a graph of steps."""
+        return self._epochs is not None
+
+    def _choice(self, batch_sizes: tuple[int, ...]) -> Choice:
+        return choose(self.spec, self._format, max(batch_sizes), self.device.facts, self._persistent)
 
     def launches(self, rows: int) -> list[Launch]:
         """The kernel launches of one training step of `rows` rows, the epoch's first; for benchmarks and profiles.
@@ -153,12 +168,20 @@ class CupyExecutor:
                 self.device.clear(self._state.address, self._state.nbytes)
             runner = _Runner(self.device, program, self._data, self._state)
             self._training = (batch_sizes, self._watched(runner, "training"))
+            # Single launches are what a profile takes the time of.
+            self._epochs = None if self._recorder is not None else self._persistent_epochs(batch_sizes, runner)
             announce_decisions(self.backend, program.decisions)
         runner = self._training[1]
         if self._initial is not None:
             runner.place_parameters(self._initial)
             self._initial = None
         return runner
+
+    def _persistent_epochs(self, batch_sizes: tuple[int, ...], runner: _Runner) -> PersistentEpochs | None:
+        layout = self._choice(batch_sizes).layout
+        if layout is None:
+            return None
+        return PersistentEpochs(self.device, self.spec, self._format, layout, max(batch_sizes), runner)
 
     def set_parameters(self, parameters: Parameters) -> None:
         """See `Executor.set_parameters`."""
@@ -189,7 +212,10 @@ class CupyExecutor:
         start = time.perf_counter()
         compiled = self.device.compile_seconds
         runner.own.put(**inputs)
-        interrupted = runner.walk([(batch_size, full)] * (full > 0) + [(tail, 1)] * (tail > 0))
+        if self._epochs:
+            interrupted = self._epochs.walk(len(order), batch_size)
+        else:
+            interrupted = runner.walk([(batch_size, full)] * (full > 0) + [(tail, 1)] * (tail > 0))
         runner.own.get("losses", losses)
         runner.own.get("hits", hits)
         steps = runner.steps_done()
@@ -432,7 +458,19 @@ class _Runner:
 
     def array(self, name: str) -> Array:
         """A tensor of the workspace as an operand."""
-        return self._operand(self._tensors[name].view)
+        return self.operand(name)
+
+    def operand(self, tensor: Tensor | str) -> Array:
+        """A tensor as an operand."""
+        return self._operand((self._tensors[tensor] if isinstance(tensor, str) else tensor).view)
+
+    def arrays(self) -> dict[str, Array]:
+        """All that is bound."""
+        return self._shared.arrays | self.own.arrays
+
+    def put(self, **arrays: np.ndarray) -> None:
+        """Bind more, see `_Bound.put`."""
+        self.own.put(**arrays)
 
     def parameter_arrays(self) -> list[Array]:
         """The parameters as operands."""
@@ -482,7 +520,7 @@ class _Runner:
 
         A graph is launched whole or not at all, so an interrupted run ends between two steps.
         """
-        arrays = self._shared.arrays | self.own.arrays
+        arrays = self.arrays()
         if arrays != self._recorded_for:
             self._graphs, self._recorded_for = {}, arrays
             if self.watch is not None:

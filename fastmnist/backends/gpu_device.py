@@ -14,10 +14,13 @@ from typing import Any, Protocol
 import numpy as np
 
 from fastmnist.kernels.gpu import FILES, Array, Facts, Launch, file_of, source
-from fastmnist.kernels.gpu.source import kernels
+from fastmnist.kernels.gpu.source import cooperative, kernels
 
 # For the shares of long sums (`Facts.scratch`): those of filters of 100,000 weights for each of 40 blocks.
 SCRATCH_BYTES = 16 << 20
+
+# Bytes of dynamic shared memory that every launch may have; more must be asked for, kernel by kernel.
+GRANTED_SHARED = 48 << 10
 
 
 class Buffer(Protocol):
@@ -140,12 +143,23 @@ class CupyDevice:
         self._device = cupy.cuda.Device(index)
         with self._device:
             self.stream = cupy.cuda.Stream(non_blocking=True)  # the default stream would wait for everybody else's
-            self._modules = {file: cupy.RawModule(code=source(file), options=("-std=c++17",)) for file in FILES}
+            self._modules = {
+                file: cupy.RawModule(
+                    code=source(file), options=("-std=c++17",), enable_cooperative_groups=cooperative(file)
+                )
+                for file in FILES
+            }
         self.name = f"{cupy.cuda.runtime.getDeviceProperties(index)['name'].decode()}"
         self.peak_bytes = 0
         self._scratch = self.allocate(SCRATCH_BYTES)
         scratch = Array(self._scratch.address, (SCRATCH_BYTES // 4,), 1, "float32")
-        self.facts = Facts(self._device.attributes["MultiProcessorCount"], scratch)
+        attributes = self._device.attributes
+        self.facts = Facts(
+            attributes["MultiProcessorCount"],
+            scratch,
+            attributes["MaxSharedMemoryPerBlockOptin"],
+            bool(attributes["CooperativeLaunch"]),
+        )
         self._functions: dict[str, Any] = {}
         self.compile_seconds = 0.0
 
@@ -192,7 +206,10 @@ class CupyDevice:
         with self._device, self.stream:
             for launch in launches:
                 arguments = tuple(map(_argument, launch.arguments))
-                self._function(launch.kernel)(launch.grid, launch.block, arguments, shared_mem=launch.shared)
+                function = self._function(launch.kernel)
+                if launch.shared > GRANTED_SHARED:
+                    function.max_dynamic_shared_size_bytes = launch.shared
+                function(launch.grid, launch.block, arguments, shared_mem=launch.shared)
 
     def record(self, launches: Sequence[Launch]) -> CupyGraph:
         """See `Device.record`."""

@@ -6,30 +6,9 @@ import importlib.util
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from fastmnist.kernel_call import STANDARD_DIMS
 from fastmnist.kernels import reference
 from fastmnist.kernels.contract import CONTRACT, Operand
-
-# The first layer of the default network (batch 32, 784-128) on MNIST, whose 60,000 images have some 150 nonzero
-# pixels each; images of 13 x 13 pixels and 32 channels, and 3 x 3 filters, which make 11 x 11 pixels.
-STANDARD_DIMS = {
-    "B": 32,
-    "I": 784,
-    "O": 128,
-    "C": 10,
-    "R": 784,
-    "Q": 128,
-    "N": 60_000,
-    "M": 60_000,
-    "S": 1_875,
-    "P": 60_001,
-    "Z": 9_000_000,
-    "X": 13 * 13 * 32,
-    "Y": 11 * 11 * 128,
-    "K": 3 * 3 * 32,
-    "F": 784,
-    "W": 1,
-    "E": 784 * 10,
-}
 
 
 @dataclass(frozen=True)

@@ -79,6 +79,8 @@ class DataFormat:
         Why this format, for `explain`.
     blocked : bool
         Rows in occupied blocks of features, which gradient programs of a single layer read.
+    skipping : bool
+        Dense rows, of which the first layer multiplies the nonzero values alone; inference programs whose first layer is Dense.
     """
 
     dtype: str
@@ -86,6 +88,7 @@ class DataFormat:
     column_dtype: str = ""
     reason: str = ""
     blocked: bool = False
+    skipping: bool = False
 
     @property
     def compressed(self) -> bool:
@@ -94,8 +97,8 @@ class DataFormat:
 
     @property
     def dense(self) -> bool:
-        """Whether every value is stored, row by row."""
-        return not (self.compressed or self.blocked)
+        """Whether every value is stored, row by row, and multiplied."""
+        return not (self.compressed or self.blocked or self.skipping)
 
     def same_program(self, other: DataFormat) -> bool:
         """Whether programs for one serve the other: all but the reason agrees."""
@@ -196,9 +199,8 @@ class Lowering:
         self.loss_by_class = purpose == "gradient" and isinstance(spec.loss, BinaryCrossEntropy)
         self.state, self.workspace = Memory("state"), Memory("workspace")
         self.bound: dict[str, Tensor] = {}
-        self.decisions = [
-            f"rows of X: {'dense' if data.dense else 'blocks of' if data.blocked else 'compressed'} {data.dtype}. {data.reason}".strip()
-        ]
+        stored = "compressed" if data.compressed else "blocks of" if data.blocked else "dense"
+        self.decisions = [f"rows of X: {stored} {data.dtype}. {data.reason}".strip()]
         self.op, self.n_moments, self.op_params = optimizer_op(spec.optimizer)
         self._bind_data()
         self.cursors = [self.workspace.tensor(f"cursor_{t}", (2,), "int64") for t in range(self.n_threads)]
@@ -433,14 +435,14 @@ class Lowering:
 
     def _stored_rows(self, t: int, r0: int) -> tuple[tuple[View, ...], tuple[View, ...]]:
         """Operands of ops that read X's rows where they lie: the arrays that hold them, and where the batch is."""
-        names = ("indptr", "bitmap" if self.data.blocked else "columns", "values")
-        arrays = tuple(self.bound[name].view for name in names)
+        names: tuple[str, ...] = ("indptr", "bitmap" if self.data.blocked else "columns", "values")
+        arrays = tuple(self.bound[name].view for name in (("source",) if self.data.skipping else names))
         return arrays, (self.bound["order"].view.from_row(r0), self.cursors[t].view)
 
     @property
     def _kind(self) -> str:
         """Of ops that read X's rows where they lie."""
-        return "block" if self.data.blocked else "sparse"
+        return "block" if self.data.blocked else "skipping" if self.data.skipping else "sparse"
 
     def _forward(self, node: _Node, rows: int) -> None:
         stage: list[list[Instruction]] = []

@@ -22,6 +22,7 @@ from numba.extending import intrinsic
 
 from ..contract import BLOCK
 from .isa import LANES, MACHINE
+from .nonzeros import count_ones
 from .registry import kernel
 from .simd import (
     JIT,
@@ -45,7 +46,6 @@ from .simd import (
     prefetch,
     stack_array,
     vector_ir,
-    with_twin,
 )
 
 WORD = 64  # blocks that a word of the bitmap tells of
@@ -136,12 +136,6 @@ def _emit_by_count(b: ir.IRBuilder, n: ir.Value, emit: Callable[[int], None]) ->
         emit(count)
         b.branch(done)
     b.position_at_end(done)
-
-
-@with_twin(lambda bits: len(_places(bits)))
-def count_ones(context: Any, bits: types.Type) -> Any:
-    """How many bits are 1."""
-    return types.int64(types.int64), lambda ctx, b, sig, args: b.call(function(b, i64, [i64], "llvm.ctpop.i64"), args)
 
 
 def _places(bits: int) -> list[int]:

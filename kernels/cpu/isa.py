@@ -46,6 +46,8 @@ class Machine:
     has_fma : bool
         Whether multiply-add with one rounding is an instruction. Elsewhere it would be a call of the C library for each lane, so products are
         rounded before they are added.
+    packs_lanes : bool
+        Whether an instruction pushes the chosen bytes and 16-bit numbers of a register together.
     system : str
         "Linux", "Darwin", "Windows", ...
     """
@@ -57,6 +59,7 @@ class Machine:
     lanes: int
     registers: int
     has_fma: bool
+    packs_lanes: bool = False
     system: str = platform.system()
 
     @property
@@ -88,13 +91,14 @@ def detect() -> Machine:
     name, features = _target(architecture)
     if architecture in _ARM_64:  # both are part of the architecture
         return Machine(architecture, name, features, "NEON", lanes=4, registers=32, has_fma=True)
-    sample = _sample_assembly(name, features)
+    sample = _assembly(_SAMPLE, name, features)
     has_fma = not re.search(r"\bfmaf\b", sample)  # else LLVM calls the C library
     if architecture not in _X86:
         unit = f"no vector unit that fastmnist knows ({architecture}): portable code, correct but slow"
         return Machine(architecture, name, features, unit, lanes=4, registers=16, has_fma=has_fma)
     if has_fma and "%zmm" in sample:
-        return Machine(architecture, name, features, "AVX-512", lanes=16, registers=32, has_fma=True)
+        packs = bool(re.search(r"vpcompressb\s+%zmm", _assembly(_PACKING_SAMPLE, name, features)))
+        return Machine(architecture, name, features, "AVX-512", 16, registers=32, has_fma=True, packs_lanes=packs)
     if has_fma:
         return Machine(architecture, name, features, "AVX2 and FMA", lanes=8, registers=16, has_fma=True)
     return Machine(architecture, name, features, "SSE2, without FMA", lanes=4, registers=16, has_fma=False)
@@ -122,12 +126,23 @@ declare <16 x float> @llvm.fma.v16f32(<16 x float>, <16 x float>, <16 x float>)
 """
 
 
-def _sample_assembly(name: str, features: str) -> str:
-    """What LLVM makes of 16 multiply-adds for a processor: it knows every name and what follows from it, we do not. One millisecond."""
+_PACKING_SAMPLE = """
+define void @sample(ptr %p, <64 x i1> %m) {
+  %x = load <64 x i8>, ptr %p
+  %y = call <64 x i8> @llvm.experimental.vector.compress.v64i8(<64 x i8> %x, <64 x i1> %m, <64 x i8> %x)
+  store <64 x i8> %y, ptr %p
+  ret void
+}
+declare <64 x i8> @llvm.experimental.vector.compress.v64i8(<64 x i8>, <64 x i1>, <64 x i8>)
+"""
+
+
+def _assembly(sample: str, name: str, features: str) -> str:
+    """What LLVM makes of some vector code for a processor: it knows every name and what follows from it, we do not. One millisecond."""
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     target = llvm.Target.from_default_triple().create_target_machine(cpu=name, features=features, opt=0)
-    return target.emit_assembly(llvm.parse_assembly(_SAMPLE))
+    return target.emit_assembly(llvm.parse_assembly(sample))
 
 
 MACHINE = detect()

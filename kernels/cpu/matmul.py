@@ -97,7 +97,7 @@ def _fill_zeros(p, n):
 
 
 @inline
-def _copy(target, ld_target, source, ld_source, rows, columns):
+def copy_block(target, ld_target, source, ld_source, rows, columns):
     for i in range(rows):
         to, start = offset(target, i * ld_target), offset(source, i * ld_source)
         whole = columns // LANES * LANES
@@ -169,7 +169,7 @@ def _make_product(a_transposed: bool, b_transposed: bool) -> Any:
                     row_stride, column_stride, left = 1, ld_a, offset(a, k0 * ld_a + i0)
                     if n >= PACKED_FROM_COLUMNS and ld_a * FLOAT >= PAGE:
                         block = packed_block()
-                        _copy(block, BLOCK_LD, left, ld_a, depth, rows)
+                        copy_block(block, BLOCK_LD, left, ld_a, depth, rows)
                         column_stride, left = BLOCK_LD, block
                 else:
                     row_stride, column_stride, left = ld_a, 1, offset(a, i0 * ld_a + k0)
@@ -205,7 +205,7 @@ def _make_product(a_transposed: bool, b_transposed: bool) -> Any:
                             )
                             right, ld_right, done = strip, STRIP, TILE_ROWS
                         elif packs_strips:
-                            _copy(strip, STRIP, right, ld_b, depth, width)
+                            copy_block(strip, STRIP, right, ld_b, depth, width)
                             right, ld_right = strip, STRIP
                     _tiles(
                         offset(left, done * row_stride),

@@ -209,7 +209,7 @@ bits_to_float = _vector_intrinsic(
 
 def stack_array(n: int, dtype: str = "float32") -> Any:
     """An intrinsic that returns n values on the stack, 64-byte aligned: scratch without allocation."""
-    element = {"float32": f32, "int64": i64}[dtype]
+    element = {"float32": f32, "int64": i64, "uint8": i8, "uint16": i16}[dtype]
 
     def emit(b: ir.IRBuilder) -> ir.Value:
         with b.goto_entry_block():

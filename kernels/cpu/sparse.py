@@ -4,7 +4,8 @@ Row i of the data set is `columns[indptr[i]:indptr[i + 1]]` with `values[...]`. 
 The forward pass reads the rows where they lie; the weight gradient wants the batch by feature, which `sparse_transpose` makes (a counting
 scatter into lists of fixed capacity), so that the gradient of a weight row is finished in registers and stored once.
 
-Compressed rows are made in two passes, `count_nonzeros` and `compress_rows`: nothing is stored twice.
+Compressed rows are made in two passes, `count_nonzeros` and `compress_rows`: nothing is stored twice. Where rows are read once, to predict, a row
+is compressed just before it is multiplied (`skipping_linear`).
 """
 
 from __future__ import annotations
@@ -14,14 +15,25 @@ from numba import types
 from numba.extending import overload
 
 from .isa import LANES
-from .matmul import NO_FLOOR, RELU_FLOOR
+from .matmul import DEPTH, FLOAT, L1_BYTES, NO_FLOOR, PACKED_FROM_ROWS, RELU_FLOOR, copy_block, packed_strip
+from .nonzeros import (
+    ENTRIES,
+    GROUP,
+    PIECE,
+    WORD,
+    byte_buffer,
+    column_buffer,
+    count_row,
+    float_buffer,
+    row_starts,
+    take_row,
+)
 from .registry import kernel
 from .simd import JIT, fma, inline, load, load_n, offset, prefetch, splat, stack_array, store, store_n
 from .tile import STRIP, TILE_VECTORS, list_tile, sparse_tile
 
 # Elements to a cache line, of the narrowest types; wider ones are asked for in part, the hardware fetches on.
-COLUMNS_PER_LINE, VALUES_PER_LINE = 32, 64
-WORD = 8  # values looked at together where rows are compressed: most of them lie between zeros
+COLUMNS_PER_LINE, BYTES_PER_LINE = 32, 64
 byte_table = stack_array(256)
 tile_strip = sparse_tile(TILE_VECTORS, masked=False)
 tile_part = [sparse_tile(vectors, masked=True) for vectors in range(1, TILE_VECTORS + 1)]
@@ -51,7 +63,18 @@ def fill_table(values, table, scale):
         table[0] = np.float32(scale)
 
 
+def value_buffer(source):
+    """Room for the values of some features of a row."""
+    return byte_buffer() if _is_bytes(source) else float_buffer()
+
+
 if JIT:
+
+    @overload(value_buffer, inline="always")
+    def _value_buffer(source):
+        if source.dtype == types.uint8:
+            return lambda source: byte_buffer()
+        return lambda source: float_buffer()
 
     @overload(stored_value, inline="always")
     def _stored_value(values, t, table):
@@ -78,53 +101,44 @@ if JIT:
 @kernel
 def count_nonzeros(counts, source, B, I, ld_source):
     for r in range(B):
-        row, n = offset(source, r * ld_source), np.int64(0)
-        for k in range(I):
-            n += np.int64(row[k] != 0)
-        counts[r] = n
-
-
-@inline
-def _compress_part(columns, values, row, at, first, last):
-    """Store the nonzeros of `row[first:last]` from place `at` on; returns the next free place."""
-    for k in range(first, last):
-        if row[k] != 0:
-            columns[at] = k
-            values[at] = row[k]
-            at += 1
-    return at
+        counts[r] = count_row(offset(source, r * ld_source), I)
 
 
 @kernel
 def compress_rows(columns, values, source, indptr, Z, B, I, P, ld_source):
+    kept_columns, kept_values = column_buffer(), value_buffer(source)
     for r in range(B):
-        row, at = offset(source, r * ld_source), np.int64(indptr[r])
-        whole = I - I % WORD
-        for first in range(0, whole, WORD):
-            anything = False
-            for k in range(first, first + WORD):
-                anything |= row[k] != 0
-            if anything:
-                at = _compress_part(columns, values, row, at, first, first + WORD)
-        _compress_part(columns, values, row, at, whole, I)
+        at = indptr[r]
+        for first in range(0, I, PIECE):
+            n = take_row(kept_columns, kept_values, offset(source, r * ld_source + first), min(PIECE, I - first))
+            # No vector of the buffers' end may be stored behind a row: that is the next one's, which another thread may have written.
+            for t in range(n):
+                columns[at + t] = first + np.int64(kept_columns[t])
+                values[at + t] = kept_values[t]
+            at += n
+
+
+@inline
+def _strip(index, values, n_stored, table, b, ld_b, init, c, floor, n):
+    """`c[:n] = max(init + sum of nonzeros times rows of b, floor)`, n <= STRIP."""
+    if n >= STRIP:
+        tile_strip(index, values, n_stored, table, b, ld_b, init, c, floor, 0)
+    elif n <= LANES:
+        tile_part_1(index, values, n_stored, table, b, ld_b, init, c, floor, n)
+    elif n <= 2 * LANES:
+        tile_part_2(index, values, n_stored, table, b, ld_b, init, c, floor, n - LANES)
+    elif n <= 3 * LANES:
+        tile_part_3(index, values, n_stored, table, b, ld_b, init, c, floor, n - 2 * LANES)
+    else:
+        tile_part_4(index, values, n_stored, table, b, ld_b, init, c, floor, n - 3 * LANES)
 
 
 @inline
 def _row(index, values, n_stored, table, b, ld_b, init, c, floor, width):
-    """`c[:width] = max(init + sum of nonzeros times rows of b, floor)`."""
+    """The same for a row of any width."""
     for j in range(0, width, STRIP):
-        start, to, bj = offset(init, j), offset(c, j), offset(b, j)
-        n = width - j
-        if n >= STRIP:
-            tile_strip(index, values, n_stored, table, bj, ld_b, start, to, floor, 0)
-        elif n <= LANES:
-            tile_part_1(index, values, n_stored, table, bj, ld_b, start, to, floor, n)
-        elif n <= 2 * LANES:
-            tile_part_2(index, values, n_stored, table, bj, ld_b, start, to, floor, n - LANES)
-        elif n <= 3 * LANES:
-            tile_part_3(index, values, n_stored, table, bj, ld_b, start, to, floor, n - 2 * LANES)
-        else:
-            tile_part_4(index, values, n_stored, table, bj, ld_b, start, to, floor, n - 3 * LANES)
+        n = min(STRIP, width - j)
+        _strip(index, values, n_stored, table, offset(b, j), ld_b, offset(init, j), offset(c, j), floor, n)
 
 
 @inline
@@ -149,6 +163,73 @@ def sparse_linear_relu(y, indptr, columns, values, w, b, order, cursor, scale, B
 
 
 @inline
+def _slab_depth(inputs, width):
+    """Features of a slab: rows of w that stay in L1 while a strip of them is multiplied with a group of rows; even ones."""
+    most = max(WORD, min(L1_BYTES * 2 // 3 // (FLOAT * min(width, STRIP)), PIECE))
+    n_slabs = max(1, (inputs + most - 1) // most)
+    return max(1, (inputs + n_slabs - 1) // n_slabs)
+
+
+@inline
+def _forward_skipping(y, source, w, b, order, cursor, scale, B, O, I, ld_y, ld_source, ld_w, floor):
+    """A group of rows goes slab by slab: the slab's nonzeros are taken out of each of them, then multiplied strip by strip."""
+    if O == 0:
+        return
+    table = byte_table()
+    columns, values, starts = column_buffer(), value_buffer(source), row_starts()
+    fill_table(values, table, scale)
+    depth = _slab_depth(I, O)
+    group = min(GROUP, ENTRIES // depth)
+    panel = packed_strip()
+    for first_row in range(0, B, group):
+        rows = min(group, B - first_row)
+        packs = rows >= PACKED_FROM_ROWS and depth < I and depth <= DEPTH
+        where, to = offset(order, cursor[0] + first_row), offset(y, first_row * ld_y)
+        for r in range(min(group, B - first_row - rows)):
+            for k in range(0, I, BYTES_PER_LINE):
+                prefetch(source, where[rows + r] * ld_source + k)
+        for k in range(0, max(I, 1), depth):
+            at, n_features = np.int64(0), min(depth, I - k)
+            for r in range(rows):
+                starts[r] = at
+                at += take_row(
+                    offset(columns, at), offset(values, at), offset(source, where[r] * ld_source + k), n_features
+                )
+            starts[rows] = at
+            limit = floor if k + depth >= I else NO_FLOOR
+            for j in range(0, O, STRIP):
+                n, ld_slab, slab = min(STRIP, O - j), ld_w, offset(w, k * ld_w + j)
+                if packs:
+                    copy_block(panel, STRIP, slab, ld_w, n_features, n)
+                    ld_slab, slab = STRIP, panel
+                for r in range(rows):
+                    s, cj = starts[r], offset(to, r * ld_y + j)
+                    init = cj if k else offset(b, j)
+                    _strip(
+                        offset(columns, s),
+                        offset(values, s),
+                        starts[r + 1] - s,
+                        table,
+                        slab,
+                        ld_slab,
+                        init,
+                        cj,
+                        limit,
+                        n,
+                    )
+
+
+@kernel
+def skipping_linear(y, source, w, b, order, cursor, scale, B, O, N, I, M, ld_y, ld_source, ld_w):
+    _forward_skipping(y, source, w, b, order, cursor, scale, B, O, I, ld_y, ld_source, ld_w, NO_FLOOR)
+
+
+@kernel
+def skipping_linear_relu(y, source, w, b, order, cursor, scale, B, O, N, I, M, ld_y, ld_source, ld_w):
+    _forward_skipping(y, source, w, b, order, cursor, scale, B, O, I, ld_y, ld_source, ld_w, RELU_FLOOR)
+
+
+@inline
 def _prefetch_rows(indptr, columns, values, order, position, rows):
     """Ask for the rows of the next batch, which lie anywhere in memory: they arrive while this batch is worked on."""
     for r in range(rows):
@@ -156,7 +237,7 @@ def _prefetch_rows(indptr, columns, values, order, position, rows):
         first, last = indptr[i], indptr[i + 1]
         for t in range(first, last, COLUMNS_PER_LINE):
             prefetch(columns, t)
-        for t in range(first, last, VALUES_PER_LINE):
+        for t in range(first, last, BYTES_PER_LINE):
             prefetch(values, t)
 
 

@@ -4,7 +4,7 @@
 simulator) compiles `source(file)` and runs them.
 """
 
-from . import activations, channels, convolution, judging, lbfgs, losses, matmul, optimizers, pooling, rows
+from . import activations, channels, convolution, judging, lbfgs, losses, matmul, optimizers, persistent, pooling, rows
 from .fusion import plan
 from .launch import LAUNCHERS, NOT_ON_GPU, Array, Facts, Launch, launches
 from .source import FILES, file_of, source
@@ -26,6 +26,7 @@ __all__ = [
     "losses",
     "matmul",
     "optimizers",
+    "persistent",
     "plan",
     "pooling",
     "rows",

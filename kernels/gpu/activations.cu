@@ -1,7 +1,5 @@
 // Activations, their derivatives, and dropout: B rows of O columns. y may be x, and dx may be dy: each element is read
-// before it is written, by the same thread.
-//
-// Comparisons are written so that NaN stays NaN (fmaxf would lose it).
+// before it is written, by the same thread. What is done to one element stands in functions.cuh.
 
 template <class F>
 __device__ __forceinline__ void map(float* y, const float* x, int rows, int columns, int ld_y, int ld_x, F f) {
@@ -29,39 +27,35 @@ __device__ __forceinline__ void map_backward(float* dx, const float* dy, const f
 }
 
 extern "C" __global__ void relu_kernel(float* y, const float* x, int B, int O, int ld_y, int ld_x) {
-  map(y, x, B, O, ld_y, ld_x, [](float v) { return v < 0.0f ? 0.0f : v; });
+  map(y, x, B, O, ld_y, ld_x, relu_of);
 }
 extern "C" __global__ void relu_backward_kernel(float* dx, const float* dy, const float* y, int B, int O, int ld_dx,
                                                 int ld_dy, int ld_y) {
-  map_backward(dx, dy, y, B, O, ld_dx, ld_dy, ld_y, [](float d, float v) { return v > 0.0f ? d : 0.0f; });
+  map_backward(dx, dy, y, B, O, ld_dx, ld_dy, ld_y, relu_slope);
 }
 
 extern "C" __global__ void leaky_relu_kernel(float* y, const float* x, int B, int O, int ld_y, int ld_x) {
-  map(y, x, B, O, ld_y, ld_x, [](float v) { return v > 0.0f ? v : 0.01f * v; });
+  map(y, x, B, O, ld_y, ld_x, leaky_relu_of);
 }
 extern "C" __global__ void leaky_relu_backward_kernel(float* dx, const float* dy, const float* y, int B, int O,
                                                       int ld_dx, int ld_dy, int ld_y) {
-  map_backward(dx, dy, y, B, O, ld_dx, ld_dy, ld_y, [](float d, float v) { return v > 0.0f ? d : 0.01f * d; });
+  map_backward(dx, dy, y, B, O, ld_dx, ld_dy, ld_y, leaky_relu_slope);
 }
 
 extern "C" __global__ void elu_kernel(float* y, const float* x, int B, int O, int ld_y, int ld_x) {
-  map(y, x, B, O, ld_y, ld_x, [](float v) { return v > 0.0f ? v : expm1f(v); });
+  map(y, x, B, O, ld_y, ld_x, elu_of);
 }
 extern "C" __global__ void elu_backward_kernel(float* dx, const float* dy, const float* y, int B, int O, int ld_dx,
                                                int ld_dy, int ld_y) {
-  map_backward(dx, dy, y, B, O, ld_dx, ld_dy, ld_y, [](float d, float v) { return v > 0.0f ? d : d * (v + 1.0f); });
+  map_backward(dx, dy, y, B, O, ld_dx, ld_dy, ld_y, elu_slope);
 }
 
-__device__ __forceinline__ float sigmoid_of(float v) {
-  const float small = expf(-fabsf(v));  // never above 1: expf(-v) itself overflows for v < -88
-  return v >= 0.0f ? 1.0f / (1.0f + small) : small / (1.0f + small);
-}
 extern "C" __global__ void sigmoid_kernel(float* y, const float* x, int B, int O, int ld_y, int ld_x) {
-  map(y, x, B, O, ld_y, ld_x, [](float v) { return sigmoid_of(v); });
+  map(y, x, B, O, ld_y, ld_x, sigmoid_of);
 }
 extern "C" __global__ void sigmoid_backward_kernel(float* dx, const float* dy, const float* y, int B, int O, int ld_dx,
                                                    int ld_dy, int ld_y) {
-  map_backward(dx, dy, y, B, O, ld_dx, ld_dy, ld_y, [](float d, float v) { return d * v * (1.0f - v); });
+  map_backward(dx, dy, y, B, O, ld_dx, ld_dy, ld_y, sigmoid_slope);
 }
 
 extern "C" __global__ void tanh_kernel(float* y, const float* x, int B, int O, int ld_y, int ld_x) {
@@ -69,20 +63,15 @@ extern "C" __global__ void tanh_kernel(float* y, const float* x, int B, int O, i
 }
 extern "C" __global__ void tanh_backward_kernel(float* dx, const float* dy, const float* y, int B, int O, int ld_dx,
                                                 int ld_dy, int ld_y) {
-  map_backward(dx, dy, y, B, O, ld_dx, ld_dy, ld_y, [](float d, float v) { return d * (1.0f - v * v); });
+  map_backward(dx, dy, y, B, O, ld_dx, ld_dy, ld_y, tanh_slope);
 }
 
-// Phi(v) = erfc(-v / sqrt 2) / 2, which does not cancel for v << 0 as (1 + erf(v / sqrt 2)) / 2 would.
-__device__ __forceinline__ float normal_distribution(float v) { return erfcf(-v / 1.41421356f) * 0.5f; }
 extern "C" __global__ void gelu_kernel(float* y, const float* x, int B, int O, int ld_y, int ld_x) {
-  map(y, x, B, O, ld_y, ld_x, [](float v) { return v * normal_distribution(v); });
+  map(y, x, B, O, ld_y, ld_x, gelu_of);
 }
 extern "C" __global__ void gelu_backward_kernel(float* dx, const float* dy, const float* x, int B, int O, int ld_dx,
                                                 int ld_dy, int ld_x) {
-  map_backward(dx, dy, x, B, O, ld_dx, ld_dy, ld_x, [](float d, float v) {
-    const float density = expf(-0.5f * v * v) * 0.398942280f;  // 1 / sqrt(2 pi)
-    return d * (normal_distribution(v) + v * density);
-  });
+  map_backward(dx, dy, x, B, O, ld_dx, ld_dy, ld_x, gelu_slope);
 }
 
 // Philox4x32-10 (Salmon et al. 2011): four uniform words for each counter.

@@ -27,6 +27,8 @@ NOT_ON_GPU = {
             "compress_rows",
             "sparse_linear",
             "sparse_linear_relu",
+            "skipping_linear",
+            "skipping_linear_relu",
             "sparse_transpose",
             "sparse_linear_dw",
             "sparse_linear_dw_add",
@@ -41,6 +43,10 @@ NOT_ON_GPU = {
     **dict.fromkeys(
         ("gemm_nn", "gemm_nt", "gemm_tn", "gemm_tt"),
         "it multiplies matrices as linear layers, which need no alpha and beta; a product for itself is not asked of it yet",
+    ),
+    **dict.fromkeys(
+        ("winograd_filters", "conv2d_winograd", "conv2d_winograd_relu"),
+        "no lowering for a GPU asks for it: the tile of all products reads windows in place",
     ),
     **dict.fromkeys(
         ("conv2d_pooled_dwt", "conv2d_pooled_dwt_add", "conv2d_pooled_dx", "conv2d_grey_pooled"),
@@ -78,10 +84,16 @@ class Facts:
     scratch : Array, optional
         Floats for the shares of long sums. Launches are made one after the other on one stream, so one piece of memory serves them all;
         without it no sum is cut.
+    shared : int
+        Bytes of shared memory that a block may have.
+    cooperative : bool
+        Whether a launch can guarantee that all its blocks are resident at once.
     """
 
     multiprocessors: int
     scratch: Array | None = None
+    shared: int = 48 << 10
+    cooperative: bool = False
 
 
 @dataclass(frozen=True)
@@ -96,6 +108,8 @@ class Launch:
         `Array` for a pointer, None for a null pointer, else a NumPy scalar of exactly the parameter's type.
     shared : int
         Bytes of dynamic shared memory.
+    cooperative : bool
+        Blocks wait for each other: all must be resident at once. Never part of a graph.
     """
 
     kernel: str
@@ -103,6 +117,7 @@ class Launch:
     block: tuple[int, ...]
     arguments: tuple[Any, ...]
     shared: int = 0
+    cooperative: bool = False
 
 
 LAUNCHERS: dict[str, Callable[..., list[Launch]]] = {}

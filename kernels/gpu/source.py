@@ -11,10 +11,12 @@ _KERNEL = re.compile(r'extern\s+"C"\s+__global__\s+void\s+(?:__launch_bounds__\(
 
 # What some sources share, between common.cuh and the source.
 _PARTS = {
-    "matmul": ("tile.cuh",),
+    "activations": ("functions.cuh",),
     "convolution": ("tile.cuh",),
     "judging": ("block_sums.cuh",),
     "lbfgs": ("block_sums.cuh",),
+    "matmul": ("tile.cuh",),
+    "persistent": ("functions.cuh",),
 }
 
 FILES = tuple(sorted(path.stem for path in _FOLDER.glob("*.cu")))
@@ -30,6 +32,11 @@ def source(file: str) -> str:
 def part(name: str) -> str:
     """The text of a file of this folder."""
     return (_FOLDER / name).read_text(encoding="utf-8")
+
+
+def cooperative(file: str) -> bool:
+    """Whether the blocks of a file's kernels wait for each other."""
+    return file == "persistent"
 
 
 @cache

@@ -6,6 +6,7 @@ import ctypes
 import time
 import weakref
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -33,6 +34,9 @@ _SCRATCH = HostBuffer(SCRATCH_BYTES)
 # As few multiprocessors as let the test's small matrices use every tile; a real device has 20 to 150.
 FACTS = Facts(multiprocessors=4, scratch=Array(_SCRATCH.address, (SCRATCH_BYTES // 4,), 1, "float32"))
 
+# One that can run an epoch in one launch.
+COOPERATIVE_FACTS = replace(FACTS, multiprocessors=80, shared=99 << 10, cooperative=True)
+
 
 @cache
 def module(file: str, mode: str) -> Module:
@@ -43,7 +47,15 @@ def module(file: str, mode: str) -> Module:
 def run(launch: Launch, *, mode: str = "plain", reverse: bool = False) -> None:
     """Run one launch."""
     kernels = module(file_of(launch.kernel), mode)
-    kernels.launch(launch.kernel, launch.grid, launch.block, launch.arguments, shared=launch.shared, reverse=reverse)
+    kernels.launch(
+        launch.kernel,
+        launch.grid,
+        launch.block,
+        launch.arguments,
+        shared=launch.shared,
+        reverse=reverse,
+        cooperative=launch.cooperative,
+    )
 
 
 def array(a: np.ndarray) -> Array:
@@ -78,6 +90,7 @@ class SimulatedDevice:
     ----------
     memory : int
         Bytes that it has.
+    facts : Facts
 
     Attributes
     ----------
@@ -89,8 +102,8 @@ class SimulatedDevice:
     compile_seconds = 0.0
     peak_bytes = 0
 
-    def __init__(self, memory: int = 1 << 30) -> None:
-        self.facts = FACTS
+    def __init__(self, memory: int = 1 << 30, facts: Facts = FACTS) -> None:
+        self.facts = facts
         self._memory = memory
         self._buffers: weakref.WeakSet[HostBuffer] = weakref.WeakSet()
         self.recorded = 0
@@ -126,6 +139,7 @@ class SimulatedDevice:
             run(launch)
 
     def record(self, launches: Sequence[Launch]) -> RecordedGraph:
+        assert not any(launch.cooperative for launch in launches), "a graph has no cooperative launches"
         self.recorded += 1
         return RecordedGraph(launches)
 

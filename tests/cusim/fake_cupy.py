@@ -7,9 +7,11 @@ allocated, compiled or waited for.
 from __future__ import annotations
 
 import ctypes
+import re
 import time
 import types
 import weakref
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,7 @@ from .device import HostBuffer
 from .simulator import Module
 
 MULTIPROCESSORS = 4
+GRANTED_SHARED, MOST_SHARED = 48 << 10, 99 << 10
 
 
 class FakeCudaError(RuntimeError):
@@ -98,27 +101,40 @@ def _push(name: str) -> None:
     RANGES.append(name)
 
 
+def _file_of(code: str) -> str:
+    """The last file that a text says it comes from: under its name the other tests have compiled it already."""
+    return (re.findall(r'^#line 1 "(\w+\.cu)"$', code, re.MULTILINE) or ["kernels.cu"])[-1]
+
+
 class RawModule:
-    def __init__(self, *, code: str, options: tuple[str, ...]) -> None:
+    def __init__(self, *, code: str, options: tuple[str, ...], enable_cooperative_groups: bool = False) -> None:
         assert options == ("-std=c++17",)
-        self._code = code
+        self._code, self._cooperative = code, enable_cooperative_groups
 
     def get_function(self, name: str) -> RawKernel:
         _not_while_capturing("compiling")
-        return RawKernel(Module(self._code), name)
+        return RawKernel(Module(self._code, name=_file_of(self._code)), name, self._cooperative)
 
 
 class RawKernel:
-    def __init__(self, module: Module, name: str) -> None:
-        self._module, self._name = module, name
+    def __init__(self, module: Module, name: str, cooperative: bool) -> None:
+        self._module, self._name, self._cooperative = module, name, cooperative
         self.num_regs = 32
+        self.max_dynamic_shared_size_bytes = GRANTED_SHARED
 
     def __call__(self, grid: tuple, block: tuple, args: tuple, *, shared_mem: int = 0) -> None:
         assert isinstance(grid, tuple) and isinstance(block, tuple) and isinstance(args, tuple)
         assert _Current.stream is not None, "a launch on the default stream"
+        assert shared_mem <= self.max_dynamic_shared_size_bytes <= MOST_SHARED, "more shared memory than was asked for"
+        assert not self._cooperative or grid[0] <= MULTIPROCESSORS, "CuPy would cut the grid"
         signature = self._module.signatures[self._name]
         arguments = [_as_simulated(argument, kind) for argument, kind in zip(args, signature, strict=True)]
-        launch = lambda: self._module.launch(self._name, grid, block, arguments, shared=shared_mem)  # noqa: E731
+        launch = partial(
+            self._module.launch,
+            *(self._name, grid, block, arguments),
+            shared=shared_mem,
+            cooperative=self._cooperative,
+        )
         if _Current.capturing is _Current.stream:
             _Current.capturing._launches.append(launch)
         else:
@@ -225,7 +241,11 @@ def _memset(address: int, value: int, nbytes: int, stream: int) -> None:
 class _Device:
     def __init__(self, index: int) -> None:
         assert index == 0
-        self.attributes = {"MultiProcessorCount": MULTIPROCESSORS}
+        self.attributes = {
+            "MultiProcessorCount": MULTIPROCESSORS,
+            "MaxSharedMemoryPerBlockOptin": MOST_SHARED,
+            "CooperativeLaunch": 1,
+        }
 
     def __enter__(self) -> _Device:
         return self
