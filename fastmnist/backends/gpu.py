@@ -21,13 +21,16 @@ from fastmnist.backends.gpu_device import Buffer, Device, Graph
 from fastmnist.backends.gpu_inference import Inference, Judgement
 from fastmnist.backends.gpu_memory import Bound, reserve
 from fastmnist.backends.gpu_persistent import Choice, PersistentEpochs, choose
+from fastmnist.backends.gpu_recording import Watch
 from fastmnist.backends.gpu_search import DeviceSearch
+from fastmnist.backends.recording import active
 from fastmnist.backends.rows import CompressedRows
 from fastmnist.kernels.contract import CONTRACT
 from fastmnist.kernels.gpu import NOT_ON_GPU, Array, Launch, launches, plan
+from fastmnist.kernels.gpu.fusion import Call
 from fastmnist.network.losses import SoftmaxTwiceCrossEntropy
 from fastmnist.network.lowering import DataFormat, Target, gradient_program, training_program
-from fastmnist.network.program import BARRIER, Program, Tensor, View
+from fastmnist.network.program import BARRIER, Instruction, Program, Tensor, View
 from fastmnist.network.spec import Spec
 
 # Rows of a block of the full-batch gradient and of prediction: enough tiles for every multiprocessor, and its
@@ -83,6 +86,7 @@ class CupyExecutor:
         self._epochs: PersistentEpochs | None = None  # in place of the runner's graphs
         self._gradient: tuple[tuple[int, ...], _Runner] | None = None
         self._inference = Inference(self)
+        self._recorder = active()
         self._step = 0
 
     @property
@@ -162,8 +166,10 @@ class CupyExecutor:
             if self._state is None:
                 self._state = reserve(self.device, {"parameters and moments": program.state.size})
                 self.device.clear(self._state.address, self._state.nbytes)
-            self._training = (batch_sizes, _Runner(self.device, program, self._data, self._state))
-            self._epochs = self._persistent_epochs(batch_sizes, self._training[1])
+            runner = _Runner(self.device, program, self._data, self._state)
+            self._training = (batch_sizes, self._watched(runner, "training"))
+            # Single launches are what a profile takes the time of.
+            self._epochs = None if self._recorder is not None else self._persistent_epochs(batch_sizes, runner)
             announce_decisions(self.backend, program.decisions)
         runner = self._training[1]
         if self._initial is not None:
@@ -245,7 +251,7 @@ class CupyExecutor:
         if self._gradient is None or self._gradient[0] != sizes:
             program = self.gradient_program(sizes)
             announce_decisions(self.backend, program.decisions)
-            runner = _Runner(self.device, program, self._data)
+            runner = self._watched(_Runner(self.device, program, self._data), "gradient")
             shape = (n, *program.bound["losses"].shape[1:])
             runner.own.put(
                 order=np.arange(n),
@@ -327,7 +333,13 @@ class CupyExecutor:
 
     def runner(self, program: Program, own: Bound | None = None) -> _Runner:
         """A program with memory of its own."""
-        return _Runner(self.device, program, own or Bound(self.device))
+        return self._watched(_Runner(self.device, program, own or Bound(self.device)), "inference")
+
+    def _watched(self, runner: _Runner, phase: str) -> _Runner:
+        """Have its launches timed, where somebody profiles."""
+        if self._recorder is not None:
+            runner.watch = Watch(self._recorder, self.device, phase)
+        return runner
 
     def outputs(
         self, parameters: Parameters, X: np.ndarray | DeviceRows, *, pixel_scale: float = 1.0, link: bool = True
@@ -391,6 +403,8 @@ class _Runner:
         self._device, self.program, self._shared = device, program, shared
         self.own = Bound(device)
         self.link = True  # whether outputs pass the loss's link
+        self.watch: Watch | None = None  # while somebody profiles
+        self.facts = device.facts
         self._state = state
         self._workspace = reserve(device, {"workspace": program.workspace.size})
         device.clear(self._workspace.address, self._workspace.nbytes)
@@ -478,16 +492,23 @@ class _Runner:
 
     def launches(self, rows: int) -> list[Launch]:
         """The launches of one step of `rows` rows."""
+        return plan(self.facts, self.calls(rows))
+
+    def instructions(self, rows: int) -> list[Instruction]:
+        """What one step of `rows` rows runs; barriers among them, which one stream needs none of."""
         (instructions,) = self.program.tables[rows].threads  # kernels have threads of their own: one list
         if not self.link:
             last = max(k for k, i in enumerate(instructions) if i.label in LINKS)
             instructions = [*instructions[:last], *instructions[last + 1 :]]
-        calls = [
+        return list(instructions)
+
+    def calls(self, rows: int) -> list[Call]:
+        """The instructions with their operands, as `plan` takes them."""
+        return [
             (i.op, [self._operand(view) for view in (*i.outs, *i.ins)], i.params)
-            for i in instructions
+            for i in self.instructions(rows)
             if i is not BARRIER
         ]
-        return plan(self._device.facts, calls)
 
     def _graph(self, rows: int, steps: int) -> Graph:
         if (rows, steps) not in self._graphs:
@@ -502,9 +523,14 @@ class _Runner:
         arrays = self.arrays()
         if arrays != self._recorded_for:
             self._graphs, self._recorded_for = {}, arrays
+            if self.watch is not None:
+                self.watch.forget()
         self.rewind()
+        start = time.perf_counter()
         try:
             for rows, steps in passes:
+                if self.watch is not None:
+                    steps -= self.watch.time(self, rows, steps)
                 many, single = divmod(steps, STEPS_PER_GRAPH)
                 for _ in range(many):
                     self._graph(rows, STEPS_PER_GRAPH).replay()
@@ -514,6 +540,8 @@ class _Runner:
         except KeyboardInterrupt:
             self._device.synchronize()
             return True
+        if self.watch is not None:
+            self.watch.ended(self, start, sum(steps for _, steps in passes))
         return False
 
     def rewind(self) -> None:

@@ -1,7 +1,7 @@
 """A CUDA device through CuPy: all that the package asks of CuPy is in this file.
 
-Used: raw modules, memory, streams and graphs; of CuPy's arrays only the way in, for those that users bring (the tests' fake of CuPy has
-nothing else). `Device` says what the executor needs, so that a simulated device can stand in for it.
+Used: raw modules, memory, streams, graphs, events and NVTX ranges; of CuPy's arrays only the way in, for those that users bring (the tests'
+fake of CuPy has nothing else). `Device` says what the executor needs, so that a simulated device can stand in for it.
 """
 
 from __future__ import annotations
@@ -107,6 +107,16 @@ class Device(Protocol):
     def record(self, launches: Sequence[Launch]) -> Graph:
         """Record launches without running them."""
 
+    def timed(self, groups: Sequence[tuple[str, Sequence[Launch]]]) -> list[tuple[float, float]]:
+        """Run named groups of launches; of each the seconds from the first one's start to its start, and how long it took."""
+
+    def forget_peak(self) -> None:
+        """Begin `peak_bytes` anew."""
+
+    @property
+    def peak_bytes(self) -> int:
+        """The most memory that was taken at once."""
+
     def synchronize(self) -> None:
         """Wait until all is done."""
 
@@ -140,6 +150,7 @@ class CupyDevice:
                 for file in FILES
             }
         self.name = f"{cupy.cuda.runtime.getDeviceProperties(index)['name'].decode()}"
+        self.peak_bytes = 0
         self._scratch = self.allocate(SCRATCH_BYTES)
         scratch = Array(self._scratch.address, (SCRATCH_BYTES // 4,), 1, "float32")
         attributes = self._device.attributes
@@ -161,7 +172,9 @@ class CupyDevice:
     def allocate(self, nbytes: int) -> CupyBuffer:
         """See `Device.allocate`."""
         with self._device, self.stream:
-            return CupyBuffer(self._cuda.alloc(max(nbytes, 1)), nbytes)
+            buffer = CupyBuffer(self._cuda.alloc(max(nbytes, 1)), nbytes)
+        self.peak_bytes = max(self.peak_bytes, self._pool.used_bytes())
+        return buffer
 
     def upload(self, address: int, array: np.ndarray) -> None:
         """See `Device.upload`."""
@@ -208,6 +221,27 @@ class CupyDevice:
         finally:
             graph = self.stream.end_capture()
         return CupyGraph(graph, self.stream)
+
+    def timed(self, groups: Sequence[tuple[str, Sequence[Launch]]]) -> list[tuple[float, float]]:
+        """See `Device.timed`: by events, inside NVTX ranges of these names for NVIDIA's profilers."""
+        for _, launches in groups:
+            for launch in launches:
+                self._function(launch.kernel)
+        with self._device, self.stream:
+            marks = [(self._cuda.Event(), self._cuda.Event()) for _ in groups]
+            for (name, launches), (begin, end) in zip(groups, marks, strict=True):
+                self._cuda.nvtx.RangePush(name)
+                begin.record(self.stream)
+                self.run(launches)
+                end.record(self.stream)
+                self._cuda.nvtx.RangePop()
+        self.synchronize()
+        elapsed = self._cuda.get_elapsed_time  # milliseconds
+        return [(elapsed(marks[0][0], begin) / 1e3, elapsed(begin, end) / 1e3) for begin, end in marks]
+
+    def forget_peak(self) -> None:
+        """See `Device.forget_peak`."""
+        self.peak_bytes = self._pool.used_bytes()
 
     def synchronize(self) -> None:
         """See `Device.synchronize`."""

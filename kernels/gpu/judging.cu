@@ -97,12 +97,14 @@ extern "C" __global__ void __launch_bounds__(256) survey_float32_kernel(double* 
   survey(parts, x, n);
 }
 
+__device__ __forceinline__ bool is_class(i64 label) { return 0 <= label && label < MOST_CLASSES; }
+
 // present[y] = 1 for every label y[n] from 0 to MOST_CLASSES - 1, present[MOST_CLASSES] = 1 if there is another one.
 template <class T>
 __device__ __forceinline__ void find_classes(int* present, const T* y, i64 n) {
   const i64 stride = gridDim.x * blockDim.x;
   for (i64 i = blockIdx.x * blockDim.x + threadIdx.x; i < n; i += stride)
-    atomicMax(&present[0 <= y[i] && y[i] < MOST_CLASSES ? (int)y[i] : MOST_CLASSES], 1);
+    atomicMax(&present[is_class(y[i]) ? (int)y[i] : MOST_CLASSES], 1);
 }
 extern "C" __global__ void find_classes_uint8_kernel(int* present, const u8* y, i64 n) { find_classes(present, y, n); }
 extern "C" __global__ void find_classes_int32_kernel(int* present, const int* y, i64 n) { find_classes(present, y, n); }
@@ -113,7 +115,7 @@ template <class T>
 __device__ __forceinline__ void encode_labels(int* labels, const T* y, const int* output_of, i64 n) {
   const i64 stride = gridDim.x * blockDim.x;
   for (i64 i = blockIdx.x * blockDim.x + threadIdx.x; i < n; i += stride)
-    labels[i] = 0 <= y[i] && y[i] < MOST_CLASSES ? output_of[y[i]] : -2;
+    labels[i] = is_class(y[i]) ? output_of[y[i]] : -2;
 }
 extern "C" __global__ void encode_labels_uint8_kernel(int* labels, const u8* y, const int* output_of, i64 n) {
   encode_labels(labels, y, output_of, n);

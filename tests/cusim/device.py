@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import ctypes
+import time
 import weakref
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
+from typing import Any
 
 import numpy as np
 
+from fastmnist.backends.gpu_device import Foreign
 from fastmnist.kernels.gpu import Array, Facts, Launch, file_of, launches, source
 
 from .simulator import Module
@@ -97,6 +100,7 @@ class SimulatedDevice:
 
     name = "Simulated GPU"
     compile_seconds = 0.0
+    peak_bytes = 0
 
     def __init__(self, memory: int = 1 << 30, facts: Facts = FACTS) -> None:
         self.facts = facts
@@ -110,6 +114,7 @@ class SimulatedDevice:
     def allocate(self, nbytes: int) -> HostBuffer:
         buffer = HostBuffer(nbytes)
         self._buffers.add(buffer)
+        self.peak_bytes = max(self.peak_bytes, sum(buffer.nbytes for buffer in self._buffers))
         return buffer
 
     def upload(self, address: int, array: np.ndarray) -> None:
@@ -137,6 +142,20 @@ class SimulatedDevice:
         assert not any(launch.cooperative for launch in launches), "a graph has no cooperative launches"
         self.recorded += 1
         return RecordedGraph(launches)
+
+    def timed(self, groups: Sequence[tuple[str, Sequence[Launch]]]) -> list[tuple[float, float]]:
+        first, result = time.perf_counter(), []
+        for _, group in groups:
+            start = time.perf_counter()
+            self.run(group)
+            result.append((start - first, time.perf_counter() - start))
+        return result
+
+    def take(self, array: Any) -> Foreign:
+        raise NotImplementedError("no other library puts arrays into the simulator")
+
+    def forget_peak(self) -> None:
+        self.peak_bytes = 0
 
     def synchronize(self) -> None:
         pass

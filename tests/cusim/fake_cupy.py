@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import ctypes
 import re
+import time
 import types
+import weakref
 from functools import partial
 from typing import Any
 
@@ -71,6 +73,32 @@ class Graph:
         assert isinstance(stream, Stream)
         for launch in self._launches:
             launch()
+
+
+class Event:
+    """A mark in a stream with a time; the fake's launches have ended when they return."""
+
+    def __init__(self) -> None:
+        _not_while_capturing("making an event")
+        self.at: float | None = None
+
+    def record(self, stream: Stream) -> None:
+        assert _Current.stream is stream
+        self.at = time.perf_counter()
+
+
+def _elapsed(begin: Event, end: Event) -> float:
+    assert begin.at is not None and end.at is not None, "an event that was not recorded"
+    return 1e3 * (end.at - begin.at)
+
+
+RANGES: list[str] = []  # NVTX ranges that were opened, in order
+_open_ranges: list[str] = []
+
+
+def _push(name: str) -> None:
+    _open_ranges.append(name)
+    RANGES.append(name)
 
 
 def _file_of(code: str) -> str:
@@ -181,6 +209,13 @@ class _UsersStream:
 _STREAM = _UsersStream()
 
 
+_allocated: weakref.WeakSet[HostBuffer] = weakref.WeakSet()
+
+
+def _used() -> int:
+    return sum(buffer.nbytes for buffer in _allocated)
+
+
 class _Memory:
     """What `cupy.cuda.alloc` returns."""
 
@@ -188,6 +223,7 @@ class _Memory:
         _not_while_capturing("allocating")
         assert nbytes > 0
         self._buffer = HostBuffer(nbytes)
+        _allocated.add(self._buffer)
         self.ptr = self._buffer.address
 
 
@@ -230,9 +266,16 @@ def module() -> types.ModuleType:
     )
     cupy = types.ModuleType("cupy")
     cupy.cuda = types.SimpleNamespace(  # type: ignore[attr-defined]
-        Device=_Device, Stream=Stream, alloc=_Memory, runtime=runtime, get_current_stream=lambda: _STREAM
+        Event=Event,
+        get_elapsed_time=_elapsed,
+        nvtx=types.SimpleNamespace(RangePush=_push, RangePop=_open_ranges.pop),
+        Device=_Device,
+        Stream=Stream,
+        alloc=_Memory,
+        runtime=runtime,
+        get_current_stream=lambda: _STREAM,
     )
     cupy.ndarray, cupy.from_dlpack, cupy.asarray = ndarray, _from_dlpack, _asarray  # type: ignore[attr-defined]
     cupy.RawModule = RawModule  # type: ignore[attr-defined]
-    cupy.get_default_memory_pool = lambda: types.SimpleNamespace(free_bytes=lambda: 0)  # type: ignore[attr-defined]
+    cupy.get_default_memory_pool = lambda: types.SimpleNamespace(free_bytes=lambda: 0, used_bytes=_used)  # type: ignore[attr-defined]
     return cupy

@@ -1,0 +1,102 @@
+"""Profiles of the GPU: time by events around each launch, NVTX ranges, the stream's lane, peak memory; over the fake of CuPy."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+from cusim import compiler_missing, fake_cupy
+from test_executors import CASES, _train
+
+import fastmnist
+from fastmnist.backends import gpu, gpu_probe, recording
+from fastmnist.backends.gpu import CupyExecutor
+from fastmnist.backends.gpu_recording import TIMED_STEPS, grouped
+from fastmnist.profiling import profiles
+
+if compiler_missing():
+    pytest.skip(compiler_missing(), allow_module_level=True)
+
+
+@pytest.fixture
+def device(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cupy", fake_cupy.module())
+    usable = gpu_probe.GpuStatus("ok", True, "", "", "Fake GPU", (9, 0), 1 << 30, (13, 0), 1, "cupy-cuda13x 14.2.0")
+    monkeypatch.setattr(gpu_probe, "probe", lambda: usable)
+    monkeypatch.setattr(profiles, "OVERHEAD_SECONDS", 0.1)
+    monkeypatch.setattr(profiles, "_roofs", lambda: None)  # of a simulator nobody wants to know them
+    gpu.open_device.cache_clear()
+    yield gpu.open_device()
+    gpu.open_device.cache_clear()
+
+
+def test_recording_changes_no_bit_and_times_every_launch(device):
+    spec = CASES["adamw, smoothing"]
+    expected, _ = _train(CupyExecutor(spec), spec, batch=10, epochs=2)
+    with recording.recording_to(recording.Recorder()) as recorder:
+        run = CupyExecutor(spec)
+    got, epochs = _train(run, spec, batch=10, epochs=2)
+    assert all(a.tobytes() == b.tobytes() for a, b in zip(got, expected, strict=True))
+    full = next(table for table in recorder.tables if table.rows == 10)
+    steps = len(epochs[0].losses) // 10
+    assert (
+        full.phase == "training"
+        and full.calls == [2 * steps]
+        and full.timed == [2 * TIMED_STEPS]
+        and steps > TIMED_STEPS
+    )
+    assert (full.timed_seconds[0] > 0).all() and len(full.lanes[0]) == len(full.timed_seconds[0])
+    ops = [line.op for line in full.lanes[0]]
+    assert "gather_rows" in ops and "softmax_cross_entropy" in ops and "adam" in ops
+    assert any(line.flops > 0 and line.nbytes > 0 for line in full.lanes[0])
+    starts = [event.start for event in full.events]
+    assert starts == sorted(starts) and len(starts) == recording.TRACED_STEPS * len(ops)
+    assert sum(span.steps for span in recorder.spans) == sum(epoch.steps for epoch in epochs)
+
+
+@pytest.mark.parametrize("name", ["momentum", "activations", "one-vs-rest"])
+def test_groups_are_all_launches_in_order_and_fused_ops_are_one(device, name):
+    spec = CASES[name]
+    run = CupyExecutor(spec)
+    _train(run, spec, batch=10, epochs=1)
+    runner = run._training[1]
+    groups = grouped(runner.facts, runner.calls(10))
+    assert [launch for _, _, launches in groups for launch in launches] == runner.launches(10)
+    edges = [0, *(end for _, end, _ in groups)]
+    assert edges == [*(first for first, _, _ in groups), len(runner.calls(10))]
+    fused = [runner.calls(10)[first:end] for first, end, _ in groups if end - first > 1]
+    assert bool(fused) == (name != "activations")
+    assert all([op for op, _, _ in calls][:2] == ["linear_dx", "relu_backward"] for calls in fused)
+
+
+def test_a_profile_of_the_gpu(device, tmp_path):
+    rng = np.random.default_rng(0)
+    X = rng.integers(0, 256, (120, 20)).astype(np.uint8)
+    y = X[:, :3].argmax(axis=1)
+    fake_cupy.RANGES.clear()
+    model = fastmnist.MLPClassifier((9,), max_iter=2, batch_size=20, random_state=0)
+    profile = fastmnist.profile(model, X, y, backends=("cupy",))
+    (run,) = profile.backends
+    assert run.backend == "cupy" and run.steps == 12 and 0 < run.timed < 1 and run.train_seconds > 0
+    assert run.accounted == pytest.approx(1, abs=0.9)  # events and wall clock speak of the same work
+    weights = 4 * (20 * 9 + 9 + 9 * 3 + 3)
+    assert run.device_peak >= X.nbytes + 3 * weights
+    training = [kernel for kernel in profile.kernels if kernel.phase == "training"]
+    assert sum(kernel.share for kernel in training) == pytest.approx(1)
+    assert {"gather_rows", "adam", "softmax_cross_entropy"} <= {kernel.op for kernel in training}
+    assert all(kernel.calls % 12 == 0 and kernel.variant == "CUDA" for kernel in training)
+    assert any(kernel.phase == "inference" for kernel in profile.kernels)
+    assert "adam" in {name.partition(" ")[0] for name in fake_cupy.RANGES} and not fake_cupy._open_ranges
+    profile.to_trace(tmp_path / "trace.json")
+    events = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
+    assert "stream 0" in [event["args"].get("name") for event in events if event["ph"] == "M"]
+    assert {event["name"] for event in events if event["ph"] == "X"} >= {"gather_rows", "adam"}
+
+
+def test_a_profile_of_a_gradient_on_the_gpu(device):
+    rng = np.random.default_rng(0)
+    X = rng.integers(0, 256, (120, 20)).astype(np.uint8)
+    model = fastmnist.LogisticRegression(max_iter=3)
+    profile = fastmnist.profile(model, X, X[:, :3].argmax(axis=1), backends=("cupy",))
+    assert {kernel.phase for kernel in profile.kernels} == {"gradient", "inference"}
+    assert "linear_dw" in " ".join(kernel.op for kernel in profile.kernels)
