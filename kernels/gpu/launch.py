@@ -78,10 +78,13 @@ class Facts:
     scratch : Array, optional
         Floats for the shares of long sums. Launches are made one after the other on one stream, so one piece of memory serves them all;
         without it no sum is cut.
+    precision : str
+        What factors of products are rounded to: "float32" (nothing), "tf32" or "bf16", on tensor cores; see tensor_tile.cuh.
     """
 
     multiprocessors: int
     scratch: Array | None = None
+    precision: str = "float32"
 
 
 @dataclass(frozen=True)
