@@ -131,6 +131,10 @@ class Executor(BoundExecutor, Protocol):
     """A `BoundExecutor` to which any data can be attached."""
 
     @property
+    def precision(self) -> str:
+        """What factors of products are rounded to: one of `backends.PRECISIONS`."""
+
+    @property
     def takes_compressed(self) -> bool:
         """Whether `bind` takes `CompressedRows`."""
 

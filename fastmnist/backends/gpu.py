@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -21,7 +22,7 @@ from fastmnist.backends.gpu_device import Buffer, Device, Graph
 from fastmnist.backends.gpu_search import DeviceSearch
 from fastmnist.backends.rows import CompressedRows
 from fastmnist.kernels.contract import CONTRACT
-from fastmnist.kernels.gpu import NOT_ON_GPU, Array, Launch, launches, plan
+from fastmnist.kernels.gpu import NOT_ON_GPU, Array, Facts, Launch, launches, plan
 from fastmnist.network.losses import SoftmaxTwiceCrossEntropy
 from fastmnist.network.lowering import DataFormat, Target, gradient_program, inference_program, training_program
 from fastmnist.network.program import BARRIER, Program, Tensor, View
@@ -53,6 +54,9 @@ class CupyExecutor:
     spec : Spec
     device : Device, optional
         Default: the first one that CuPy sees.
+    precision : {"float32", "tf32", "bf16"}, default="float32"
+        What factors of products are rounded to; the device must have tensor cores for all but float32. Parameters, activations and sums are
+        float32 in all.
     """
 
     backend = "cupy"
@@ -61,12 +65,13 @@ class CupyExecutor:
     takes_compressed = False
     reading_order = None
 
-    def __init__(self, spec: Spec, *, device: Device | None = None) -> None:
+    def __init__(self, spec: Spec, *, device: Device | None = None, precision: str = "float32") -> None:
         if isinstance(spec.loss, SoftmaxTwiceCrossEntropy):
             reason = f"it has no loss 'softmax_twice': {NOT_ON_GPU['softmax_twice_cross_entropy']}."
             raise BackendUnavailable("cupy", "no-kernel", reason, "Use backend='numba'.")
         device = device or open_device()
-        self.spec, self.device = spec, device
+        self.spec, self.device, self.precision = spec, device, precision
+        self._facts = replace(device.facts, precision=precision)
         self._compiled_before = device.compile_seconds
         self._data = _Bound(device)
         self._format = DataFormat("")  # nothing is bound
@@ -137,7 +142,7 @@ class CupyExecutor:
             if self._state is None:
                 self._state = _reserve(self.device, {"parameters and moments": program.state.size})
                 self.device.clear(self._state.address, self._state.nbytes)
-            self._training = (batch_sizes, _Runner(self.device, program, self._data, self._state))
+            self._training = (batch_sizes, _Runner(self.device, self._facts, program, self._data, self._state))
             announce_decisions(self.backend, program.decisions)
         runner = self._training[1]
         if self._initial is not None:
@@ -210,7 +215,7 @@ class CupyExecutor:
         if self._gradient is None or self._gradient[0] != sizes:
             program = self.gradient_program(sizes)
             announce_decisions(self.backend, program.decisions)
-            runner = _Runner(self.device, program, self._data)
+            runner = _Runner(self.device, self._facts, program, self._data)
             shape = (n, *program.bound["losses"].shape[1:])
             runner.own.put(
                 order=np.arange(n),
@@ -286,7 +291,7 @@ class CupyExecutor:
         key = (len(X), X.dtype.name, pixel_scale)
         if key not in self._inference:
             program = inference_program(self.spec, DataFormat(X.dtype.name, pixel_scale), (len(X),))
-            runner = _Runner(self.device, program, _Bound(self.device))
+            runner = _Runner(self.device, self._facts, program, _Bound(self.device))
             runner.own.put(order=np.arange(len(X)), outputs=result)
             self._inference = {key: runner, **dict(list(self._inference.items())[:1])}  # of a long X the last two
         runner = self._inference[key]
@@ -381,6 +386,8 @@ class _Runner:
     Parameters
     ----------
     device : Device
+    facts : Facts
+        The device's, with the precision of products.
     program : Program
     shared : _Bound
         Bound tensors that other runners use as well: the data set.
@@ -388,8 +395,10 @@ class _Runner:
         Memory of the parameters and moments.
     """
 
-    def __init__(self, device: Device, program: Program, shared: _Bound, state: Buffer | None = None) -> None:
-        self._device, self.program, self._shared = device, program, shared
+    def __init__(
+        self, device: Device, facts: Facts, program: Program, shared: _Bound, state: Buffer | None = None
+    ) -> None:
+        self._device, self._facts, self.program, self._shared = device, facts, program, shared
         self.own = _Bound(device)
         self._state = state
         self._workspace = _reserve(device, {"workspace": program.workspace.size})
@@ -472,7 +481,7 @@ class _Runner:
             for i in instructions
             if i is not BARRIER
         ]
-        return plan(self._device.facts, calls)
+        return plan(self._facts, calls)
 
     def _graph(self, rows: int, steps: int) -> Graph:
         if (rows, steps) not in self._graphs:

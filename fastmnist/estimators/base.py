@@ -266,6 +266,7 @@ class NetworkClassifier(Classifier):
 
     _auto_batch_size: ClassVar[int] = 200  # what batch_size="auto" means: scikit-learn's
 
+    precision: str = "float32"  # a parameter of networks
     n_threads: int | None
     max_memory: int | None
     batch_size: str | int
@@ -338,10 +339,20 @@ class NetworkClassifier(Classifier):
         """Choose the backend and build its executor; sets `backend_` and `backend_reason_`."""
         # float32 is what every backend can do; NumPy, once it is chosen, does what X asks for.
         choice = backends.select(
-            self.backend, n_samples=X.shape[0], n_features=X.shape[1], flops=flops, steps=steps, dtype=np.float32
+            self.backend,
+            n_samples=X.shape[0],
+            n_features=X.shape[1],
+            flops=flops,
+            steps=steps,
+            dtype=np.float32,
+            precision=self.precision,
         )
         executor = backends.build(
-            choice.backend, spec, n_threads=self.n_threads, dtype=arithmetic_dtype(choice.backend, X)
+            choice.backend,
+            spec,
+            n_threads=self.n_threads,
+            dtype=arithmetic_dtype(choice.backend, X),
+            precision=self.precision,
         )
         self.backend_, self.backend_reason_ = choice.backend, choice.reason
         self._keep_executor(executor)
@@ -402,7 +413,8 @@ class NetworkClassifier(Classifier):
         if executor is not None and unchanged:
             return executor
         backend = self.backend_ if self.backend == "auto" else self.backend
-        if executor is None or executor.backend != backend or not _same_network(executor.spec, self._spec()):
+        changed = executor is None or (executor.backend, executor.precision) != (backend, self.precision)
+        if changed or not _same_network(executor.spec, self._spec()):
             self._keep_executor(executor := self._rebuild_executor(backend))
         else:
             self._remember_network(executor)
@@ -421,7 +433,9 @@ class NetworkClassifier(Classifier):
         if backend != "numpy" and dtype == np.float64:
             dtype = np.dtype(np.float32)  # fitted in float64 by NumPy, now asked of compiled kernels
         try:
-            return backends.build(backend, self._spec(), n_threads=self.n_threads, dtype=dtype)
+            return backends.build(
+                backend, self._spec(), n_threads=self.n_threads, dtype=dtype, precision=self.precision
+            )
         except backends.BackendUnavailable:
             if backend != self.backend_:
                 raise
