@@ -413,8 +413,12 @@ class NetworkClassifier(Classifier):
         if executor is not None and unchanged:
             return executor
         backend = self.backend_ if self.backend == "auto" else self.backend
-        changed = executor is None or (executor.backend, executor.precision) != (backend, self.precision)
-        if changed or not _same_network(executor.spec, self._spec()):
+        asked = backend, self.precision
+        if (
+            executor is None
+            or (executor.backend, executor.precision) != asked
+            or not _same_network(executor.spec, self._spec())
+        ):
             self._keep_executor(executor := self._rebuild_executor(backend))
         else:
             self._remember_network(executor)

@@ -378,8 +378,8 @@ class NetworkFitting(NetworkClassifier):
             Names both parameters and what to change.
         """
         if self.solver == "lbfgs":
-            needs = {"dropout": 0.0, "weight_decay": 0.0, "schedule": None, "ema_decay": 0.0, "augment": False}
-            needs["precision"] = "float32"
+            needs: dict[str, Any] = {"dropout": 0.0, "weight_decay": 0.0, "schedule": None, "ema_decay": 0.0}
+            needs |= {"augment": False, "precision": "float32"}
             for name, off in needs.items():
                 value = getattr(self, name, off)
                 if np.any(value) if name == "dropout" else value not in (off, "auto"):
