@@ -22,7 +22,7 @@ from fastmnist.backends.gpu_device import Buffer, Device, Graph
 from fastmnist.backends.gpu_search import DeviceSearch
 from fastmnist.backends.rows import CompressedRows
 from fastmnist.kernels.contract import CONTRACT
-from fastmnist.kernels.gpu import NOT_ON_GPU, Array, Facts, Launch, launches, plan
+from fastmnist.kernels.gpu import NOT_ON_GPU, Array, Facts, Launch, decisions, launches, plan
 from fastmnist.network.losses import SoftmaxTwiceCrossEntropy
 from fastmnist.network.lowering import DataFormat, Target, gradient_program, inference_program, training_program
 from fastmnist.network.program import BARRIER, Program, Tensor, View
@@ -122,7 +122,13 @@ class CupyExecutor:
 
     def program(self, batch_sizes: tuple[int, ...]) -> Program:
         """The training program for batches of these sizes, on the bound data."""
-        return training_program(self.spec, Target(), self._format, batch_sizes)
+        program = training_program(self.spec, Target(), self._format, batch_sizes)
+        (instructions,) = program.tables[batch_sizes[0]].threads
+        shapes = [
+            (i.op, [view.shape for view in (*i.outs, *i.ins)], i.label) for i in instructions if i is not BARRIER
+        ]
+        program.decisions.extend(decisions(self._facts, shapes))
+        return program
 
     def launches(self, rows: int) -> list[Launch]:
         """The kernel launches of one training step of `rows` rows, the epoch's first; for benchmarks and profiles.

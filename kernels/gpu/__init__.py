@@ -4,8 +4,8 @@
 simulator) compiles `source(file)` and runs them.
 """
 
-from . import activations, channels, convolution, lbfgs, losses, matmul, optimizers, pooling, rows
-from .fusion import plan
+from . import activations, channels, convolution, lbfgs, losses, matmul, optimizers, pooling, rows, update
+from .fusion import decisions, plan
 from .launch import LAUNCHERS, NOT_ON_GPU, Array, Facts, Launch, launches
 from .source import FILES, file_of, source
 
@@ -19,6 +19,7 @@ __all__ = [
     "activations",
     "channels",
     "convolution",
+    "decisions",
     "file_of",
     "launches",
     "lbfgs",
@@ -29,4 +30,5 @@ __all__ = [
     "pooling",
     "rows",
     "source",
+    "update",
 ]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from . import matmul
+from ..contract import CONTRACT
+from . import matmul, update
 from .launch import Array, Facts, Launch, launches
 
 Call = tuple[str, Sequence[Array], Sequence[float]]
@@ -28,7 +29,56 @@ def plan(facts: Facts, calls: Sequence[Call]) -> list[Launch]:
             dx, dy, w = arrays
             result += matmul.product(facts, "nt", dx, dy, w, w.shape[1], kept=following[1][2])
             i += 2
+        elif fused := _update(facts, op, arrays, following, calls[i + 2 :]):
+            result += fused
+            i += 2
         else:
             result += launches(op, facts, arrays, params)
             i += 1
     return result
+
+
+def _update(
+    facts: Facts, op: str, arrays: Sequence[Array], step: Call, later: Sequence[Call]
+) -> list[Launch] | None:
+    """A gradient of weights or biases and the optimizer's step that follows it, if nothing else reads the gradient."""
+    if op not in ("linear_dw", "linear_db") or step[0] not in update.KINDS:
+        return None
+    gradient, *factors = arrays
+    if step[1][-3].address != gradient.address or _is_read(gradient, later):
+        return None
+    if op == "linear_dw":
+        return update.update_weights(facts, *factors, step)
+    return update.update_bias(facts, *factors, step)
+
+
+def _is_read(array: Array, calls: Sequence[Call]) -> bool:
+    """Whether any of the calls reads what lies at the array's address before another one overwrites it."""
+    for op, arrays, _ in calls:
+        n_outs = len(CONTRACT[op].outs)
+        if any(operand.address == array.address for operand in arrays[n_outs:]):
+            return True
+        if any(operand.address == array.address for operand in arrays[:n_outs]):
+            return op.endswith("add")
+    return False
+
+
+def decisions(facts: Facts, calls: Sequence[tuple[str, Sequence[tuple[int, ...]], str]]) -> list[str]:
+    """For `explain`: what becomes of neighbouring ops.
+
+    Parameters
+    ----------
+    facts : Facts
+    calls : sequence of (op, shapes, label)
+    """
+    fused = [
+        following[2]
+        for call, following in zip(calls, calls[1:], strict=False)
+        if call[0] == "linear_dw" and following[0] in update.KINDS
+        if update.tile_of(facts, *call[1][0], call[1][1][0])
+    ]
+    how = "sums in float32" if facts.precision == "float32" else "on tensor cores, sums in float32"
+    return [
+        f"products in {facts.precision}, {how}",
+        f"in one kernel with its gradient: {', '.join(fused) or 'no optimizer step'}",
+    ]

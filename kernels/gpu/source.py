@@ -13,12 +13,16 @@ _KERNEL = re.compile(r'extern\s+"C"\s+__global__\s+void\s+(?:__launch_bounds__\(
 _PARTS = {
     "matmul": ("tile.cuh",),
     "convolution": ("tile.cuh", "windows.cuh"),
+    "optimizers": ("step.cuh",),
+    "channels": ("step.cuh",),
+    "update": ("tile.cuh", "step.cuh", "update.cuh"),
+    "tensor_update": ("tile.cuh", "tensor_tile.cuh", "step.cuh", "update.cuh"),
     "tensor_matmul": ("tile.cuh", "tensor_tile.cuh"),
     "tensor_convolution": ("tile.cuh", "tensor_tile.cuh", "windows.cuh"),
 }
 
 # Sources of which older devices get no kernel, with the compute capability from which they do.
-LEAST_COMPUTE_CAPABILITY = {"tensor_matmul": (8, 0), "tensor_convolution": (8, 0)}
+LEAST_COMPUTE_CAPABILITY = dict.fromkeys(("tensor_matmul", "tensor_convolution", "tensor_update"), (8, 0))
 
 FILES = tuple(sorted(path.stem for path in _FOLDER.glob("*.cu")))
 
