@@ -3,7 +3,7 @@
     python bench/bench_crossover.py [--rounds 5] [--rows 4000]
 
 Random rows of 784 values, a given share of them not zero. Both ways take turns; prints medians and where they cross, and appends them to
-`bench/results/crossover.csv`. `DENSITY_LIMIT` in `fastmnist/backends/compressed.py` is set from it.
+`bench/results/crossover.csv`. `STATED_SHARE` in `fastmnist/backends/crossovers.py` is set from it; `fastmnist info --measure` is the short form.
 """
 
 from __future__ import annotations

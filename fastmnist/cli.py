@@ -130,7 +130,9 @@ def predict(model_file: str, images: tuple[str, ...], raw: bool, show: bool, as_
 
 @main.command()
 @click.option(
-    "--measure", is_flag=True, help="Measure the machine's roofs, again if they are known; some three seconds."
+    "--measure",
+    is_flag=True,
+    help="Measure roofs and crossovers of this machine, again if they are known; some five seconds.",
 )
 @json_option
 def info(measure: bool, as_json: bool) -> None:
@@ -140,13 +142,15 @@ def info(measure: bool, as_json: bool) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from fastmnist.backends.crossovers import crossovers
     from fastmnist.backends.gpu_probe import probe
-    from fastmnist.profiling.machine import known_roofs, roofs
+    from fastmnist.profiling.machine import known_roofs, measure_machine
     from fastmnist.system_info import system_info
 
     facts = system_info()
-    known = roofs(measure=True) if measure else known_roofs()
+    known = measure_machine() if measure else known_roofs()
     facts["roofs"] = None if known is None else asdict(known)
+    facts["crossovers"] = {name: asdict(crossover) for name, crossover in crossovers().items()}
     if as_json:
         emit_json(facts)
         return
@@ -164,6 +168,7 @@ def info(measure: bool, as_json: bool) -> None:
         rows[f"backend {name}"] = f"{'yes' if backend['available'] else 'no'}: {backend['reason']}"
     rows["GPU"] = f"{probe().summary.removeprefix('GPU: ')} {facts['gpu']['remedy']}"
     rows["roofs"] = "; ".join(known.summary()) if known else "not measured yet: fastmnist info --measure"
+    rows["crossovers"] = "; ".join(f"{name}: up to {crossover}" for name, crossover in crossovers().items())
     for name, cache in facts["caches"].items():
         rows[f"cache of {name}"] = f"{cache['path']}: {cache['files']} files, {cache['bytes'] / 2**20:.1f} MiB"
     for name, variable in facts["environment"].items():

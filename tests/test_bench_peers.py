@@ -8,6 +8,7 @@ import textwrap
 import time
 from dataclasses import replace
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ sys.path[:0] = [str(PEERS), str(TESTS)]
 
 import compare  # noqa: E402
 import objectives  # noqa: E402
+import picture  # noqa: E402
 import readme_tables  # noqa: E402
 import records  # noqa: E402
 import verdict  # noqa: E402
@@ -183,7 +185,7 @@ def test_a_peer_s_parameters_are_given_to_both_sides_and_named_in_the_table():
 
 
 def test_runners_import_no_library_before_they_are_made():
-    code = "import sys, mlp, lbfgs, gradient_step, prediction, startup, cnn, cnn_prediction, cnn_memory; print(*sys.modules)"
+    code = "import sys, mlp, lbfgs, gradient_step, prediction, startup, forest, cnn, cnn_prediction, cnn_memory; print(*sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], cwd=PEERS, capture_output=True, text=True, check=True)
     assert not {"torch", "jax", "tensorflow", "keras", "sklearn", "sklearnex", "fastmnist"} & set(run.stdout.split())
 
@@ -291,7 +293,34 @@ def test_the_repository_s_records_can_be_read():
 
 def test_readme_is_what_the_records_say():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert readme_tables.updated(text, records.load()) == text, "run `make tables`"
+    known = records.load()
+    assert readme_tables.updated(text, known) == text, "run `make tables`"
+    for path, svg in readme_tables.pictures(known).items():
+        assert (ROOT / path).read_text(encoding="utf-8") == svg, "run `make tables`"
+        assert path in text
+
+
+def _bars(svg: str) -> list[tuple[float, float, str]]:
+    """Left end, right end and colour of each bar."""
+    root = ElementTree.fromstring(svg)
+    bars = root.iter("{http://www.w3.org/2000/svg}rect")
+    return [(float(b.get("x")), float(b.get("x")) + float(b.get("width")), b.get("fill")) for b in bars]
+
+
+@pytest.mark.parametrize("theme", picture.THEMES)
+def test_bars_begin_at_the_same_speed_and_lost_ones_point_to_the_left(found, theme):
+    job = a_job("Peer")
+    lost = [replace(r, seconds=r.seconds / 8) if r.provider == "peer" else r for r in without_trials(found)]
+    outcomes = [(job, verdict.judge(job, rows)) for rows in (without_trials(found), lost)]
+    svg = picture.picture(outcomes, theme)
+    (slow_left, slow_right, slow), (fast_left, fast_right, fast) = _bars(svg)
+    colours = picture.THEMES[theme]
+    assert (fast, slow) == (colours[3], colours[4])
+    assert slow_right == pytest.approx(fast_left, abs=0.2), "the line of the same speed"
+    # Twice as fast and a quarter as fast: one power of two and two.
+    assert (slow_right - slow_left) / (fast_right - fast_left) == pytest.approx(2, rel=0.1)
+    assert svg.count("1 = same speed") == 1 and ", slower<" in svg
+    assert "<rect" not in picture.picture([], theme), "nothing measured, nothing drawn"
 
 
 def test_table_has_losses_and_slower_lines(found, monkeypatch):
@@ -301,7 +330,7 @@ def test_table_has_losses_and_slower_lines(found, monkeypatch):
     (line,) = [line for line in text.splitlines() if line.startswith("| a job: it")]
     assert "SLOWER" in line and "0.5 / 0.5" in line and "90.00% / 90.00%" in line and "peer (peer 1; threads=2)" in line
     assert line.count("|") == readme_tables.HEADER[0].count("|")
-    assert "1 SLOWER" in text
+    assert "1 SLOWER" in text and "**Slower than a peer** (1): a job, it: peer (0.25 x)." in text
 
 
 def test_only_what_is_between_the_markers_changes(found):
@@ -328,3 +357,71 @@ def test_the_command_line_lists_jobs(capsys):
     assert compare.main(["--list"]) == 0
     listed = capsys.readouterr().out
     assert all(job in listed for job in JOBS)
+
+
+# --- one command for all of it ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def two_jobs(monkeypatch, tmp_path):
+    """Runs `compare.main` on two jobs; returns its code and the records' file."""
+    jobs = {name: replace(a_job("Peer"), name=name, rounds=2) for name in ("one", "two")}
+    monkeypatch.setattr(compare, "JOBS", jobs)
+    monkeypatch.setattr(compare, "ROOT", TESTS)  # on the workers' path
+    monkeypatch.setattr(compare, "commit", lambda: "abc1234")
+    file = tmp_path / "peers.csv"
+    return lambda *arguments: compare.main([*arguments, "--results", str(file)]), file
+
+
+def test_an_interrupted_run_goes_on_where_it_was(two_jobs, monkeypatch, capsys):
+    run, file = two_jobs
+    assert run("--jobs", "one") == 0
+    assert "[1 of 1:" in capsys.readouterr().out
+    before = records.load(file)
+    assert run("--resume") == 0
+    out = capsys.readouterr().out
+    assert "1 pairs, 1 have records of commit abc1234" in out and "one against" not in out
+    assert {r.job for r in records.load(file)[len(before) :]} == {"two"}
+    assert run("--resume") == 0 and "0 pairs, 2 have records" in capsys.readouterr().out
+    monkeypatch.setattr(compare, "commit", lambda: "def5678")
+    monkeypatch.setattr(compare.Pair, "sample", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    assert run("--resume") == compare.INTERRUPTED
+    assert "--resume" in capsys.readouterr().err
+
+
+def test_a_budget_takes_fewer_rounds_but_enough_for_a_verdict():
+    found = compare.Pair(a_job("Peer"), "peer", sys.executable, [str(TESTS)]).sample(9, seconds=0.0)
+    assert len(without_trials(found)) == 2 * compare.LEAST_ROUNDS
+
+
+def test_what_a_budget_has_no_time_for_is_left(two_jobs, capsys):
+    run, file = two_jobs
+    assert run("--budget", "0.0001") == 1
+    captured = capsys.readouterr()
+    assert {r.job for r in records.load(file)} == {"one"} and "1 pairs are left" in captured.err
+    with pytest.raises(SystemExit):
+        run("--budget", "-1")
+
+
+def test_estimates_follow_the_records(found):
+    job = a_job("Peer")
+    few, many = (compare.estimate(job, "peer", rounds, found) for rounds in (6, 12))
+    assert many - few == pytest.approx(6 * 2 * np.mean([r.seconds for r in without_trials(found)]), rel=0.01)
+    assert compare.estimate(job, "peer", 6, []) > few, "settings have to be tried"
+
+
+def test_times_of_the_sources_are_medians_of_rounds(monkeypatch, tmp_path):
+    sys.path.insert(0, str(PEERS))
+    import sources
+
+    from fastmnist.recipes.peer_times import COLUMNS, peer_times
+
+    seconds = iter([3.0, 1.0, 2.0])
+    monkeypatch.setattr(sources, "JOBS", {("fcnn", ""): lambda: ("Keras 3", "epoch", next(seconds), None, "")})
+    file = tmp_path / "times.csv"
+    file.write_text(",".join(COLUMNS) + "\n")
+    sources.main(["fcnn", "--rounds", "3", "--records", str(file)])
+    (time,) = peer_times(file).values()
+    assert (time.seconds, time.samples) == (2.0, 3)
+    with pytest.raises(SystemExit):
+        sources.main(["no-such-recipe"])

@@ -32,7 +32,6 @@ from fastmnist.network.schedules import OneCycle
 LAYERS = (Conv2D(8, 3, activation="relu"), MaxPool2D(), Flatten(), Dense(16, "relu"))
 NORMED = (Conv2D(8, 3, use_bias=False), BatchNorm(), Activation("relu"), Dropout(0.1), GlobalAvgPool2D())
 
-
 PLAIN = {"layers": LAYERS, "max_iter": 8, "random_state": 0, "n_threads": 2, "backend": "numba", "batch_size": 64}
 PLAIN |= {"learning_rate_init": 0.001, "beta_2": 0.999, "schedule": None, "label_smoothing": 0.0}
 
@@ -49,6 +48,23 @@ def _fitted(X, y, **parameters):
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 class TestFits:
+    def test_weights_that_are_changed_or_exchanged_are_predicted_with(self, digits):
+        X, y = digits
+        clf = _fitted(X[:300], y[:300], max_iter=1)
+        image = X[:1]
+        before = clf.predict_proba(image)
+        clf.coefs_[0][...] *= 2
+        doubled = clf.predict_proba(image)
+        assert not np.allclose(doubled, before)
+        clf.coefs_[0] = np.asfortranarray(clf.coefs_[0] / 2)  # rows that are copies
+        np.testing.assert_array_equal(clf.predict_proba(image), before)
+        clf.coefs_[0][...] *= 2
+        np.testing.assert_array_equal(clf.predict_proba(image), doubled)
+        np.testing.assert_array_equal(pickle.loads(pickle.dumps(clf)).predict_proba(image), doubled)
+        clf.set_params(layers=(*LAYERS, Dense(4)))
+        with pytest.raises(ValueError, match="was fitted with 3 layers"):
+            clf.predict(image)
+
     def test_learns_digits(self, digits):
         X, y = digits
         clf = _fitted(X[:1300], y[:1300], max_iter=20, learning_rate_init=0.01)

@@ -117,6 +117,67 @@ def test_a_result_that_depends_on_the_order_of_blocks(plain):
     assert results == [4, 0]
 
 
+# --- blocks that wait for each other -------------------------------------------------------------------------------------------------
+
+
+def relay(module, kernel, *, blocks=5, threads=64, reverse=False, cooperative=True):
+    """What each thread has read of its neighbour in the next block, and what that was."""
+    z, y, arrivals = np.zeros(blocks * threads, np.float32), np.zeros(blocks * threads, np.float32), np.zeros(1, np.uint32)
+    options = {"shared": 4 * threads, "reverse": reverse, "cooperative": cooperative}
+    module.launch(kernel, (blocks,), (threads,), (z, y, arrivals), **options)
+    return z, np.roll(np.arange(blocks * threads), -threads)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_blocks_that_meet_see_each_others_work(plain, race, reverse):
+    for module in (plain, race):
+        for blocks, threads in ((5, 64), (1, 32), (3, 1), (40, 33)):
+            z, expected = relay(module, "relay", blocks=blocks, threads=threads, reverse=reverse)
+            np.testing.assert_array_equal(z, expected)
+
+
+def test_a_missing_meeting_gives_wrong_numbers(plain):
+    z, expected = relay(plain, "relay_without_meeting")
+    assert (z != expected).mean() == 0.8  # the last block's neighbour has run before
+    z, expected = relay(plain, "relay_without_second_meeting", reverse=True)
+    assert (z == -1).any()
+
+
+@pytest.mark.parametrize(
+    "kernel",
+    [
+        "relay_without_meeting",
+        "relay_that_reads_before_it_waits",
+        "relay_without_second_meeting",
+        "relay_that_arrives_before_all_have_written",
+        "relay_with_plain_counter",
+    ],
+)
+def test_a_missing_or_weak_meeting_is_a_race(race, kernel):
+    with pytest.raises(SimulatorError, match=r"race on global memory: .*planted_bugs.cu:\d+, no barrier between"):
+        relay(race, kernel)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "waiting"), [("waits_for_one_too_many", 5), ("waits_for_blocks_that_have_left", 3)]
+)
+def test_blocks_that_wait_forever(plain, race, kernel, waiting):
+    where = line_of("cusim_poll()", "wait")
+    message = (
+        rf"deadlock in block \(0,0,0\): .*1 thread\(s\) wait at a poll of other blocks in line {where}.*"
+        rf"of 5 blocks {waiting} wait"
+    )
+    for module in (plain, race):
+        with pytest.raises(SimulatorError, match=message):
+            relay(module, kernel)
+        np.testing.assert_array_equal(*relay(module, "relay"))  # the machine works on
+
+
+def test_blocks_that_wait_need_a_cooperative_launch(plain):
+    with pytest.raises(SimulatorError, match="waiting for other blocks in a launch that is not cooperative"):
+        relay(plain, "relay", cooperative=False)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -20,6 +20,7 @@ from fastmnist.training import device_search
 from fastmnist.training.device_search import lbfgs_on_device, line_search, searches_on_device
 from fastmnist.training.full_batch import Objective, lbfgs
 from fastmnist.training.lockstep import lbfgs_by_output
+from fastmnist.training.preconditioner import Preconditioner, make_preconditioner
 
 needs_simulator = pytest.mark.skipif(bool(compiler_missing()), reason=compiler_missing())
 
@@ -27,10 +28,16 @@ SETTINGS = {"tol": 1e-5, "max_iter": 200, "options": {"maxls": 50, "ftol": 64 * 
 SOFTMAX, ONE_VS_REST = _spec(layers=(Dense(5),)), _spec(layers=(Dense(5),), loss=BinaryCrossEntropy())
 
 
-def objective(executor, *, l2=0.01, fit_intercept=True):
-    X, y, weight = _data()
+def objective(executor, *, l2=0.01, fit_intercept=True, correlated=False):
+    X, y, weight = correlated_data() if correlated else _data()
     executor.bind(X, y, weight, pixel_scale=1 / 255)
     return Objective(executor, l2, fit_intercept=fit_intercept)
+
+
+def correlated_data():
+    """Features that rise together, as neighbouring pixels do."""
+    X, y, weight = _data("dense float")
+    return (255 * np.cumsum(X, axis=1) / 4).astype(np.float32), y, weight
 
 
 def zeros(spec):
@@ -61,6 +68,60 @@ def test_reaches_scipy_s_minimum_in_as_many_iterations(spec, fit_intercept):
     there = ours(ours.to_vector(got.parameters))
     assert there.value == pytest.approx(got.loss, rel=1e-6)
     assert there.steepness == pytest.approx(got.gradient_max, rel=0.3)
+
+
+@needs_simulator
+@pytest.mark.parametrize(
+    ("spec", "fit_intercept"), [(SOFTMAX, True), (ONE_VS_REST, False)], ids=["softmax", "one-vs-rest"]
+)
+def test_a_preconditioner_is_applied_on_the_device(spec, fit_intercept):
+    """The same objective, the same end and SciPy's number of iterations in the same variables, which are fewer than without."""
+    by_output = spec is ONE_VS_REST
+    X, _, weight = correlated_data()
+    change = make_preconditioner(
+        X,
+        scale=1 / 255,
+        sample_weight=weight,
+        n_outputs=5,
+        l2=0.01,
+        fit_intercept=fit_intercept,
+        dtype=np.dtype(np.float32),
+        max_memory=1 << 30,
+    )
+    diagonal = Preconditioner(np.diag(change.transform).copy())
+    host = objective(ReferenceExecutor(spec, dtype=np.float64), fit_intercept=fit_intercept, correlated=True)
+    ours = objective(CupyExecutor(spec, device=SimulatedDevice()), fit_intercept=fit_intercept, correlated=True)
+    start = [0.1 * np.ones(shape) for shape in spec.parameter_shapes]
+    if not fit_intercept:
+        start[1][:] = 0
+    for used in (change,) if fit_intercept else (change, diagonal):
+        host.preconditioner = ours.preconditioner = used
+        theirs = (lbfgs_by_output if by_output else lbfgs)(host, start, **SETTINGS)
+        got = lbfgs_on_device(ours, start, by_output=by_output, **SETTINGS)
+        assert got.converged and got.gradient_max <= SETTINGS["tol"]
+        assert got.loss == pytest.approx(theirs.loss, rel=1e-6)
+        for a, b in zip(got.parameters, theirs.parameters, strict=True):
+            np.testing.assert_allclose(a, b, atol=2e-3)
+        assert got.n_iter <= 1.3 * theirs.n_iter + 2
+        if used is change:
+            ours.preconditioner = None
+            few = {**SETTINGS, "max_iter": int(1.5 * got.n_iter)}
+            assert not lbfgs_on_device(ours, start, by_output=by_output, **few).converged
+
+
+@needs_simulator
+@pytest.mark.parametrize("mode", ["plain", "race"])
+@pytest.mark.parametrize(("rows", "columns"), [(1, 1), (7, 3), (66, 10)])
+def test_change_of_variables(rows, columns, mode):
+    rng = np.random.default_rng(rows)
+    full = np.triu(rng.standard_normal((rows, rows)))
+    vector, out = rng.standard_normal(rows * columns), np.empty(rows * columns)
+    for matrix, transposed in ((full, False), (full, True), (full[0].copy(), False), (full[0].copy(), True)):
+        (launch,) = kernels.transform(device.FACTS, *map(device.array, (out, matrix, vector)), transposed=transposed)
+        device.run(launch, mode=mode, reverse=transposed)
+        square = matrix if matrix.ndim == 2 else np.diag(matrix)
+        expected = (square.T if transposed else square) @ vector.reshape(rows, columns)
+        np.testing.assert_allclose(out, expected.ravel(), rtol=1e-12, atol=1e-12)
 
 
 @needs_simulator
@@ -176,18 +237,18 @@ def test_facts_of_a_trial(mode):
     rng = np.random.default_rng(0)
     for n_rows, n_losses, problems, rows in ((300, 1, 1, 700), (5, 4, 1, 33), (70, 3, 3, 90), (1, 1, 1, 1)):
         losses, weight = rng.random((n_rows, n_losses), np.float32), rng.random(n_rows, np.float32)
-        penalty, gradient, direction = rng.standard_normal((3, rows * problems))
+        penalty, gradient, direction, steep = rng.standard_normal((4, rows * problems))
         facts = np.empty((4, problems))
-        vectors = tuple(map(device.array, (penalty, gradient, direction)))
+        vectors = tuple(map(device.array, (penalty, gradient, direction, steep)))
         (launch,) = kernels.measure(device.array(facts), device.array(losses), device.array(weight), vectors, problems)
         device.run(launch, mode=mode)
         weighted = (losses.astype(float) * weight[:, None]).sum(axis=0)
         np.testing.assert_allclose(facts[0], weighted if problems > 1 else weighted.sum(), rtol=1e-12)
-        columns = (a.reshape(-1, problems) for a in (penalty, gradient * direction, np.abs(gradient)))
+        columns = (a.reshape(-1, problems) for a in (penalty, gradient * direction, np.abs(steep)))
         sums, products, sizes = columns
         np.testing.assert_allclose(facts[1:3], [sums.sum(axis=0), products.sum(axis=0)], atol=1e-11)
         np.testing.assert_array_equal(facts[3], sizes.max(axis=0))
-        gradient[-1] = np.nan
+        steep[-1] = np.nan
         device.run(launch)
         assert np.isnan(facts[3, -1])
 

@@ -9,6 +9,7 @@ from fastmnist.backends.binding import epoch_inputs
 from fastmnist.backends.blocks import BlockRows, layouts, pack
 from fastmnist.backends.compressed import choose_format, compress
 from fastmnist.backends.cpu import CpuExecutor
+from fastmnist.backends.crossovers import Crossover
 from fastmnist.backends.reference import ReferenceExecutor
 from fastmnist.kernels.cpu.tile import STRIP, SUMS_IN_FLIGHT, TILE_VECTORS
 from fastmnist.network.layers import Dense, Dropout
@@ -97,7 +98,7 @@ def test_same_bits_on_any_number_of_threads(name):
 
 def _compressed_and_dense(monkeypatch, spec, kind):
     compressed = _train(CpuExecutor(spec, n_threads=2), spec, kind, weighted=True)
-    monkeypatch.setattr("fastmnist.backends.compressed.DENSITY_LIMIT", 0.0)
+    monkeypatch.setattr("fastmnist.backends.compressed.share_to_compress", lambda **_: Crossover(-1.0, "set here"))
     return compressed, _train(CpuExecutor(spec, n_threads=2), spec, kind, weighted=True)
 
 

@@ -15,7 +15,7 @@ from test_image_layers import _train as _train_images
 
 import fastmnist
 from fastmnist import backends
-from fastmnist.backends import BackendUnavailable, gpu, gpu_probe
+from fastmnist.backends import BackendUnavailable, gpu, gpu_memory, gpu_probe
 from fastmnist.backends.gpu import CupyExecutor
 from fastmnist.backends.reference import ReferenceExecutor
 from fastmnist.kernels.gpu import launches
@@ -252,7 +252,7 @@ def test_an_interrupted_epoch_ends_between_two_steps(monkeypatch):
 
 def test_what_does_not_fit_says_what_and_how_much():
     X, y, _ = _data("dense float")
-    small = executor(_spec(), memory=gpu.RESERVED_BYTES + 1000)
+    small = executor(_spec(), memory=gpu_memory.RESERVED_BYTES + 1000)
     with pytest.raises(
         BackendUnavailable, match=r"Simulated GPU has 0 MiB free; .*\(source 0 MiB\).*smaller batch_size"
     ) as error:
@@ -260,7 +260,7 @@ def test_what_does_not_fit_says_what_and_how_much():
     assert error.value.code == "memory"
     # The data set fits, the network does not.
     wide = _spec(layers=(Dense(100_000, "relu"), Dense(CLASSES)))
-    tight = executor(wide, memory=gpu.RESERVED_BYTES + (1 << 20))
+    tight = executor(wide, memory=gpu_memory.RESERVED_BYTES + (1 << 20))
     tight.bind(X, y)
     tight.set_parameters([np.zeros(shape, np.float32) for shape in wide.parameter_shapes])
     with pytest.raises(BackendUnavailable, match=r"parameters and moments \d+ MiB"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import threading
@@ -12,6 +11,7 @@ import warnings
 import numpy as np
 import pytest
 import scipy.optimize
+from interrupts import fit_and_interrupt
 from scipy.special import expit, log_softmax, softmax
 from sklearn.datasets import load_digits
 from sklearn.exceptions import ConvergenceWarning
@@ -343,11 +343,10 @@ def test_ctrl_c_between_iterations(backend, digits):
 def test_ctrl_c_at_any_moment(backend, seconds, digits):
     """Without it the fit would run for hours."""
     y = np.random.default_rng(0).integers(0, 50, len(digits[0]))  # fifty classes, and nothing to learn
-    timer = threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGINT))
-    timer.start()
     with pytest.warns(UserWarning, match="Training interrupted by user"):
-        model = fit(*digits[:1], y, backend=backend, max_iter=10**6, tol=1e-300, C=1e12)
-    timer.join()
+        model = fit_and_interrupt(
+            lambda: fit(digits[0], y, backend=backend, max_iter=10**6, tol=1e-300, C=1e12), seconds
+        )
     assert model.interrupted_
     assert model.n_iter_.max() == len(model.loss_curve_)
     assert np.isfinite(model.coef_).all()

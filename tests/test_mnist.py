@@ -45,11 +45,11 @@ def test_same_bits_on_real_data_with_one_and_two_threads(mnist):
 
 def test_compressed_and_dense_rows_train_alike(mnist, monkeypatch):
     """Zero pixels are skipped exactly: only the order of the sums differs."""
-    from fastmnist.backends import compressed
+    from fastmnist.backends.crossovers import Crossover
 
     X, y, X_test, y_test = mnist
     sparse = MLPClassifier((128, 64), batch_size=32, max_iter=1, random_state=3, backend="numba").fit(X, y)
-    monkeypatch.setattr(compressed, "DENSITY_LIMIT", -1.0)
+    monkeypatch.setattr("fastmnist.backends.compressed.share_to_compress", lambda **_: Crossover(-1.0, "set here"))
     dense = MLPClassifier((128, 64), batch_size=32, max_iter=1, random_state=3, backend="numba").fit(X, y)
     assert dense.loss_curve_[0] == pytest.approx(sparse.loss_curve_[0], rel=2e-3)
     assert dense.score(X_test, y_test) == pytest.approx(sparse.score(X_test, y_test), abs=0.005)

@@ -10,6 +10,8 @@ import pytest
 
 import fastmnist
 from fastmnist import CNNClassifier, LogisticRegression, MLPClassifier, RandomForestClassifier
+from fastmnist.backends import crossovers
+from fastmnist.backends.compressed import choose_format
 from fastmnist.backends.cpu import CpuExecutor
 from fastmnist.backends.recording import Recorder, recording_to
 from fastmnist.backends.reference import ReferenceExecutor
@@ -17,8 +19,11 @@ from fastmnist.network.layers import Dense
 from fastmnist.network.optimizers import Adam
 from fastmnist.network.program import Table
 from fastmnist.network.spec import Spec
+from fastmnist.profiling import crossovers as measuring
 from fastmnist.profiling import machine
+from fastmnist.profiling.profiles import Overhead
 
+READ_MACHINE_FILE = crossovers.read_machine_file  # before a fixture hides it from all tests
 N, BATCH = 1600, 32
 SPEC = Spec(300, (Dense(128, "relu"), Dense(64, "relu"), Dense(10)), optimizer=Adam())
 
@@ -175,7 +180,9 @@ def test_a_profile_has_every_kernel_of_every_backend(found):
     for run in found.backends:
         assert run.steps == 60
         assert run.train_seconds > 0 and run.predict_seconds > 0 and run.fit_seconds >= run.train_seconds
-        assert run.overhead.pairs > 0 and np.isfinite(run.overhead.median)
+        assert run.overhead.pairs >= 5
+        assert np.isfinite([run.overhead.low, run.overhead.median, run.overhead.high]).all()
+        assert str(run.overhead) in "".join(found.summary())
         for phase in ("training", "inference"):
             kernels = [k for k in found.kernels if (k.backend, k.phase) == (run.backend, phase)]
             assert sum(k.share for k in kernels) == pytest.approx(1)
@@ -220,9 +227,50 @@ def test_full_batch_solvers_and_images_are_profiled(mnist):
     assert all(k.gflops > 1 and "Direct" in k.reason for k in convolutions)
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+def test_a_forest_is_profiled_tree_by_tree(mnist, dtype, tmp_path):
+    X, y = mnist
+    X = (
+        X[:, 200:260]
+        if dtype == "uint8"
+        else X[:, 200:260] + np.random.default_rng(0).random((len(X), 60)).astype(np.float32)
+    )
+    model = RandomForestClassifier(9, random_state=0, oob_score=True)
+    found = fastmnist.profile(model, X, y, backends=["numba"])
+    (run,) = found.backends
+    assert run.steps == 9 and run.unit == "tree" and run.timed == 1
+    assert 0.5 < run.accounted < 1.02
+    by_name = {(k.phase, k.op): k for k in found.kernels}
+    assert {op for phase, op in by_name if phase == "training"} == {
+        "grow_tree",
+        "bootstrap",
+        "leaf_distributions",
+        "barrier",
+    }
+    assert by_name["training", "grow_tree"].calls == by_name["training", "bootstrap"].calls == 9
+    assert by_name["training", "grow_tree"].share > by_name["training", "bootstrap"].share
+    assert by_name["out of bag", "forest_proba"].calls >= 9 and by_name["inference", "forest_proba"].calls >= 1
+    assert ("preparation", "bin_values") in by_name or dtype == "uint8"
+    assert by_name["preparation", "transpose"].calls == 1
+    assert sum(e.line.op == "grow_tree" for e in found.events["numba"]) == 9
+    assert run.overhead.pairs >= 5 and np.isfinite(run.overhead.median)
+    found.to_html(tmp_path / "report.html")
+    assert "9 trees of" in (tmp_path / "report.html").read_text()
+    plain, profiled = (RandomForestClassifier(9, random_state=0, backend="numba") for _ in range(2))
+    with recording_to(Recorder()):
+        profiled.fit(X, y)
+    assert plain.fit(X, y).tree_nodes_.tobytes() == profiled.tree_nodes_.tobytes()
+
+
+def test_the_overhead_says_where_it_is_noise():
+    assert str(Overhead(None, None, None, 0)) == "not measured"
+    noise, cost = Overhead(0.004, -0.01, 0.012, 25), Overhead(0.021, 0.011, 0.03, 25)
+    assert noise.within_noise and not cost.within_noise
+    assert str(noise) == "+0.4% (half of 25 pairs between -1.0% and +1.2%: within noise)"
+    assert str(cost) == "+2.1% (half of 25 pairs between +1.1% and +3.0%)"
+
+
 def test_what_cannot_be_profiled_says_so(mnist, monkeypatch):
-    with pytest.raises(ValueError, match="has no program to profile"):
-        fastmnist.profile(RandomForestClassifier(), *mnist)
     with pytest.raises(ValueError, match="backends must name"):
         fastmnist.profile(MLPClassifier(), *mnist, backends=())
     with pytest.raises(ValueError, match="got 'tpu'"):
@@ -235,9 +283,19 @@ def test_what_cannot_be_profiled_says_so(mnist, monkeypatch):
 # --- roofs -----------------------------------------------------------------------------------------------------------------------------
 
 
-def test_roofs_are_plausible_and_kept(monkeypatch, tmp_path):
-    monkeypatch.setattr(machine, "_path", lambda: tmp_path / "roofs" / "here.json")
+@pytest.fixture
+def nothing_measured(monkeypatch, tmp_path):
+    """A machine of which nothing is known; where its file would be."""
+    path = tmp_path / "roofs" / "here.json"
+    monkeypatch.setattr(crossovers, "machine_file", lambda: path)
+    monkeypatch.setattr(crossovers, "read_machine_file", READ_MACHINE_FILE)
     monkeypatch.setattr(machine, "TURNS", 4)
+    crossovers.crossovers.cache_clear()
+    yield path
+    crossovers.crossovers.cache_clear()
+
+
+def test_roofs_are_plausible_and_kept(nothing_measured, monkeypatch):
     assert machine.known_roofs() is None
     measured = machine.roofs()
     assert machine.known_roofs() == measured
@@ -248,10 +306,66 @@ def test_roofs_are_plausible_and_kept(monkeypatch, tmp_path):
     assert measured.bandwidth_of("L1", 1) > measured.bandwidth_of("memory", 1)
     assert measured.roof(1e6, 1) == measured.peak(1)
     assert measured.roof(1e-6, 1) == pytest.approx(1e-6 * measured.bandwidth_of("L1", 1))
-    monkeypatch.setattr(machine, "_measure", lambda: dataclasses.replace(measured, gflops={1: {4: 1.0}}))
-    assert machine.roofs(measure=True).gflops == {1: {4: one[4]}}, "the best seen"
-    (tmp_path / "roofs" / "here.json").write_text("{")
+    worse = {n: dict.fromkeys(row, 1.0) for n, row in measured.gflops.items()}
+    monkeypatch.setattr(machine, "_measure", lambda: dataclasses.replace(measured, gflops={**worse, 1: {4: 1.0}}))
+    assert machine.roofs(measure=True).gflops[1] == {4: one[4]}, "the best seen"
+    monkeypatch.setattr(machine, "default_threads", lambda: 99)
+    assert machine.known_roofs() is None, "not measured on so many threads"
+    nothing_measured.write_text("{")
     assert machine.known_roofs() is None, "a damaged file is measured again"
+
+
+def test_crossovers_are_measured_kept_and_gone_by(nothing_measured, monkeypatch):
+    X = (np.random.default_rng(0).random((50, 40)) < 0.42).astype(np.float32)
+    spec = Spec(40, (Dense(8, "relu"), Dense(3)))
+    format_, _ = choose_format(X, 1.0, spec)
+    assert not format_.compressed and "limit of 30% (stated" in format_.reason
+    known = machine.Roofs("here", 1, {1: {4: 1.0}}, {1: {"L1": 1.0}}, {1: {8192: 1.0}}, measured="2026-11-21")
+    monkeypatch.setattr(machine, "_measure", lambda: known)
+    monkeypatch.setattr(
+        measuring, "_times", lambda units, batch: ([9.0] * 5, [2.0 + 14 * share for share in measuring.SHARES])
+    )
+    assert machine.measure_machine().crossovers == dict.fromkeys(crossovers.NAMES, 0.5)
+    format_, _ = choose_format(X, 1.0, spec)
+    assert format_.compressed and "at most 50% (measured here on 2026-11-21)" in format_.reason
+    assert machine.roofs(measure=True).crossovers == dict.fromkeys(crossovers.NAMES, 0.5), "kept"
+    model = MLPClassifier((8,), max_iter=1, backend="numba", batch_size=50).fit(X, np.arange(50) % 3)
+    assert "measured here on 2026-11-21" in model.backend_reason_
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{",
+        "[]",
+        '{"version": 1}',
+        json.dumps({"version": 2, "crossovers": {crossovers.EPOCH: 7}, "measured": ""}),
+        '{"version": 2, "crossovers": 3}',
+        "\0",
+    ],
+)
+def test_a_file_of_crossovers_that_cannot_be_used_is_ignored_with_one_warning(nothing_measured, content):
+    nothing_measured.parent.mkdir()
+    nothing_measured.write_text(content)
+    with pytest.warns(RuntimeWarning, match="info --measure") as caught:
+        assert [crossovers.share_to_compress(full_batch=full).share for full in (False, True)] == [0.3, 0.3]
+    assert len(caught) == 1
+
+
+def test_the_crossover_is_where_the_lines_meet():
+    shares = (0.1, 0.2, 0.3)
+    assert measuring.crossing(shares, [5.0, 5.1, 4.9], [3.0, 4.0, 5.0]) == pytest.approx(0.3)
+    assert measuring.crossing(shares, [4.5] * 3, [3.0, 4.0, 5.0]) == pytest.approx(0.25)
+    assert measuring.crossing(shares, [99.0] * 3, [3.0, 4.0, 5.0]) == 0.3
+    assert measuring.crossing(shares, [1.0] * 3, [3.0, 4.0, 5.0]) == 0.1
+    assert measuring.crossing(shares, [4.0] * 3, [3.0, 3.0, 3.0]) is None
+
+
+def test_crossovers_of_this_machine_are_shares():
+    dense, compressed = measuring._times((), None)
+    share = measuring.crossing(measuring.SHARES, dense, compressed)
+    assert share is None or measuring.SHARES[0] <= share <= measuring.SHARES[-1]
+    assert compressed[0] < compressed[-1], "five times as many nonzeros take longer"
 
 
 def test_the_triad_adds_and_the_chains_multiply():

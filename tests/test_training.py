@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import threading
 
 import numpy as np
 import pytest
+from interrupts import fit_and_interrupt
 from sklearn.base import clone
 from sklearn.datasets import load_digits
 from sklearn.exceptions import ConvergenceWarning
@@ -314,11 +313,8 @@ def test_ctrl_c_at_any_moment(name, backend, digits):
     model = clone(FOREVER[name]).set_params(backend=backend).set_on_epoch(None)
     if name in ("lbfgs", "mlp lbfgs"):
         y = np.random.default_rng(0).permutation(y)  # nothing to learn: it takes long
-    timer = threading.Timer(0.25, os.kill, (os.getpid(), signal.SIGINT))
-    timer.start()
     with pytest.warns(UserWarning, match="Training interrupted by user"):
-        model.fit(X, y)
-    timer.join()
+        fit_and_interrupt(lambda: model.fit(X, y), 0.25)
     assert model.interrupted_
     parameters = model.coefs_ if name.startswith("mlp") else [model.coef_]
     assert all(np.isfinite(w).all() for w in parameters)

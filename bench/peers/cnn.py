@@ -115,6 +115,9 @@ class FastMNIST(_Training):
             max_iter=epochs,
             n_iter_no_change=epochs + 1,
             tol=0.0,
+            beta_2=0.999,  # as in PyTorch, and below: no schedule, no smoothing
+            schedule=None,
+            label_smoothing=0.0,
             backend="numba",
             random_state=seed,
         )

@@ -232,6 +232,15 @@ JOBS = {
             unit="B",
         ),
         Job(
+            "forest",
+            "random forest of 100 trees",
+            _runners("forest", "scikit-learn", "scikit-learn-intelex"),
+            {"trees": 100, "rows": 60_000},
+            columns={"seconds": "fit", "fit_seconds": "predict 10,000 images"},
+            loss_rule="none",
+            rounds=6,
+        ),
+        Job(
             "import",
             "import of the library",
             _runners("startup", "numpy", "numba", "jax", "scikit-learn", "torch", "keras"),

@@ -1,4 +1,6 @@
-"""Writes README's table of peers from `bench/results/peers.csv`, between the markers: `python bench/peers/readme_tables.py [--check]`.
+"""Writes README's table of peers from `bench/results/peers.csv`, between the markers, and its picture:
+
+    python bench/peers/readme_tables.py [--check]
 
 Of every job and peer the last run counts, on the machine of the last record. Whatever the outcome, it has a line.
 """
@@ -12,11 +14,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jobs import JOBS, Job
+from picture import THEMES, picture
 from records import RESULTS, Record, load, newest_runs
 from verdict import Outcome, judge
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 BEGIN, END = "<!-- peers: begin, made by `make tables` -->", "<!-- peers: end -->"
+PICTURE = "bench/results/peers-{theme}.svg"  # below the folder of README
 HEADER = [
     "| | peer | its time (memory) | fastmnist | faster (less) by (20 % .. 80 %) | verdict | loss, ours / peer's | accuracy, ours / peer's |",
     "| --- | --- | --- | --- | --- | --- | --- | --- |",
@@ -58,11 +62,48 @@ def lines(job: Job, outcome: Outcome) -> list[str]:
             amount(c.theirs, job.unit),
             amount(c.ours, job.unit),
             ratio,
-            c.verdict,
+            f"**{c.verdict}**" if c.verdict == "SLOWER" else c.verdict,
         ]
         rows.append("| " + " | ".join([*cells, losses, accuracies]) + " |")
         losses = accuracies = ""  # once is enough
     return rows
+
+
+def judged(records: Sequence[Record]) -> list[tuple[Job, Outcome]]:
+    """The last run of every job and peer on the machine of the last record."""
+    runs = newest_runs(records, records[-1].machine) if records else {}
+    return [(job, judge(job, runs[job.name, p])) for job in JOBS.values() for p in job.peers if (job.name, p) in runs]
+
+
+def slower(outcomes: Sequence[tuple[Job, Outcome]]) -> str:
+    """A sentence that names where a peer is faster."""
+    lost = [
+        f"{job.title}, {job.label(column, outcome.peer.peer)}: {outcome.peer.peer} ({factor(c.ratio)} x)"
+        for job, outcome in outcomes
+        for column, c in outcome.comparisons.items()
+        if c.verdict == "SLOWER"
+    ]
+    return (
+        f"**Slower than a peer** ({len(lost)}): {'; '.join(lost)}."
+        if lost
+        else "In none of these jobs a peer is faster."
+    )
+
+
+def pictures(records: Sequence[Record]) -> dict[str, str]:
+    """SVG by path below the folder of README."""
+    outcomes = judged(records)
+    return {PICTURE.format(theme=theme): picture(outcomes, theme) for theme in THEMES}
+
+
+def shown_pictures() -> list[str]:
+    """Markdown: the picture that fits the reader's theme."""
+    return [
+        "<picture>",
+        f'  <source media="(prefers-color-scheme: dark)" srcset="{PICTURE.format(theme="dark")}">',
+        f'  <img src="{PICTURE.format(theme="light")}" width="860" alt="How many times as fast fastmnist is as each peer">',
+        "</picture>",
+    ]
 
 
 def table(records: Sequence[Record]) -> str:
@@ -70,9 +111,7 @@ def table(records: Sequence[Record]) -> str:
     if not records:
         return "No records yet."
     runs = newest_runs(records, records[-1].machine)
-    outcomes = [
-        (job, judge(job, runs[job.name, p])) for job in JOBS.values() for p in job.peers if (job.name, p) in runs
-    ]
+    outcomes = judged(records)
     used = [record for job in JOBS.values() for p in job.peers for record in runs.get((job.name, p), [])]
     verdicts = Counter(
         c.verdict for _, outcome in outcomes for c in (outcome.comparisons or {"": None}).values() if c is not None
@@ -88,7 +127,8 @@ def table(records: Sequence[Record]) -> str:
         ", ".join(counts) + (f", {missing} without a number" if missing else ""),
     ]
     body = [line for job, outcome in outcomes for line in lines(job, outcome)]
-    return "\n".join(["; ".join(about) + ".", "", *HEADER, *body])
+    shown = ["<details><summary>All numbers</summary>", "", *HEADER, *body, "", "</details>"]
+    return "\n".join(["; ".join(about) + ".", "", slower(outcomes), "", *shown_pictures(), "", *shown])
 
 
 def updated(text: str, records: Sequence[Record]) -> str:
@@ -112,11 +152,14 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 if README is not up to date")
     arguments = parser.parse_args()
     old = README.read_text(encoding="utf-8")
-    new = updated(old, load(RESULTS))
+    records = load(RESULTS)
+    new = {README: updated(old, records)} | {README.parent / path: svg for path, svg in pictures(records).items()}
     if arguments.check:
-        print("README.md is up to date" if old == new else "README.md is not up to date: run `make tables`")
-        return int(old != new)
-    README.write_text(new, encoding="utf-8")
+        same = all(path.exists() and path.read_text(encoding="utf-8") == text for path, text in new.items())
+        print("README.md is up to date" if same else "README.md or its pictures are not up to date: run `make tables`")
+        return int(not same)
+    for path, text in new.items():
+        path.write_text(text, encoding="utf-8")
     return 0
 
 

@@ -1,19 +1,21 @@
 """The sources' software at the recipes of `fastmnist reproduce`: seconds of a fit, an epoch or an iteration, into `fastmnist/recipes/peer_times.csv`.
 
-Run it in the environment that `make peers` makes: `.venv-peers/bin/python bench/peers/sources.py [RECIPE ...]`, on a machine that does nothing else.
-Only added to; the newest day counts. These are the sources' own ways of working: scikit-learn's and Keras' defaults, torch eager, plain NumPy;
+Run it in the environment that `make peers` makes, on a machine that does nothing else: `.venv-peers/bin/python bench/peers/sources.py [--rounds N]
+[RECIPE ...]`. Only added to, a line a sample; of the newest day the median counts. A round times all recipes once, so that a bad minute
+spoils no more than one sample of each. These are the sources' own ways of working: scikit-learn's and Keras' defaults, torch eager, plain NumPy;
 loading, imports and the first, untimed pass are not timed. fastmnist's times in the same table come from `fastmnist reproduce`.
 """
 
 from __future__ import annotations
 
+import argparse
 import csv
 import datetime
 import itertools
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
@@ -189,18 +191,29 @@ JOBS: dict[tuple[str, str], Callable[[], tuple]] = {
 }
 
 
-def main(names: list[str]) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
+    """Time the recipes and append to the records."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    known = sorted({recipe for recipe, _ in JOBS})
+    parser.add_argument("recipes", nargs="*", metavar="RECIPE", help=f"default: all of {', '.join(known)}")
+    parser.add_argument("--rounds", type=int, default=3, help="samples of each")
+    parser.add_argument("--records", type=Path, default=RECORDS)
+    options = parser.parse_args(argv)
+    unknown = sorted(set(options.recipes) - set(known))
+    if unknown or options.rounds < 1:
+        parser.error(
+            f"no recipe {unknown[0]!r}: one of {', '.join(known)}" if unknown else "--rounds must be at least 1"
+        )
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
-    for (recipe, system), job in JOBS.items():
-        if names and recipe not in names:
-            continue
+    chosen = [item for item in JOBS.items() if not options.recipes or item[0][0] in options.recipes]
+    for (recipe, system), job in chosen * options.rounds:
         software, unit, seconds, accuracy, settings = job()
         score = "" if accuracy is None else f"{accuracy:.4f}"
         values = (today, recipe, system, software, unit, f"{seconds:.4f}", score, settings, machine())
-        with RECORDS.open("a", newline="", encoding="utf-8") as file:
+        with options.records.open("a", newline="", encoding="utf-8") as file:
             csv.writer(file, lineterminator="\n").writerow(values)
         print(dict(zip(COLUMNS, values, strict=True)), flush=True)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

@@ -135,6 +135,10 @@ class Executor(BoundExecutor, Protocol):
         """What factors of products are rounded to: one of `backends.PRECISIONS`."""
 
     @property
+    def rows_reason(self) -> str:
+        """In which form the bound rows are kept, and why, a sentence; "" where there is no choice."""
+
+    @property
     def takes_compressed(self) -> bool:
         """Whether `bind` takes `CompressedRows`."""
 

@@ -8,17 +8,12 @@ import numpy as np
 
 import fastmnist.kernels.cpu as cpu
 from fastmnist.backends.blocks import BlockRows, best_layout, bitmap_of, n_occupied, pack
+from fastmnist.backends.crossovers import share_to_compress
 from fastmnist.backends.rows import CompressedRows, column_dtype
 from fastmnist.backends.sharing import by_rows
 from fastmnist.network.layers import Dense
 from fastmnist.network.lowering import BLOCK_SLOTS, DataFormat
 from fastmnist.network.spec import Spec
-
-# Above this share of nonzeros dense rows are multiplied: a vector product passes zeros faster than a list passes nonzeros. On two cores the ways
-# cross at 26 % (epoch, 128-64, batch 32), 33 to 37 % (larger batches, wider layers) and 35 to 43 % (full-batch gradient of softmax), for
-# bytes and floats alike: bench/bench_crossover.py, records in bench/results/crossover.csv. At 30 % no job loses more than a tenth.
-DENSITY_LIMIT = 0.3
-
 
 # Rows in blocks: the sums of so many outputs stay in registers, more are the business of vectors of outputs.
 FEW_OUTPUTS = 16
@@ -68,7 +63,8 @@ def choose_format(
 ) -> tuple[DataFormat, CompressedRows | BlockRows | None]:
     """Dense rows, compressed ones, or rows in occupied blocks, with the reason.
 
-    Rows are compressed where the first layer can skip zeros, at most `DENSITY_LIMIT` of the values are not 0, and the compressed rows
+    Rows are compressed where the first layer can skip zeros, at most a share of the values is not 0 that is measured
+    or stated (`fastmnist.backends.crossovers`), and the compressed rows
     take no more memory than X and than `max_memory` bytes. Rows that are compressed already stay so. For full-batch gradients of a single
     layer of few outputs they are stored in blocks, within the same limits, unless too few values of a block are nonzero.
     """
@@ -87,18 +83,18 @@ def choose_format(
             )
             return replace(dense, blocked=True, reason=reason), blocks
     indptr = row_pointers(X, n_threads)
-    share = indptr[-1] / max(X.size, 1)
-    if share > DENSITY_LIMIT:
-        reason = f"{share:.0%} of the values are nonzero, above the limit of {DENSITY_LIMIT:.0%} for compressed rows."
+    share, limit = indptr[-1] / max(X.size, 1), share_to_compress(full_batch=full_batch)
+    if share > limit.share:
+        reason = f"{share:.0%} of the values are nonzero, above the limit of {limit} for compressed rows."
         return replace(dense, reason=reason), None
     itemsize = column_dtype(X.shape[1]).itemsize + X.dtype.itemsize
     nbytes = int(indptr[-1]) * itemsize + indptr.nbytes
-    for limit, owner in ((X.nbytes, "X itself takes"), (max_memory, "max_memory allows")):
-        if limit is not None and nbytes > limit:
-            reason = f"Compressed rows would take {nbytes:,} bytes, {owner} {limit:,}."
+    for most, owner in ((X.nbytes, "X itself takes"), (max_memory, "max_memory allows")):
+        if most is not None and nbytes > most:
+            reason = f"Compressed rows would take {nbytes:,} bytes, {owner} {most:,}."
             return replace(dense, reason=reason), None
     rows = compress(X, n_threads, indptr=indptr)
-    reason = f"{share:.0%} of the values are nonzero: the first layer skips the others."
+    reason = f"{share:.0%} of the values are nonzero, at most {limit}: the first layer skips the others."
     return replace(dense, column_dtype=rows.columns.dtype.name, reason=reason), rows
 
 

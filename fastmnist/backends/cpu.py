@@ -165,6 +165,11 @@ class CpuExecutor:
         return cpu.compile_seconds() - self._compiled_before
 
     @property
+    def rows_reason(self) -> str:
+        """See `Executor.rows_reason`."""
+        return f"Rows of X: {self._format.reason}" if self._format.reason and self.takes_compressed else ""
+
+    @property
     def takes_compressed(self) -> bool:
         """See `Executor.takes_compressed`."""
         return isinstance(self.spec.layers[0], Dense)

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 
 from fastmnist.backends import BackendUnavailable
+from fastmnist.backends.job_clock import JobClock
+from fastmnist.backends.recording import Line, active
 from fastmnist.backends.team import Team
 from fastmnist.kernels import reference_forest
 from fastmnist.kernels.contract import JOBS
@@ -28,6 +30,16 @@ ROWS_A_THREAD = 256
 # A cut that gains nothing is still made where `min_impurity_decrease` is 0: it must not be refused for a rounding error.
 ROUNDING = 1e-14
 _JOB_NAMES = ("bootstrap", "grow_tree", "forest_proba")
+
+# What a thread does for a tree, and for a prediction.
+BOOTSTRAP, DISTRIBUTIONS, GROW = range(3)
+_GROWING = (
+    Line("bootstrap", "rows of a tree"),
+    Line("leaf_distributions", "mixed leaves of a tree"),
+    Line("grow_tree", "a whole tree"),
+)
+_TRANSPOSING = (Line("transpose", "columns of X"),)
+_ASKING = (Line("forest_proba", "all trees, a share of the rows"),)
 
 OnTree = Callable[[int, float], None]
 
@@ -173,6 +185,7 @@ class ForestExecutor:
                 "Use backend='numba', or backend='auto'.",
             )
         self.backend, self.n_threads = backend, n_threads if backend == "numba" else 1
+        self._recorder = active()
         self._job: dict[str, Callable[..., None]]
         if backend == "numpy":
             self._job = {name: getattr(reference_forest, name) for name in _JOB_NAMES}
@@ -215,15 +228,19 @@ class ForestExecutor:
             Ctrl-C, within some ms.
         """
         self._prepare("bootstrap", "grow_tree")
-        columns = np.ascontiguousarray(codes.T)
+        clock = JobClock(self._recorder, "preparation", _TRANSPOSING, len(codes), 1)
+        with clock.timing(0, 0):
+            columns = np.ascontiguousarray(codes.T)
+        clock.stop()
         trees: list[Tree | None] = [None] * plan.n_trees
         numbers, done = itertools.count(), itertools.count(1)
         n_threads = min(self.n_threads, plan.n_trees)
         team = Team(n_threads)
         stop = team.control[STOP : STOP + 1]
+        clock = JobClock(self._recorder, "training", _GROWING, len(codes), n_threads)
 
         def work(thread: int) -> int:
-            grower = _Grower(self._job, codes, columns, labels, sample_weight, plan, stop)
+            grower = _Grower(self._job, codes, columns, labels, sample_weight, plan, stop, clock, thread)
             for number in numbers:
                 if number >= plan.n_trees or team.control[STOP] or team.control[ABORT]:
                     break
@@ -236,6 +253,7 @@ class ForestExecutor:
         team.run(work)
         if team.stop_requested:
             raise KeyboardInterrupt
+        clock.stop()
         return [tree for tree in trees if tree is not None]
 
     def in_bag(self, sample_weight: np.ndarray, plan: ForestPlan, number: int) -> np.ndarray:
@@ -244,7 +262,7 @@ class ForestExecutor:
         self._job["bootstrap"](weights, np.ones(len(sample_weight)), plan.key, tree=number, n_draws=plan.n_draws)
         return weights > 0
 
-    def probabilities(self, forest: Forest, x: np.ndarray, scale: float) -> np.ndarray:
+    def probabilities(self, forest: Forest, x: np.ndarray, scale: float, *, phase: str = "inference") -> np.ndarray:
         """Mean over the trees of what they say about each row, (n, n_classes).
 
         Parameters
@@ -254,6 +272,8 @@ class ForestExecutor:
         x : ndarray of shape (n, n_features), C-contiguous, uint8 or float32
         scale : float
             Values are multiplied by it.
+        phase : str, default="inference"
+            Of whoever profiles.
         """
         n = len(x)
         p = np.empty((n, forest.distributions.shape[1]))
@@ -261,19 +281,22 @@ class ForestExecutor:
         self._prepare("forest_proba", x_dtype=x.dtype.name)
         n_threads = max(1, min(self.n_threads, n // ROWS_A_THREAD))
         bounds = [n * t // n_threads for t in range(n_threads + 1)]
+        clock = JobClock(self._recorder, phase, _ASKING, n, n_threads)
 
         def work(thread: int) -> int:
             share = slice(bounds[thread], bounds[thread + 1])
-            self._job["forest_proba"](p[share], x[share], *tables, scale=scale)
+            with clock.timing(thread, 0):
+                self._job["forest_proba"](p[share], x[share], *tables, scale=scale)
             return 0
 
         if n_threads == 1:
             work(0)  # starting a thread would take as long
-            return p
-        team = Team(n_threads)
-        team.run(work)
-        if team.stop_requested:
-            raise KeyboardInterrupt
+        else:
+            team = Team(n_threads)
+            team.run(work)
+            if team.stop_requested:
+                raise KeyboardInterrupt
+        clock.stop()
         return p
 
 
@@ -293,8 +316,11 @@ class _Grower:
         sample_weight: np.ndarray,
         plan: ForestPlan,
         stop: np.ndarray,
+        clock: JobClock,
+        thread: int,
     ) -> None:
         n, n_features = codes.shape
+        self._clock, self._thread = clock, thread
         self._job, self._plan, self._labels, self._sample_weight = job, plan, labels, sample_weight
         self._block_rows = min(n, max(SMALLEST_BLOCK, BLOCK_BYTES // n_features))
         self._weights = sample_weight.copy()
@@ -320,25 +346,29 @@ class _Grower:
         """Tree `number`; None when it was stopped."""
         plan, rules = self._plan, self._plan.rules
         if plan.n_draws is not None:
-            self._job["bootstrap"](self._weights, self._sample_weight, plan.key, tree=number, n_draws=plan.n_draws)
-        self._job["grow_tree"](
-            *self._outputs.values(),
-            *self._workspace,
-            *self._inputs,
-            tree=number,
-            max_features=rules.max_features,
-            max_depth=rules.max_depth,
-            min_samples_split=rules.min_samples_split,
-            min_samples_leaf=rules.min_samples_leaf,
-            min_weight_leaf=rules.min_weight_fraction_leaf * float(self._weights.sum()),
-            min_decrease=rules.min_impurity_decrease - ROUNDING,
-            block_rows=self._block_rows,
-        )
+            with self._clock.timing(self._thread, BOOTSTRAP):
+                self._job["bootstrap"](self._weights, self._sample_weight, plan.key, tree=number, n_draws=plan.n_draws)
+        with self._clock.timing(self._thread, GROW):
+            self._job["grow_tree"](
+                *self._outputs.values(),
+                *self._workspace,
+                *self._inputs,
+                tree=number,
+                max_features=rules.max_features,
+                max_depth=rules.max_depth,
+                min_samples_split=rules.min_samples_split,
+                min_samples_leaf=rules.min_samples_leaf,
+                min_weight_leaf=rules.min_weight_fraction_leaf * float(self._weights.sum()),
+                min_decrease=rules.min_impurity_decrease - ROUNDING,
+                block_rows=self._block_rows,
+            )
         n_nodes, n_mixed, root, depth = map(int, self._outputs["summary"])
         if n_nodes < 0:
             return None
         nodes, gains = self._outputs["nodes"][:n_nodes].copy(), self._outputs["gains"][:n_nodes].copy()
-        return Tree(nodes, gains, self._distributions(self._outputs["spans"][:n_mixed]), root, depth)
+        with self._clock.timing(self._thread, DISTRIBUTIONS):
+            distributions = self._distributions(self._outputs["spans"][:n_mixed])
+        return Tree(nodes, gains, distributions, root, depth)
 
     def _distributions(self, spans: np.ndarray) -> np.ndarray:
         """Parts of the classes in the mixed leaves."""

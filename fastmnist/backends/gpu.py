@@ -6,9 +6,8 @@ losses and hits. Nothing is read back in between. All of it goes through `gpu_de
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 
@@ -17,14 +16,17 @@ import numpy as np
 from fastmnist.backends import BackendUnavailable
 from fastmnist.backends.base import Epoch, Parameters, mean_losses
 from fastmnist.backends.binding import constant_scale, epoch_inputs
+from fastmnist.backends.device_rows import DeviceLabels, DeviceRows
 from fastmnist.backends.dispatch_log import announce_decisions
 from fastmnist.backends.gpu_device import Buffer, Device, Graph
+from fastmnist.backends.gpu_inference import Inference, Judgement
+from fastmnist.backends.gpu_memory import Bound, reserve
 from fastmnist.backends.gpu_search import DeviceSearch
 from fastmnist.backends.rows import CompressedRows
 from fastmnist.kernels.contract import CONTRACT
 from fastmnist.kernels.gpu import NOT_ON_GPU, Array, Facts, Launch, decisions, launches, plan
 from fastmnist.network.losses import SoftmaxTwiceCrossEntropy
-from fastmnist.network.lowering import DataFormat, Target, gradient_program, inference_program, training_program
+from fastmnist.network.lowering import DataFormat, Target, gradient_program, training_program
 from fastmnist.network.program import BARRIER, Program, Tensor, View
 from fastmnist.network.spec import Spec
 
@@ -34,8 +36,8 @@ BLOCK_ROWS = 4096
 IMAGE_BLOCK_ROWS = 512  # of layers of images, whose activations are some 50 KB a row each
 # Steps in one recorded graph: launching one costs the host some microseconds, as much as a small network's whole step.
 STEPS_PER_GRAPH = 16
-# Kept free for the context's own needs and for other programs.
-RESERVED_BYTES = 64 << 20
+# How the lowering labels the ops that make probabilities of logits.
+LINKS = ("softmax", "sigmoid")
 
 
 @cache
@@ -63,6 +65,7 @@ class CupyExecutor:
     dtype = np.dtype(np.float32)
     n_threads = 1
     takes_compressed = False
+    rows_reason = ""
     reading_order = None
 
     def __init__(self, spec: Spec, *, device: Device | None = None, precision: str = "float32") -> None:
@@ -73,15 +76,14 @@ class CupyExecutor:
         self.spec, self.device, self.precision = spec, device, precision
         self._facts = replace(device.facts, precision=precision)
         self._compiled_before = device.compile_seconds
-        self._data = _Bound(device)
+        self._data = Bound(device)
         self._format = DataFormat("")  # nothing is bound
         self._state: Buffer | None = None
         self._initial: list[np.ndarray] | None = None
         self._training: tuple[tuple[int, ...], _Runner] | None = None
         self._gradient: tuple[tuple[int, ...], _Runner] | None = None
-        self._inference: dict[object, _Runner] = {}
+        self._inference = Inference(self)
         self._step = 0
-        self._predicting = threading.Lock()
 
     @property
     def block_rows(self) -> int:
@@ -95,15 +97,15 @@ class CupyExecutor:
 
     def bind(
         self,
-        X: np.ndarray | CompressedRows,
-        y: np.ndarray,
+        X: np.ndarray | CompressedRows | DeviceRows,
+        y: np.ndarray | DeviceLabels,
         sample_weight: np.ndarray | None = None,
         *,
         pixel_scale: float = 1.0,
         max_memory: int | None = None,
         full_batch: bool = False,
     ) -> None:
-        """See `Executor.bind`; takes dense rows only, and no memory of the host's.
+        """See `Executor.bind`; takes dense rows only, and no memory of the host's. What is on the device is used where it lies.
 
         Raises
         ------
@@ -118,15 +120,21 @@ class CupyExecutor:
         self._gradient = None
         self._format = data
         self._weight = np.ones(len(X), np.float32) if sample_weight is None else np.asarray(sample_weight, np.float32)
-        self._data.put(source=X, labels=np.asarray(y, np.int32), sample_weight=self._weight)
+        self._data.put(sample_weight=self._weight)
+        if isinstance(X, DeviceRows):
+            self._data.adopt("source", X.array, X)
+        else:
+            self._data.put(source=X)
+        if isinstance(y, DeviceLabels):
+            self._data.adopt("labels", y.array, y)
+        else:
+            self._data.put(labels=np.asarray(y, np.int32))
 
     def program(self, batch_sizes: tuple[int, ...]) -> Program:
         """The training program for batches of these sizes, on the bound data."""
         program = training_program(self.spec, Target(), self._format, batch_sizes)
         (instructions,) = program.tables[batch_sizes[0]].threads
-        shapes = [
-            (i.op, [view.shape for view in (*i.outs, *i.ins)], i.label) for i in instructions if i is not BARRIER
-        ]
+        shapes = [(i.op, [view.shape for view in (*i.outs, *i.ins)], i.label) for i in instructions if i is not BARRIER]
         program.decisions.extend(decisions(self._facts, shapes))
         return program
 
@@ -146,7 +154,7 @@ class CupyExecutor:
         if self._training is None or not set(batch_sizes) <= set(self._training[0]):
             program = self.program(batch_sizes)
             if self._state is None:
-                self._state = _reserve(self.device, {"parameters and moments": program.state.size})
+                self._state = reserve(self.device, {"parameters and moments": program.state.size})
                 self.device.clear(self._state.address, self._state.nbytes)
             self._training = (batch_sizes, _Runner(self.device, self._facts, program, self._data, self._state))
             announce_decisions(self.backend, program.decisions)
@@ -265,7 +273,7 @@ class CupyExecutor:
         """Of the bound rows."""
         return float(self._weight.sum(dtype=np.float64))
 
-    def reserve(self, **arrays: np.ndarray) -> _Bound:
+    def reserve(self, **arrays: np.ndarray) -> Bound:
         """Arrays of a caller's on the device.
 
         Raises
@@ -273,39 +281,62 @@ class CupyExecutor:
         BackendUnavailable
             No memory for them.
         """
-        bound = _Bound(self.device)
+        bound = Bound(self.device)
         bound.put(**arrays)
         return bound
 
-    def begin_search(self, start: Parameters, l2: float, *, fit_intercept: bool, by_output: bool) -> DeviceSearch:
+    def begin_search(
+        self,
+        start: Parameters,
+        l2: float,
+        *,
+        fit_intercept: bool,
+        by_output: bool,
+        transform: np.ndarray | None = None,
+        variables: np.ndarray | None = None,
+    ) -> DeviceSearch:
         """L-BFGS with its vectors on the device, see `gpu_search`."""
         problems = self.spec.n_outputs if by_output else 1
-        return DeviceSearch(self, start, l2, fit_intercept=fit_intercept, problems=problems)
+        return DeviceSearch(
+            self,
+            start,
+            l2,
+            fit_intercept=fit_intercept,
+            problems=problems,
+            transform=transform,
+            variables=variables,
+        )
 
     # --- inference ----------------------------------------------------------------------------------------------------------------
 
-    def outputs(self, parameters: Parameters, X: np.ndarray, *, pixel_scale: float = 1.0) -> np.ndarray:
-        """See `Executor.outputs`; may be called from several threads, which take turns."""
-        result = np.empty((len(X), self.spec.n_outputs), np.float32)
-        with self._predicting:
-            for start in range(0, len(X), self.block_rows):
-                rows = slice(start, start + self.block_rows)
-                self._predict(parameters, X[rows], pixel_scale, result[rows])
-        return result
+    def runner(self, program: Program, own: Bound | None = None) -> _Runner:
+        """A program with memory of its own."""
+        return _Runner(self.device, self._facts, program, own or Bound(self.device))
 
-    def _predict(self, parameters: Parameters, X: np.ndarray, pixel_scale: float, result: np.ndarray) -> None:
-        key = (len(X), X.dtype.name, pixel_scale)
-        if key not in self._inference:
-            program = inference_program(self.spec, DataFormat(X.dtype.name, pixel_scale), (len(X),))
-            runner = _Runner(self.device, self._facts, program, _Bound(self.device))
-            runner.own.put(order=np.arange(len(X)), outputs=result)
-            self._inference = {key: runner, **dict(list(self._inference.items())[:1])}  # of a long X the last two
-        runner = self._inference[key]
-        named = {f"parameter_{i}": np.asarray(p, np.float32) for i, p in enumerate(parameters)}
-        runner.own.put(source=X, **named)
-        if runner.walk([(len(X), 1)]):
-            raise KeyboardInterrupt
-        runner.own.get("outputs", result)
+    def outputs(
+        self, parameters: Parameters, X: np.ndarray | DeviceRows, *, pixel_scale: float = 1.0, link: bool = True
+    ) -> np.ndarray:
+        """See `Executor.outputs`; without the link, logits. May be called from several threads, which take turns."""
+        return self._inference.outputs(parameters, X, pixel_scale, link=link)
+
+    def predicted_labels(
+        self, parameters: Parameters, X: np.ndarray | DeviceRows, *, pixel_scale: float = 1.0
+    ) -> np.ndarray:
+        """The label of each row, (n,) int32: only they reach the host. -1 where the outputs are no finite numbers."""
+        return self._inference.labels(parameters, X, pixel_scale)
+
+    def judge(
+        self,
+        parameters: Parameters,
+        X: np.ndarray | DeviceRows,
+        labels: np.ndarray | DeviceLabels,
+        sample_weight: np.ndarray | None = None,
+        *,
+        pixel_scale: float = 1.0,
+        link: bool = True,
+    ) -> Judgement:
+        """Weight, cross-entropy and hits of all rows, of which only the sums reach the host; without the link, the hits of the logits."""
+        return self._inference.judge(parameters, X, labels, sample_weight, pixel_scale, link=link)
 
 
 def call(op: str, arrays: Sequence[np.ndarray], params: Sequence[float] = (), *, device: Device | None = None) -> None:
@@ -319,71 +350,12 @@ def call(op: str, arrays: Sequence[np.ndarray], params: Sequence[float] = (), *,
     if op in NOT_ON_GPU:
         raise BackendUnavailable("cupy", "no-kernel", f"it has no {op}: {NOT_ON_GPU[op]}.", "Use backend='numba'.")
     device = device or open_device()
-    operands = _Bound(device)
+    operands = Bound(device)
     named = {f"{i}": array for i, array in enumerate(arrays)}
     operands.put(**named)
     device.run(launches(op, device.facts, list(operands.arrays.values()), params))
     for name, array in list(named.items())[: len(CONTRACT[op].outs)]:
         operands.get(name, array)
-
-
-def _reserve(device: Device, wanted: Mapping[str, int]) -> Buffer:
-    """Allocate the sum of what is wanted, or say why it can't be had.
-
-    Raises
-    ------
-    BackendUnavailable
-    """
-    nbytes, free = sum(wanted.values()), device.free_memory() - RESERVED_BYTES
-    if nbytes > free:
-        parts = ", ".join(f"{name} {size / 2**20:,.0f} MiB" for name, size in wanted.items())
-        raise BackendUnavailable(
-            "cupy",
-            "memory",
-            f"{device.name} has {max(free, 0) / 2**20:,.0f} MiB free; {nbytes / 2**20:,.0f} MiB more are needed ({parts}).",
-            "Use a smaller batch_size or network, or backend='numba'.",
-        )
-    return device.allocate(nbytes)
-
-
-class _Bound:
-    """Arrays of the host's that live on the device under their names."""
-
-    def __init__(self, device: Device) -> None:
-        self._device = device
-        self._buffers: dict[str, Buffer] = {}
-        self.arrays: dict[str, Array] = {}
-
-    def put(self, **arrays: np.ndarray) -> None:
-        """Upload. An array of the same shape as before takes the same memory, so what was recorded stays valid.
-
-        Raises
-        ------
-        BackendUnavailable
-            No memory for it.
-        """
-        contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-        new = {
-            name: array
-            for name, array in contiguous.items()
-            if name not in self.arrays
-            or (self.arrays[name].shape, self.arrays[name].dtype) != (array.shape, array.dtype.name)
-        }
-        for name in new:
-            self._buffers.pop(name, None)  # before the new one is allocated
-        for name, array in new.items():
-            buffer = _reserve(self._device, {name: array.nbytes})
-            ld = array.shape[1] if array.ndim == 2 else 1
-            self._buffers[name] = buffer
-            self.arrays[name] = Array(buffer.address, array.shape, ld, array.dtype.name)
-        for name, array in contiguous.items():
-            if array.nbytes:
-                self._device.upload(self.arrays[name].address, array)
-
-    def get(self, name: str, array: np.ndarray) -> None:
-        """Download into a contiguous array of the same shape."""
-        if array.nbytes:
-            self._device.download(array, self.arrays[name].address)
 
 
 class _Runner:
@@ -395,19 +367,20 @@ class _Runner:
     facts : Facts
         The device's, with the precision of products.
     program : Program
-    shared : _Bound
+    shared : Bound
         Bound tensors that other runners use as well: the data set.
     state : Buffer, optional
         Memory of the parameters and moments.
     """
 
     def __init__(
-        self, device: Device, facts: Facts, program: Program, shared: _Bound, state: Buffer | None = None
+        self, device: Device, facts: Facts, program: Program, shared: Bound, state: Buffer | None = None
     ) -> None:
         self._device, self._facts, self.program, self._shared = device, facts, program, shared
-        self.own = _Bound(device)
+        self.own = Bound(device)
+        self.link = True  # whether outputs pass the loss's link
         self._state = state
-        self._workspace = _reserve(device, {"workspace": program.workspace.size})
+        self._workspace = reserve(device, {"workspace": program.workspace.size})
         device.clear(self._workspace.address, self._workspace.nbytes)
         instructions = [i for table in program.tables.values() for thread in table.threads for i in thread]
         self._tensors = {v.tensor.name: v.tensor for i in instructions for v in (*i.outs, *i.ins)}
@@ -482,6 +455,9 @@ class _Runner:
     def launches(self, rows: int) -> list[Launch]:
         """The launches of one step of `rows` rows."""
         (instructions,) = self.program.tables[rows].threads  # kernels have threads of their own: one list
+        if not self.link:
+            last = max(k for k, i in enumerate(instructions) if i.label in LINKS)
+            instructions = [*instructions[:last], *instructions[last + 1 :]]
         calls = [
             (i.op, [self._operand(view) for view in (*i.outs, *i.ins)], i.params)
             for i in instructions

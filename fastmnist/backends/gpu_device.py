@@ -1,13 +1,14 @@
 """A CUDA device through CuPy: all that the package asks of CuPy is in this file.
 
-Used: raw modules, memory, streams and graphs; no array, no routine of CuPy's (a test walks the calls). `Device` says what the executor
-needs, so that a simulated device can stand in for it.
+Used: raw modules, memory, streams and graphs; of CuPy's arrays only the way in, for those that users bring (the tests' fake of CuPy has
+nothing else). `Device` says what the executor needs, so that a simulated device can stand in for it.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -24,6 +25,36 @@ class Buffer(Protocol):
 
     address: int
     nbytes: int
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """An array of another library's on the device.
+
+    Attributes
+    ----------
+    address : int
+    shape : tuple of int
+    dtype : str
+    contiguous : bool
+        In C order.
+    index : int
+        Of the device that it lies on.
+    owner : object
+        Keeps the memory.
+    """
+
+    address: int
+    shape: tuple[int, ...]
+    dtype: str
+    contiguous: bool
+    index: int
+    owner: object
+
+    @property
+    def array(self) -> Array:
+        """As an operand, of contiguous ones."""
+        return Array(self.address, self.shape, self.shape[-1] if len(self.shape) > 1 else 1, self.dtype)
 
 
 class Graph(Protocol):
@@ -55,6 +86,15 @@ class Device(Protocol):
     def download(self, array: np.ndarray, address: int) -> None:
         """Fill a C-contiguous array from the device, when all before is done."""
 
+    def take(self, array: Any) -> Foreign:
+        """An array that is on the device, as it lies; what was to be written to it has been written when this returns.
+
+        Raises
+        ------
+        Exception
+            Whatever the other library says of an array that it does not share.
+        """
+
     def clear(self, address: int, nbytes: int) -> None:
         """Set memory to zero bytes."""
 
@@ -85,7 +125,7 @@ class CupyDevice:
     def __init__(self, index: int = 0) -> None:
         import cupy
 
-        self._cuda = cupy.cuda
+        self._cupy, self._cuda = cupy, cupy.cuda
         self._pool = cupy.get_default_memory_pool()
         self._device = cupy.cuda.Device(index)
         with self._device:
@@ -120,6 +160,15 @@ class CupyDevice:
         runtime = self._cuda.runtime
         runtime.memcpyAsync(array.ctypes.data, address, array.nbytes, runtime.memcpyDeviceToHost, self.stream.ptr)
         self.synchronize()
+
+    def take(self, array: Any) -> Foreign:
+        """See `Device.take`: through DLPack, else `__cuda_array_interface__`; both let CuPy's current stream wait for the writer's."""
+        with self._device:
+            if not isinstance(array, self._cupy.ndarray):
+                array = self._cupy.from_dlpack(array) if hasattr(array, "__dlpack__") else self._cupy.asarray(array)
+            self._cuda.get_current_stream().synchronize()
+        contiguous = bool(array.flags.c_contiguous)
+        return Foreign(array.data.ptr, array.shape, array.dtype.name, contiguous, array.device.id, array)
 
     def clear(self, address: int, nbytes: int) -> None:
         """See `Device.clear`."""

@@ -31,6 +31,10 @@ class DeviceSearch:
         With False the biases stay 0 and are no part of the vectors.
     problems : int
         1, or the number of outputs of a single layer with a loss for each.
+    transform : ndarray of shape (m, m) or (m,), float64, optional
+        T of a network of one layer: the search is for u in `parameters = T u`, see `fastmnist.training.preconditioner`.
+    variables : ndarray of shape (n,), float64, optional
+        With a transform: the u of `start`.
 
     Raises
     ------
@@ -39,7 +43,15 @@ class DeviceSearch:
     """
 
     def __init__(
-        self, executor: CupyExecutor, start: Parameters, l2: float, *, fit_intercept: bool, problems: int
+        self,
+        executor: CupyExecutor,
+        start: Parameters,
+        l2: float,
+        *,
+        fit_intercept: bool,
+        problems: int,
+        transform: np.ndarray | None = None,
+        variables: np.ndarray | None = None,
     ) -> None:
         self._executor, self._device, self._problems = executor, executor.device, problems
         self._shapes = executor.spec.parameter_shapes
@@ -49,10 +61,16 @@ class DeviceSearch:
         self._penalty = [l2 if i % 2 == 0 else 0.0 for i in range(len(self._shapes))]
         self._total_weight = executor.total_weight
         n = sum(sizes)
+        point = np.concatenate([np.asarray(start[i], np.float64).ravel() for i in self._kept])
         vector = np.zeros(n)
+        vectors = ["trial", "gradient", "new_gradient", "direction", "penalty"]
+        self._transformed = transform is not None
+        if transform is not None:
+            vectors += ["w", "w_trial", "w_gradient", "w_direction"]
         self._memory = executor.reserve(
-            x=np.concatenate([np.asarray(start[i], np.float64).ravel() for i in self._kept]),
-            **{name: vector for name in ("trial", "gradient", "new_gradient", "direction", "penalty")},
+            x=point if variables is None else variables,
+            **dict.fromkeys(vectors, vector),
+            **({} if transform is None else {"transform": np.ascontiguousarray(transform)}),
             s=np.zeros((PAIRS, n)),
             y=np.zeros((PAIRS, n)),
             curvature=np.zeros((PAIRS, problems)),
@@ -61,10 +79,17 @@ class DeviceSearch:
             steps=np.zeros(problems),
             orders=np.zeros(problems, np.int32),
         )
+        self._transform("w", "x")
         executor.place_gradient_parameters([np.zeros(shape, np.float32) for shape in self._shapes])
 
     def _vectors(self, *names: str) -> tuple[Array, ...]:
         return tuple(self._memory.arrays[name] for name in names)
+
+    def _transform(self, out: str, vector: str, *, transposed: bool = False) -> None:
+        """Change variables, where the search has other ones than the parameters."""
+        if self._transformed:
+            out_, matrix, vector_ = self._vectors(out, "transform", vector)
+            self._device.run(lbfgs.transform(self._device.facts, out_, matrix, vector_, transposed=transposed))
 
     def evaluate(self, steps: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Value, slope along the direction and largest component of the gradient at `x + step direction`.
@@ -85,14 +110,21 @@ class DeviceSearch:
         self._memory.put(steps=np.asarray(steps, np.float64))
         facts, arrays = self._device.facts, self._memory.arrays
         parameters, gradients, losses, weight = self._executor.gradient_operands()
-        trial, x, direction, penalty, new = self._vectors("trial", "x", "direction", "penalty", "new_gradient")
+        # Trial, point, direction and gradient: of the parameters, and of the variables that are searched.
+        outer = self._vectors(*(("w_trial", "w", "w_direction") if self._transformed else ("trial", "x", "direction")))
+        (steep,) = self._vectors("w_gradient" if self._transformed else "new_gradient")
+        penalty, new, along = self._vectors("penalty", "new_gradient", "direction")
         for i in self._kept:
-            vectors = (trial, x, direction)
-            self._device.run(lbfgs.trial(facts, parameters[i], vectors, arrays["steps"], self._at[i], self._problems))
+            self._device.run(lbfgs.trial(facts, parameters[i], outer, arrays["steps"], self._at[i], self._problems))
+        if self._transformed:
+            inner = self._vectors("trial", "x", "direction")
+            self._device.run(lbfgs.move(facts, inner, arrays["steps"], self._problems))
         self._executor.run_gradient()
         for i in self._kept:
-            self._device.run(lbfgs.gradient(facts, (new, penalty), gradients[i], trial, self._penalty[i], self._at[i]))
-        self._device.run(lbfgs.measure(arrays["facts"], losses, weight, (penalty, new, direction), self._problems))
+            outs = (steep, penalty)
+            self._device.run(lbfgs.gradient(facts, outs, gradients[i], outer[0], self._penalty[i], self._at[i]))
+        self._transform("new_gradient", "w_gradient", transposed=True)
+        self._device.run(lbfgs.measure(arrays["facts"], losses, weight, (penalty, new, along, steep), self._problems))
         result = np.empty((4, self._problems))
         self._memory.get("facts", result)
         return result[0] / self._total_weight + result[1], result[2], result[3]
@@ -126,12 +158,14 @@ class DeviceSearch:
             "orders",
         )
         self._device.run(lbfgs.direction(self._vectors(*names), PAIRS, self._problems))
+        self._transform("w", "x")
+        self._transform("w_direction", "direction")
         result = np.empty((4, self._problems))
         self._memory.get("facts", result)
         return result[2]
 
     def point(self) -> np.ndarray:
-        """Download the accepted point: `[W0, b0, ...]` as one vector."""
+        """Download the accepted point: `[W0, b0, ...]` as one vector, or the variables of the search."""
         x = np.empty(self._memory.arrays["x"].shape)
         self._memory.get("x", x)
         return x

@@ -38,6 +38,7 @@ class ReferenceExecutor:
     backend = "numpy"
     precision = "float32"
     takes_compressed = False
+    rows_reason = ""
     reading_order = None
 
     def __init__(

@@ -30,10 +30,6 @@ def profile(model: str, splits: Splits, estimator: Estimator, backends: str, out
     from fastmnist.backends import BACKENDS
     from fastmnist.profiling import profile as profile_fit
 
-    if model == "forest":
-        raise click.UsageError(
-            "A forest has no program to profile: each of its trees is one job. Profile softmax, ovr, mlp or cnn."
-        )
     if estimator.backend != "auto":
         raise click.UsageError("--backend does nothing here: say --backends.")
     names = [name.strip() for name in backends.split(",") if name.strip()]

@@ -13,16 +13,19 @@ from os import PathLike
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
+import scipy.sparse
 from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.utils import Tags, compute_class_weight
+from sklearn.utils import Tags, check_consistent_length, column_or_1d, compute_class_weight
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+from sklearn.utils.validation import _check_n_features, _check_sample_weight, check_is_fitted, validate_data
 
 from fastmnist import backends
+from fastmnist.backends.device_rows import DeviceClasses, DeviceIndices, DeviceLabels, DeviceRows
 from fastmnist.backends.rows import Matrix, StoredRows, largest_magnitude
 from fastmnist.backends.windows import WindowedExecutor, bind_rows, outputs_of
+from fastmnist.estimators.device_input import on_device, on_host, require_gpu, take_labels, take_rows, to_host
 from fastmnist.estimators.inputs import (
     PREDICT_COPY_BYTES,
     arithmetic_dtype,
@@ -40,7 +43,7 @@ if TYPE_CHECKING:
     from fastmnist.training.history import EpochRecord, OnEpoch
 
 # What lives only as long as the process: compiled state, locks, listeners. Not copied, pickled or saved.
-_TRANSIENT = ("_executor", "_executor_checked", "_lock", "_fit_lock", "_on_epoch", "_asked")
+_TRANSIENT = ("_executor", "_executor_checked", "_known_parameters", "_lock", "_fit_lock", "_on_epoch", "_asked")
 MAX_THREADS = 1024  # more would spend their time waiting for each other
 # Mean weights beyond these leave float32 when a batch's weights are summed, or 1 is divided by the sum.
 LEAST_MEAN_WEIGHT, LARGEST_MEAN_WEIGHT = 1e-30, 1e30
@@ -65,6 +68,7 @@ class Classifier(ClassifierMixin, BaseEstimator):
     }
 
     backend: str
+    _runs_on_cpu: ClassVar[str] = ""  # the name of an estimator that has no GPU code
     pixel_scale: str | float
     class_weight: dict | str | None
     verbose: int
@@ -132,8 +136,18 @@ class Classifier(ClassifierMixin, BaseEstimator):
     def _validate_training_data(
         self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None, *, reset: bool
     ) -> tuple[Matrix, np.ndarray, np.ndarray | None]:
-        """X (numbers of any dtype, dense or sparse rows), y (one label a row) and float64 weights or None."""
+        """X (numbers of any dtype, dense or sparse rows), y (one label a row) and float64 weights or None; what is on the GPU as `DeviceRows`
+        and `DeviceClasses`.
+        """
         _refuse_images(X)
+        X, y, sample_weight = on_host(X), on_host(y), None if sample_weight is None else on_host(sample_weight)
+        for given in (X, y, sample_weight):
+            if on_device(given):
+                require_gpu(self.backend, given, model=self._runs_on_cpu)
+        sample_weight = to_host(sample_weight, "sample_weight")
+        if on_device(X):
+            return self._take_training_data(X, y, sample_weight, reset=reset)
+        y = to_host(y)
         numbers, labels = validate_data(self, X, y, accept_sparse="csr", dtype="numeric", reset=reset)
         check_classification_targets(labels)
         weights = None
@@ -141,8 +155,24 @@ class Classifier(ClassifierMixin, BaseEstimator):
             weights = _check_sample_weight(sample_weight, numbers, dtype=np.float64, ensure_non_negative=True)
         return checked_numbers(numbers), labels, weights
 
-    def _learn_classes(self, y: np.ndarray) -> np.ndarray:
+    def _take_training_data(self, X: Any, y: Any, sample_weight: ArrayLike | None, *, reset: bool) -> Any:
+        """The same of X on the GPU, which stays there; so does y where it is there."""
+        rows = X if isinstance(X, DeviceRows) else take_rows(X)[0]
+        _check_n_features(self, rows, reset=reset)
+        labels = take_labels(y) if on_device(y) else column_or_1d(y, warn=True)
+        check_consistent_length(rows, labels)
+        if not isinstance(labels, DeviceClasses):
+            check_classification_targets(labels)
+        weights = None
+        if sample_weight is not None:
+            weights = _check_sample_weight(sample_weight, rows, dtype=np.float64, ensure_non_negative=True)
+        return rows, labels, weights
+
+    def _learn_classes(self, y: np.ndarray | DeviceClasses) -> Any:
         """Set `classes_`; returns the index of each label in it."""
+        if isinstance(y, DeviceClasses):
+            self._set_classes(y.classes)
+            return DeviceIndices(y, self.classes_)
         classes, indices = np.unique(y, return_inverse=True)
         self._set_classes(classes)
         return indices
@@ -155,7 +185,7 @@ class Classifier(ClassifierMixin, BaseEstimator):
             )
         self.classes_ = classes
 
-    def _class_indices(self, y: np.ndarray, name: str = "y") -> np.ndarray:
+    def _class_indices(self, y: Any, name: str = "y") -> Any:
         """Index of each label in `classes_`.
 
         Raises
@@ -163,12 +193,13 @@ class Classifier(ClassifierMixin, BaseEstimator):
         ValueError
             A label is unknown.
         """
-        unknown = np.setdiff1d(y, self.classes_)
+        known_there = isinstance(y, DeviceClasses)
+        unknown = np.setdiff1d(y.classes if known_there else y, self.classes_)
         if len(unknown):
             raise ValueError(
                 f"`{name}` has classes not in `self.classes_`: {unknown}. `self.classes_` has {self.classes_}; refit to add classes."
             )
-        return np.searchsorted(self.classes_, y)
+        return DeviceIndices(y, self.classes_) if known_there else np.searchsorted(self.classes_, y)
 
     def _weights(self, indices: np.ndarray, sample_weight: np.ndarray | None) -> np.ndarray | None:
         """Product of sample weights and class weights, float64; None for ones.
@@ -180,6 +211,7 @@ class Classifier(ClassifierMixin, BaseEstimator):
         """
         if self.class_weight is None and sample_weight is None:
             return None
+        indices = np.asarray(indices)
         weights = np.ones(len(indices)) if sample_weight is None else sample_weight
         if self.class_weight is not None:
             y = self.classes_[indices]
@@ -228,8 +260,21 @@ class Classifier(ClassifierMixin, BaseEstimator):
         if not hasattr(self, "classes_"):  # asking scikit-learn takes as long as predicting one row
             check_is_fitted(self)
         if not (isinstance(X, np.ndarray) and self._is_plain(X)):
+            X = on_host(X)
+            if isinstance(X, DeviceRows) or on_device(X):
+                return self._take_new_data(X)
             _refuse_images(X)
             X = checked_numbers(validate_data(self, X, accept_sparse="csr", dtype="numeric", reset=False))
+        return X, self._pixel_scale_for(X)
+
+    def _take_new_data(self, X: Any) -> tuple[DeviceRows, float]:
+        """The same of X on the GPU, which stays there."""
+        backend = getattr(self, "backend_", "cupy") if self.backend == "auto" else self.backend
+        require_gpu(backend, X, model=self._runs_on_cpu)
+        if not isinstance(X, DeviceRows):
+            _refuse_images(X)
+            X, _ = take_rows(X)
+        _check_n_features(self, X, reset=False)
         return X, self._pixel_scale_for(X)
 
     def _is_plain(self, X: np.ndarray) -> bool:
@@ -294,9 +339,18 @@ class NetworkClassifier(Classifier):
     def _n_outputs(self) -> int:
         return 1 if len(self.classes_) == 2 else len(self.classes_)
 
-    def _labels(self, indices: np.ndarray) -> np.ndarray:
+    def _labels(self, indices: np.ndarray | DeviceIndices) -> Any:
         """Output that is 1 for each sample; of two classes the second is the positive one, output 0 (DESIGN.md, Vocabulary)."""
+        if isinstance(indices, DeviceIndices):
+            return indices.labels.encoded(self._output_of_class())
         return (1 - indices if self._n_outputs == 1 else indices).astype(np.int32)
+
+    def _output_of_class(self) -> dict[int, int]:
+        """Of each class, an integer."""
+        n = len(self.classes_)
+        return {
+            int(label): 1 - k if self._n_outputs == 1 else k for k, label in zip(range(n), self.classes_, strict=True)
+        }
 
     def _memory_limit(self) -> int:
         """`max_memory` as a number of bytes."""
@@ -316,8 +370,7 @@ class NetworkClassifier(Classifier):
             return None
         if not isinstance(validation_data, (tuple, list)) or len(validation_data) != 2:
             raise ValueError(f"validation_data must be a pair (X, y); got {type(validation_data).__name__}.")
-        X, y = validate_data(self, *validation_data, accept_sparse="csr", dtype="numeric", reset=False)
-        X = checked_numbers(X)
+        X, y, _ = self._validate_training_data(*validation_data, None, reset=False)
         labels = self._labels(self._class_indices(y, "validation_data[1]"))
         return Validation(as_executor_input(X, dtype, max_memory), labels, None, self._pixel_scale_for(X))
 
@@ -339,7 +392,7 @@ class NetworkClassifier(Classifier):
         """Choose the backend and build its executor; sets `backend_` and `backend_reason_`."""
         # float32 is what every backend can do; NumPy, once it is chosen, does what X asks for.
         choice = backends.select(
-            self.backend,
+            "cupy" if isinstance(X, DeviceRows) else self.backend,
             n_samples=X.shape[0],
             n_features=X.shape[1],
             flops=flops,
@@ -355,6 +408,8 @@ class NetworkClassifier(Classifier):
             precision=self.precision,
         )
         self.backend_, self.backend_reason_ = choice.backend, choice.reason
+        if isinstance(X, DeviceRows) and self.backend == "auto":
+            self.backend_reason_ = "auto: X lies on the GPU."
         self._keep_executor(executor)
         return executor
 
@@ -370,7 +425,7 @@ class NetworkClassifier(Classifier):
     ) -> tuple[BoundExecutor, np.ndarray | StoredRows]:
         """Attach the training data; returns what to train with, and X as it was bound.
 
-        Where rows have to be read bit by bit, `backend_reason_` says so.
+        `backend_reason_` then also says in which form the rows are kept, or that they have to be read bit by bit.
         """
         data, taken = self._executor_input(executor, X, max_memory)
         bound_weights = None if weights is None else weights.astype(np.float32)
@@ -383,13 +438,16 @@ class NetworkClassifier(Classifier):
             max_memory=max_memory - taken,
             full_batch=full_batch,
         )
-        if isinstance(bound, WindowedExecutor):
-            self.backend_reason_ = f"{self.backend_reason_} {bound.reason}"
+        reason = bound.reason if isinstance(bound, WindowedExecutor) else executor.rows_reason
+        if reason:
+            self.backend_reason_ = f"{self.backend_reason_} {reason}"
         return bound, data
 
     @staticmethod
-    def _executor_input(executor: Executor, X: Matrix, max_memory: int) -> tuple[np.ndarray | StoredRows, int]:
+    def _executor_input(executor: Executor, X: Matrix | DeviceRows, max_memory: int) -> tuple[Any, int]:
         """X as the executor takes it, and how many bytes were copied for that."""
+        if isinstance(X, DeviceRows):
+            return X, 0
         data = as_executor_input(X, executor.dtype, max_memory)
         taken = 0 if isinstance(data, StoredRows) or np.may_share_memory(data, X) else data.nbytes
         return data, taken
@@ -401,7 +459,7 @@ class NetworkClassifier(Classifier):
 
     def _release_data(self, executor: Executor, X: np.ndarray | StoredRows, labels: np.ndarray) -> None:
         """Let go of the training data: an estimator must not keep them alive."""
-        row = X[:1].dense() if isinstance(X, StoredRows) else X[:1].copy()
+        row = X[:1].dense() if isinstance(X, (StoredRows, DeviceRows)) else X[:1].copy()
         executor.bind(row, labels[:1].copy(), None, pixel_scale=self.pixel_scale_)
 
     def _current_executor(self) -> Executor:
@@ -448,8 +506,28 @@ class NetworkClassifier(Classifier):
 
     # --- inference --------------------------------------------------------------------------------------------------------------
 
-    def _outputs(self, X: Matrix, scale: float) -> np.ndarray:
+    def _outputs(self, X: Matrix | DeviceRows, scale: float) -> np.ndarray:
         """Outputs of the network after the loss's link, (n, n_outputs)."""
+        executor, parameters, data = self._inference_operands(X)
+        with self._lock:  # an executor has one workspace
+            outputs = outputs_of(executor, parameters, data, pixel_scale=scale)
+        if not math.isfinite(outputs.sum()):  # probabilities: their sum does not overflow
+            raise self._no_finite_outputs(executor, X)
+        return outputs
+
+    def _predicted_labels(self, X: Matrix | DeviceRows, scale: float) -> np.ndarray | None:
+        """Index in `classes_` of each prediction, where only they leave the device; None where there is no device."""
+        executor, parameters, data = self._inference_operands(X)
+        if not hasattr(executor, "predicted_labels") or isinstance(data, StoredRows):
+            return None
+        with self._lock:
+            labels = executor.predicted_labels(parameters, data, pixel_scale=scale)
+        if len(labels) and labels.min() < 0:
+            raise self._no_finite_outputs(executor, X)
+        return 1 - labels if self._n_outputs == 1 else labels
+
+    def _inference_operands(self, X: Matrix | DeviceRows) -> tuple[Executor, list[np.ndarray], Any]:
+        """The executor, the parameters, and X as it takes it."""
         executor = self._current_executor()
         parameters = self._parameters()
         shapes = tuple(p.shape for p in parameters)
@@ -458,15 +536,61 @@ class NetworkClassifier(Classifier):
                 f"The fitted layers have the shapes {shapes[::2]}, but the parameters of this estimator now ask for "
                 f"{executor.spec.parameter_shapes[::2]}. Call fit again, or set the parameters back with set_params."
             )
-        with self._lock:  # an executor has one workspace
-            data = as_executor_input(X, executor.dtype, PREDICT_COPY_BYTES)
-            outputs = outputs_of(executor, parameters, data, pixel_scale=scale)
-        if not math.isfinite(outputs.sum()):  # probabilities: their sum does not overflow
-            raise ValueError(
-                f"The outputs of the network are no finite numbers: input X has values up to {largest_magnitude(X):g}, for which "
-                f"{executor.dtype} is too small. Scale X as the training data were (sklearn.preprocessing.StandardScaler)."
+        if isinstance(X, DeviceRows):
+            if executor.backend != "cupy":
+                require_gpu(executor.backend, X)
+            return executor, parameters, X
+        return executor, parameters, as_executor_input(X, executor.dtype, PREDICT_COPY_BYTES)
+
+    @staticmethod
+    def _no_finite_outputs(executor: Executor, X: Matrix | DeviceRows) -> ValueError:
+        return ValueError(
+            f"The outputs of the network are no finite numbers: input X has values up to {largest_magnitude(X):g}, for which "
+            f"{executor.dtype} is too small. Scale X as the training data were (sklearn.preprocessing.StandardScaler)."
+        )
+
+    def score(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
+        """Mean accuracy; on a GPU only the sums of weights and hits reach the host.
+
+        Parameters
+        ----------
+        X : array-like or sparse matrix of shape (n_samples, n_features)
+        y : array-like of shape (n_samples,)
+        sample_weight : array-like of shape (n_samples,), default=None
+
+        Returns
+        -------
+        float
+        """
+        X, y = on_host(X), on_host(y)
+        check_is_fitted(self)
+        if not (self._judges_on_device() and (on_device(y) or np.ndim(y) == 1)) or scipy.sparse.issparse(X):
+            return super().score(X, to_host(y), sample_weight)
+        rows, scale = self._validate_new_data(X)
+        executor, parameters, data = self._inference_operands(rows)
+        labels = take_labels(y) if on_device(y) else np.asarray(y)
+        check_consistent_length(rows, labels)
+        weight = None
+        if sample_weight is not None:
+            weight = _check_sample_weight(to_host(sample_weight, "sample_weight"), rows, dtype=np.float32)
+        with self._lock:
+            judgement = executor.judge(  # type: ignore[attr-defined]
+                parameters, data, self._labels_to_judge(labels), weight, pixel_scale=scale, link=False
             )
-        return outputs
+        if not judgement.finite:
+            raise self._no_finite_outputs(executor, rows)
+        return judgement.hits / judgement.weight
+
+    def _judges_on_device(self) -> bool:
+        return hasattr(self._current_executor(), "judge")
+
+    def _labels_to_judge(self, y: np.ndarray | DeviceClasses) -> np.ndarray | DeviceLabels:
+        """Labels, -1 for classes that the model does not know: they are misses."""
+        if isinstance(y, DeviceClasses) and self.classes_.dtype.kind in "iu":
+            return y.encoded(self._output_of_class())
+        y = np.asarray(y)
+        indices = np.minimum(np.searchsorted(self.classes_, y), len(self.classes_) - 1)
+        return np.where(self.classes_[indices] == y, self._labels(indices), -1).astype(np.int32)
 
     def predict_log_proba(self, X: ArrayLike) -> np.ndarray:
         """Logarithm of probability estimates.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable
 from typing import Any, ClassVar
 
@@ -9,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.utils._param_validation import StrOptions
 
+from fastmnist.backends.device_rows import DeviceRows
 from fastmnist.backends.rows import Matrix
 from fastmnist.estimators.inputs import as_rows, learn_image_shape, shifted_images
 from fastmnist.estimators.network_fitting import NetworkFitting
@@ -206,6 +208,17 @@ feature_names_in_, history_, step_losses_, backend_, backend_reason_, pixel_scal
         return super()._learning_rate_schedule(incremental=incremental)
 
     def _parameters(self) -> list[np.ndarray]:
+        # Predicting one image takes some microseconds, as describing the network does: while the fitted arrays are the same, so are their rows.
+        fitted = [self.layers, self.n_features_in_, *self.coefs_, *self.intercepts_, *self.batch_norms_]
+        known, parameters = getattr(self, "_known_parameters", ([], []))
+        if len(known) != len(fitted) or not all(map(operator.is_, known, fitted)):
+            parameters = self._fitted_rows()
+            if all(array.flags.c_contiguous for array in fitted[2:]):  # a copy would not follow what is written into them
+                self._known_parameters = fitted, parameters
+        return list(parameters)
+
+    def _fitted_rows(self) -> list[np.ndarray]:
+        """The fitted arrays as the layers have their parameters: weights as matrices."""
         layers = self._spec().layers
         asked = [sum(isinstance(layer, kind) for layer in layers) for kind in ((Conv2D, Dense), BatchNorm)]
         if asked != [len(self.coefs_), len(self.batch_norms_)]:
@@ -259,9 +272,20 @@ feature_names_in_, history_, step_losses_, backend_, backend_reason_, pixel_scal
         self._require_image_shape(shape)
         return result
 
+    def _judges_on_device(self) -> bool:
+        return not self.test_time_augmentation and super()._judges_on_device()
+
+    def _predicted_labels(self, X: Matrix, scale: float) -> np.ndarray | None:
+        return None if self.test_time_augmentation else super()._predicted_labels(X, scale)
+
     def _outputs(self, X: Matrix, scale: float) -> np.ndarray:
         if not self.test_time_augmentation:
             return super()._outputs(X, scale)
+        if isinstance(X, DeviceRows):
+            raise ValueError(
+                "test_time_augmentation needs X in the host's memory, where images are shifted; got X on the GPU. Pass X.get() (CuPy) or X.cpu() "
+                "(PyTorch), or set test_time_augmentation=False."
+            )
         n = X.shape[0]
         block = max(1, self._tta_block_bytes // (5 * X.shape[1] * X.dtype.itemsize))
         means = []

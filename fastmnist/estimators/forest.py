@@ -104,6 +104,8 @@ class RandomForestClassifier(Classifier):
     (10,)
     """
 
+    _runs_on_cpu = "RandomForestClassifier"
+
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         **Classifier._parameter_constraints,
         "n_estimators": [Interval(Integral, 1, None, closed="left")],
@@ -358,7 +360,7 @@ class RandomForestClassifier(Classifier):
             if len(out) == 0:
                 continue
             alone = Forest(forest.nodes, forest.thresholds, forest.roots[number : number + 1], forest.distributions)
-            votes[out] += executor.probabilities(alone, X[out], self._fitted_scale(X))
+            votes[out] += executor.probabilities(alone, X[out], self._fitted_scale(X), phase="out of bag")
             n_votes[out] += 1
         judged = n_votes > 0
         if not judged.any():

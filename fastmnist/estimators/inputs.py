@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import scipy.sparse
 from numpy.typing import ArrayLike
 
+from fastmnist.backends.device_rows import DeviceRows
 from fastmnist.backends.rows import Matrix, StoredRows, convert, is_mapped
+from fastmnist.estimators.device_input import on_device, on_host, take_rows
 from fastmnist.network.rules import is_count
 from fastmnist.network.shapes import Shape
 
@@ -68,17 +71,19 @@ def arithmetic_dtype(backend: str, X: Matrix) -> np.dtype:
     return np.dtype(np.float64 if backend == "numpy" and X.dtype in (np.float64, np.longdouble) else np.float32)
 
 
-def as_executor_input(X: Matrix, dtype: np.dtype, max_memory: int) -> np.ndarray | StoredRows:
+def as_executor_input(X: Matrix | DeviceRows, dtype: np.dtype, max_memory: int) -> Any:
     """X as an executor takes it: uint8 as it is, everything else as `dtype`, C-contiguous.
 
     Sparse X, X of which a copy would be needed that takes more than `max_memory` bytes, and X in a file that is larger than that come back
-    as `StoredRows`, which are converted where they are read.
+    as `StoredRows`, which are converted where they are read; X on a GPU as it is.
 
     Raises
     ------
     ValueError
         A value is too large for float32. (Of stored rows: when they are read.)
     """
+    if isinstance(X, DeviceRows):
+        return X
     target = np.dtype(np.uint8) if X.dtype == np.uint8 else np.dtype(dtype)
     if scipy.sparse.issparse(X):
         return StoredRows(X, target)
@@ -126,8 +131,11 @@ def predict_pixel_scale(pixel_scale: str | float, fitted_scale: float, fitted_ma
     return PIXEL_SCALE if fitted_max <= 1 and X.max() > 1 else 1.0
 
 
-def as_rows(X: ArrayLike) -> tuple[ArrayLike, tuple[int, int, int] | None]:
+def as_rows(X: ArrayLike) -> tuple[Any, tuple[int, int, int] | None]:
     """Images (n, height, width) or (n, height, width, channels) as rows of numbers, and their shape; None for what are rows already."""
+    X = on_host(X)
+    if on_device(X):
+        return take_rows(X)
     array = X if isinstance(X, np.ndarray) else np.asarray(X) if isinstance(X, (list, tuple)) else None
     if array is None or array.ndim not in (3, 4):
         return X, None

@@ -19,6 +19,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state, gen_batches
 from sklearn.utils._param_validation import Interval, StrOptions
 
+from fastmnist.backends.device_rows import DeviceRows
 from fastmnist.backends.rows import Matrix, convert
 from fastmnist.estimators.base import NetworkClassifier
 from fastmnist.network.layers import Dense
@@ -41,6 +42,7 @@ SGD_N_ITER_NO_CHANGE = 5  # scikit-learn's SGDClassifier
 # scikit-learn's settings of L-BFGS: more trials in a line search, and stop at rounding level only.
 LBFGS_OPTIONS = {"maxls": 50, "ftol": 64 * np.finfo(np.float64).eps}
 ROUNDING_UNITS = 64  # a float32 gradient is accurate to some tens of units of rounding, times the size of the features
+DEVICE_SAMPLE_ROWS = 4096  # of X on a GPU, whose features' size is judged by them
 CHUNK_ROWS = 1024  # converted at a time in decision_function
 
 
@@ -230,8 +232,7 @@ class _LogisticBase(NetworkClassifier):
     ) -> Objective:
         preconditioner = None
         # Without a penalty there may be many minima: from 0 in the parameters themselves it is the one of least norm that is reached.
-        # A search on the device has its vectors there, and no preconditioner.
-        if self.solver == "lbfgs" and self.precondition and l2 > 0 and not searches_on_device(executor):
+        if self.solver == "lbfgs" and self.precondition and l2 > 0:
             preconditioner = make_preconditioner(
                 X,
                 scale=self.pixel_scale_,
@@ -292,6 +293,8 @@ class _LogisticBase(NetworkClassifier):
 
     def _feature_size(self, X: Matrix) -> float:
         """Largest mean absolute value of a feature (at least 1: the intercept's): what rounding errors of gradients scale with."""
+        if isinstance(X, DeviceRows):  # of as many rows as tell
+            X = X[:DEVICE_SAMPLE_ROWS].dense()
         total = sum(abs(X[rows]).sum(axis=0, dtype=np.float64) for rows in gen_batches(X.shape[0], CHUNK_ROWS))
         return max(1.0, float(np.max(total)) / X.shape[0] * self.pixel_scale_)
 
@@ -363,7 +366,14 @@ class _LogisticBase(NetworkClassifier):
         X, scale = self._validate_new_data(X)
         return self._logits(X, scale)
 
-    def _logits(self, X: Matrix, scale: float) -> np.ndarray:
+    def _logits(self, X: Matrix | DeviceRows, scale: float) -> np.ndarray:
+        if isinstance(X, DeviceRows):
+            executor, parameters, data = self._inference_operands(X)
+            with self._lock:
+                there = executor.outputs(  # type: ignore[call-arg]
+                    parameters, data, pixel_scale=scale, link=False
+                )
+            return there.ravel() if there.shape[1] == 1 else there
         dtype = self.coef_.dtype
         weights = np.ascontiguousarray(self.coef_.T) * dtype.type(scale)
         logits = np.empty((X.shape[0], len(self.intercept_)), dtype)
@@ -384,7 +394,11 @@ class _LogisticBase(NetworkClassifier):
         ndarray of shape (n_samples,)
             Of the type of `classes_`.
         """
-        scores = self.decision_function(X)
+        rows, scale = self._validate_new_data(X)
+        predicted = self._predicted_labels(rows, scale)
+        if predicted is not None:
+            return self.classes_[predicted]
+        scores = self._logits(rows, scale)
         indices = (scores > 0).astype(int) if scores.ndim == 1 else scores.argmax(axis=1)
         return self.classes_[indices]
 

@@ -216,7 +216,11 @@ class NetworkFitting(NetworkClassifier):
         ndarray of shape (n_samples,)
             Of the type of `classes_`.
         """
-        outputs = self._outputs(*self._validate_new_data(X))
+        rows, scale = self._validate_new_data(X)
+        predicted = self._predicted_labels(rows, scale)
+        if predicted is not None:
+            return self.classes_[predicted]
+        outputs = self._outputs(rows, scale)
         indices = (outputs[:, 0] > 0.5).astype(int) if self.n_outputs_ == 1 else outputs.argmax(axis=1)
         return self.classes_[indices]
 

@@ -6,22 +6,19 @@ low: measuring again keeps the better of both.
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
 import json
-import os
-import platform
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from fastmnist.backends import crossovers as known_crossovers
+from fastmnist.files import write_atomically
 from fastmnist.threads import default_threads
 
-VERSION = 1  # of the file's form and of how it is measured
 ROUND_SECONDS = 2e-3  # of one call that is timed: longer than a thread needs to start, shorter than a time slice
 TURNS = 12
 # Bytes of the triad's three arrays together, of one thread; sizes from the first level's cache to memory.
@@ -47,6 +44,8 @@ class Roofs:
         The same by threads and by bytes of the arrays of a thread.
     gpu : dict
         Of the GPU, where there is one: "name", "gflops", "memory" (GB/s that it is filled with), "upload", "download".
+    crossovers : dict
+        Shares of nonzero values by name, see `fastmnist.backends.crossovers`; empty where they were not measured.
     measured : str
         When.
     """
@@ -57,8 +56,9 @@ class Roofs:
     bandwidth: dict[int, dict[str, float]]
     triad: dict[int, dict[int, float]]
     gpu: dict[str, Any] = field(default_factory=dict)
+    crossovers: dict[str, float] = field(default_factory=dict)
     measured: str = ""
-    version: int = VERSION
+    version: int = known_crossovers.VERSION
 
     def peak(self, threads: int) -> float:
         """GFLOP/s of the widest vectors on so many threads."""
@@ -105,21 +105,36 @@ def roofs(*, measure: bool = False) -> Roofs:
     ImportError, OSError
         The compiled kernels cannot be loaded.
     """
-    known = known_roofs()
-    if known is not None and not measure:
+    known = _known()
+    if known is not None and not measure and default_threads() in known.gflops:
         return known
     found = _measure()
     if known is not None:
         found = _better(known, found)
-    _write(_path(), asdict(found))
+    _keep(found)
+    return found
+
+
+def measure_machine() -> Roofs:
+    """Roofs and crossovers, measured now and kept: from now on fits go by these crossovers."""
+    from fastmnist.profiling.crossovers import measure_crossovers
+
+    found = replace(roofs(measure=True), crossovers=measure_crossovers())
+    _keep(found)
     return found
 
 
 def known_roofs() -> Roofs | None:
-    """This machine's roofs if they have been measured, else None."""
+    """This machine's roofs if they have been measured on as many threads as there are to use, else None."""
+    known = _known()
+    return known if known is not None and default_threads() in known.gflops else None
+
+
+def _known() -> Roofs | None:
+    """What has been measured, on whatever number of threads."""
     try:
-        values = json.loads(_path().read_text())
-        if values.get("version") != VERSION:
+        values = known_crossovers.read_machine_file()
+        if values is None:
             return None
         for name in ("gflops", "triad"):
             values[name] = {int(n): {int(k): float(v) for k, v in row.items()} for n, row in values[name].items()}
@@ -129,45 +144,31 @@ def known_roofs() -> Roofs | None:
         return None  # missing, or damaged: measured again
 
 
-def _path() -> Path:
-    """A file for each processor and number of threads."""
-    from fastmnist.kernels.cpu.caches import CACHES
-    from fastmnist.kernels.cpu.isa import MACHINE
-    from fastmnist.kernels.cpu.objects import cache_root
-
-    key = f"{platform.node()} {MACHINE} {CACHES} {default_threads()}"
-    return cache_root() / "roofs" / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
-
-
-def _write(path: Path, values: dict[str, Any]) -> None:
-    """Whole or not at all; where nothing can be written the next one measures again."""
-    try:
+def _keep(found: Roofs) -> None:
+    """Write the file, whole or not at all; where nothing can be written the next one measures again."""
+    path = known_crossovers.machine_file()
+    with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-        try:
-            with os.fdopen(handle, "w") as file:
-                json.dump(values, file, indent=1)
-            os.replace(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
-    except OSError:
-        return
+        write_atomically(path, json.dumps(asdict(found), indent=1).encode())
+    known_crossovers.crossovers.cache_clear()
 
 
 def _better(one: Roofs, other: Roofs) -> Roofs:
-    """The best seen of everything."""
+    """The best seen of everything; crossovers are the first's."""
 
     def best(name: str) -> dict[Any, dict[Any, float]]:
         a, b = getattr(one, name), getattr(other, name)
-        return {n: {k: max(a.get(n, {}).get(k, 0.0), value) for k, value in row.items()} for n, row in b.items()}
+        new = {n: {k: max(a.get(n, {}).get(k, 0.0), value) for k, value in row.items()} for n, row in b.items()}
+        return dict(sorted({**a, **new}.items()))
 
     return replace(
         other,
+        threads=max(one.threads, other.threads),
         gflops=best("gflops"),
         bandwidth=best("bandwidth"),
         triad=best("triad"),
         gpu=other.gpu or one.gpu,
+        crossovers=one.crossovers,
     )
 
 
@@ -180,7 +181,7 @@ def _measure() -> Roofs:
     triad = {n: _triad(n) for n in counts}
     bandwidth = {n: _levels(triad[n], n) for n in counts}
     name = f"{MACHINE.cpu_name}, {MACHINE.simd}"
-    return Roofs(name, most, gflops, bandwidth, triad, _gpu(), time.strftime("%Y-%m-%d"))
+    return Roofs(name, most, gflops, bandwidth, triad, _gpu(), measured=time.strftime("%Y-%m-%d"))
 
 
 def best_seconds(call: Callable[[int], None], n_threads: int) -> float:

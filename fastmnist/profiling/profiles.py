@@ -20,17 +20,30 @@ from fastmnist.backends import BackendUnavailable, require
 from fastmnist.backends.recording import Event, Line, Recorder, Table, recording_to
 from fastmnist.profiling.machine import Roofs, roofs
 from fastmnist.profiling.memory import PeakMemory
+from fastmnist.threads import default_threads
 
 if TYPE_CHECKING:
-    from fastmnist.estimators import CNNClassifier, LogisticRegression, MLPClassifier, OneVsRestLogisticRegression
+    from fastmnist.estimators import (
+        CNNClassifier,
+        LogisticRegression,
+        MLPClassifier,
+        OneVsRestLogisticRegression,
+        RandomForestClassifier,
+    )
 
 
 PROFILE_VERSION = 1
+TRAINING = ("training", "gradient")
+_FOREST = (
+    "Threads take whole trees. Histograms, search for the best cut and partition of the rows happen inside one kernel, `grow_tree`, node by node: "
+    "a clock around each of them would take longer than most of them do, so a tree is timed as a whole."
+)
 _NOT_RECORDED = "Kernels are not timed one by one on this backend: its totals are."
-OVERHEAD_PAIRS = 9  # short fits with and without records, taking turns
-OVERHEAD_EPOCHS = 3  # of each; the median counts
+OVERHEAD_PAIRS = 25  # short fits with and without records, taking turns
+OVERHEAD_LEAST_PAIRS = 5  # however long they take
+OVERHEAD_EPOCHS, OVERHEAD_TREES = 3, 8  # of each; the shortest epoch counts: whatever disturbs one makes it longer
 OVERHEAD_ROWS = 2000  # of the data, at most
-OVERHEAD_SECONDS = 3.0  # at most, after the first pair
+OVERHEAD_SECONDS = 3.0  # at most, after the first fit, if the least number of pairs is done
 
 
 @dataclass(frozen=True)
@@ -41,7 +54,7 @@ class KernelTime:
     ----------
     backend : str
     phase : str
-        "training" (mini-batches), "gradient" (all rows) or "inference".
+        "training" (mini-batches; the trees of a forest), "gradient" (all rows) or "inference"; of forests also "preparation" and "out of bag".
     op, place : str
         Of the contract; the layer and direction, or the tensor that is written.
     calls : int
@@ -96,6 +109,17 @@ class Overhead:
     high: float | None
     pairs: int
 
+    @property
+    def within_noise(self) -> bool:
+        """Whether the quartiles lie on both sides of 0: what recording costs is less than what these pairs can tell."""
+        return self.low is not None and self.high is not None and self.low <= 0 <= self.high
+
+    def __str__(self) -> str:
+        if self.median is None:
+            return "not measured"
+        noise = ": within noise" if self.within_noise else ""
+        return f"{self.median:+.1%} (half of {self.pairs} pairs between {self.low:+.1%} and {self.high:+.1%}{noise})"
+
 
 @dataclass(frozen=True)
 class BackendProfile:
@@ -116,7 +140,7 @@ class BackendProfile:
     accounted : float
         Time of all kernels and of the waiting, as a part of the epochs' wall time on all threads.
     steps : int
-        Steps of the optimizer, or gradients.
+        Steps of the optimizer, gradients, or trees.
     host_peak, host_grown : int or None
         Bytes that the process had at most during the run, and by how much that is more than before.
     device_peak : int or None
@@ -126,6 +150,8 @@ class BackendProfile:
         What the program's lowering chose, with reasons.
     timed : float
         Part of the steps whose kernels were timed.
+    unit : str
+        What the steps are: "step", or of forests "tree".
     """
 
     backend: str
@@ -145,6 +171,7 @@ class BackendProfile:
     overhead: Overhead
     decisions: list[str]
     timed: float
+    unit: str = "step"
 
 
 @dataclass(frozen=True)
@@ -210,13 +237,13 @@ class Profile:
         """Lines for people: the backends, and each one's longest kernels of the training."""
         lines = [self.model, self.data] if self.data else [self.model]
         for run in self.backends:
-            cost = "" if run.overhead.median is None else f"; recording costs {run.overhead.median:+.1%}"
+            cost = "" if run.overhead.median is None else f"; recording costs {run.overhead}"
             lines.append(
                 f"{run.backend}: training {run.train_seconds:.3g} s, compiling {run.compile_seconds:.3g} s, preparing "
                 f"{run.prepare_seconds:.3g} s, prediction {run.predict_seconds:.3g} s, waiting {run.idle_seconds / run.n_threads:.3g} s a "
                 f"thread{cost}"
             )
-            kernels = [k for k in self.kernels if k.backend == run.backend and k.phase != "inference"]
+            kernels = [k for k in self.kernels if k.backend == run.backend and k.phase in TRAINING]
             for kernel in kernels[:n_kernels]:
                 roof = "" if kernel.roof is None else f", {kernel.roof:.0%} of the roof"
                 rate = "" if kernel.gflops is None else f", {kernel.gflops:.3g} GFLOP/s"
@@ -261,7 +288,11 @@ class Profile:
 
 
 def profile(
-    estimator: LogisticRegression | OneVsRestLogisticRegression | MLPClassifier | CNNClassifier,
+    estimator: LogisticRegression
+    | OneVsRestLogisticRegression
+    | MLPClassifier
+    | CNNClassifier
+    | RandomForestClassifier,
     X: ArrayLike,
     y: ArrayLike,
     *,
@@ -275,7 +306,7 @@ def profile(
 
     Parameters
     ----------
-    estimator : LogisticRegression, OneVsRestLogisticRegression, MLPClassifier or CNNClassifier
+    estimator : LogisticRegression, OneVsRestLogisticRegression, MLPClassifier, CNNClassifier or RandomForestClassifier
         Stays as it is: copies of it are fitted.
     X : array-like of shape (n_samples, n_features)
     y : array-like of shape (n_samples,)
@@ -291,7 +322,7 @@ def profile(
     Raises
     ------
     ValueError
-        As in `fit`; an unknown backend; an estimator that has no program, such as a forest.
+        As in `fit`; an unknown backend.
     fastmnist.BackendUnavailable
         None of the backends can run here.
 
@@ -302,10 +333,6 @@ def profile(
     >>> model = fastmnist.MLPClassifier(hidden_layer_sizes=(16,), max_iter=1)
     >>> fastmnist.profile(model, X, y).to_html("report.html")  # doctest: +SKIP
     """
-    if not hasattr(estimator, "solver"):
-        raise ValueError(
-            f"{type(estimator).__name__} has no program to profile: each of its trees is one job. Profile a network or a logistic regression."
-        )
     if not backends:
         raise ValueError("backends must name at least one of 'numpy', 'numba', 'cupy'; got none.")
     missing, possible = {}, []
@@ -353,15 +380,17 @@ def _run(estimator: Any, X: ArrayLike, y: ArrayLike, backend: str) -> tuple[Reco
     with recording_to(recorder), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Stochastic Optimizer: Maximum iterations")
         model.fit(X, y)
-        executor = model._executor
-        compiled, start = executor.compile_seconds, time.perf_counter()
+        compiled, start = _compile_seconds(model), time.perf_counter()
         model.predict(X)
-        predict_seconds = time.perf_counter() - start - (executor.compile_seconds - compiled)
+        more = _compile_seconds(model) - compiled
+        predict_seconds = time.perf_counter() - start - more
     peak, grown = memory.stop()
-    training = [span for span in recorder.spans if span.phase != "inference"]
-    tables = [table for table in recorder.tables if table.phase != "inference"]
+    training = [span for span in recorder.spans if span.phase in TRAINING]
+    tables = [table for table in recorder.tables if table.phase in TRAINING]
     # The GPU's executor records nothing: of it the epochs' wall time is known.
     train_seconds = sum(span.seconds for span in training) or float(sum(model.history_["seconds"]))
+    compile_seconds = (model.compile_seconds_ if _is_forest(model) else compiled) + more
+    n_threads = max(span.threads for span in training) if _is_forest(model) else model._executor.n_threads
     on_all_threads = sum(span.seconds * span.threads for span in training)
     lines = [line for table in tables for line in _lines(table)]
     total = sum(seconds for _, seconds, _ in lines)
@@ -370,9 +399,9 @@ def _run(estimator: Any, X: ArrayLike, y: ArrayLike, backend: str) -> tuple[Reco
     run = BackendProfile(
         backend=backend,
         reason=model.backend_reason_,
-        n_threads=executor.n_threads,
+        n_threads=n_threads,
         fit_seconds=model.fit_seconds_,
-        compile_seconds=executor.compile_seconds,
+        compile_seconds=compile_seconds,
         prepare_seconds=max(model.fit_seconds_ - train_seconds, 0.0),
         train_seconds=train_seconds,
         predict_seconds=predict_seconds,
@@ -383,10 +412,26 @@ def _run(estimator: Any, X: ArrayLike, y: ArrayLike, backend: str) -> tuple[Reco
         host_grown=grown,
         device_peak=None,
         overhead=_overhead(estimator, X, y, backend),
-        decisions=recorder.decisions or [_NOT_RECORDED],
+        decisions=recorder.decisions or [_FOREST if _is_forest(model) else _NOT_RECORDED],
         timed=sum(sum(table.timed) for table in tables) / walked if walked else 0.0,
+        unit="tree" if _is_forest(model) else "step",
     )
     return recorder, run
+
+
+def _is_forest(model: Any) -> bool:
+    return not hasattr(model, "solver")
+
+
+def _compile_seconds(model: Any) -> float:
+    """Seconds spent compiling so far: for an executor, or, of forests, which keep none, in this process."""
+    if not _is_forest(model):
+        return float(model._executor.compile_seconds)
+    if model.backend_ != "numba":
+        return 0.0
+    from fastmnist.kernels import cpu
+
+    return cpu.compile_seconds()
 
 
 def _seconds(table: Table, lane: int) -> np.ndarray:
@@ -473,7 +518,7 @@ def _share_of_roof(known: Roofs, backend: str, gflops: float, intensity: float) 
     if backend == "cupy":
         return gflops / min(known.gpu["gflops"], intensity * known.gpu["memory"]) if known.gpu else None
     # Compiled kernels run on one thread each; NumPy's products on as many as its BLAS takes.
-    return gflops / known.roof(intensity, known.threads if backend == "numpy" else 1)
+    return gflops / known.roof(intensity, default_threads() if backend == "numpy" else 1)
 
 
 def _variant(backend: str, op: str, types: str) -> str:
@@ -487,6 +532,13 @@ def _variant(backend: str, op: str, types: str) -> str:
     return f"NumPy {np.__version__}" if backend == "numpy" else "CUDA"
 
 
+_OF_FORESTS = {
+    "grow_tree": "Compares and counts bytes, almost without arithmetic: what limits it is reading rows that lie apart, not a roof of GFLOP/s.",
+    "forest_proba": "Follows links from node to node: what limits it is the time to reach L2, of 512 rows at a time.",
+    "transpose": "One thread copies X column by column: bytes that are moved, no arithmetic.",
+    "bin_values": "NumPy sorts each feature's values.",
+    "leaf_distributions": "NumPy, once a tree.",
+}
 # By how the op's name begins, the first that fits.
 _CONVOLUTIONS = {
     "conv2d_grey_pooled": "Direct convolution of one channel: pixels are the lanes, ReLU and pooling happen in registers.",
@@ -498,6 +550,8 @@ _CONVOLUTIONS = {
 def _reason(run: BackendProfile, op: str, place: str) -> str:
     """Why there is no faster variant of this line, where there is one."""
     first_layer = place.endswith(" 1") or op in ("gather_rows", "sparse_transpose")
+    if op in _OF_FORESTS:
+        return _OF_FORESTS[op]
     if op == "barrier":
         return "Threads wait for the slowest: work that does not divide, or a neighbour on the same core."
     if run.backend == "numba" and op.startswith("conv2d") and not op.startswith("conv2d_db"):
@@ -525,26 +579,29 @@ def _speed_ups(runs: list[BackendProfile]) -> list[SpeedUp]:
 
 
 def _overhead(estimator: Any, X: ArrayLike, y: ArrayLike, backend: str) -> Overhead:
-    """Short fits with and without records, taking turns: what the records cost."""
+    """Short fits with and without records, taking turns at being first: what the records cost."""
     n = min(len(X), OVERHEAD_ROWS)  # type: ignore[arg-type]
     part, labels = X[:n], y[:n]  # type: ignore[index]
     if len(np.unique(labels)) < 2:
         return Overhead(None, None, None, 0)
+    forest = _is_forest(estimator)
+    short = {"n_estimators": OVERHEAD_TREES} if forest else {"max_iter": OVERHEAD_EPOCHS}
 
     def seconds(recorder: Recorder | None) -> float:
-        model = _copy(estimator, backend).set_params(max_iter=OVERHEAD_EPOCHS)
+        model = _copy(estimator, backend).set_params(**short)
         with warnings.catch_warnings(), recording_to(recorder) if recorder else nullcontext():
             warnings.simplefilter("ignore")
             model.fit(part, labels)
-        return statistics.median(model.history_["seconds"])
+        return float(model.fit_seconds_ if forest else min(model.history_["seconds"]))
 
-    ratios: list[float] = []
-    first = seconds(None)
+    start = time.perf_counter()
+    seconds(None)
     end = time.perf_counter() + OVERHEAD_SECONDS
-    for _ in range(OVERHEAD_PAIRS):
-        without = seconds(None)
-        ratios.append(seconds(Recorder()) / without - 1)
-        if time.perf_counter() + 2 * first > end:
+    a_fit, ratios = time.perf_counter() - start, []
+    for pair in range(OVERHEAD_PAIRS):
+        times = {recorded: seconds(Recorder() if recorded else None) for recorded in (bool(pair % 2), not pair % 2)}
+        ratios.append(times[True] / times[False] - 1)
+        if len(ratios) >= OVERHEAD_LEAST_PAIRS and time.perf_counter() + 2 * a_fit > end:
             break
-    low, middle, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
+    low, middle, high = statistics.quantiles(ratios, n=4)
     return Overhead(middle, low, high, len(ratios))

@@ -8,14 +8,20 @@ from importlib.resources import files
 from string import Template
 from typing import TYPE_CHECKING
 
-from fastmnist.kernels.contract import CONTRACT
+from fastmnist.kernels.contract import CONTRACT, JOBS
 from fastmnist.profiling.pictures import _seconds, roofline_picture, speed_picture
 from fastmnist.version import __version__
 
 if TYPE_CHECKING:
-    from fastmnist.profiling.profiles import BackendProfile, KernelTime, Profile
+    from fastmnist.profiling.profiles import BackendProfile, KernelTime, Overhead, Profile
 
-PHASES = {"training": "Training", "gradient": "Training (gradient of all rows)", "inference": "Prediction"}
+PHASES = {
+    "training": "Training",
+    "gradient": "Training (gradient of all rows)",
+    "inference": "Prediction",
+    "preparation": "Preparation",
+    "out of bag": "Prediction of the rows that trees did not get",
+}
 INTRODUCTION = """A model learns by running a few small computations, the <em>kernels</em>, again and again. This page shows how long each of them
 took on this machine, measured while the model was really trained. Start with the bars: they say which <em>backend</em> was faster. Then look at
 the tables: the kernels at the top of them are where a second could be saved."""
@@ -79,7 +85,7 @@ def _cards(runs: Sequence[BackendProfile]) -> str:
         step = run.train_seconds / run.steps if run.steps else 0.0
         cards.append(
             f'<div class="card"><div class="of {escape(run.backend)}-of">{escape(run.backend)}</div>'
-            f"<strong>{_seconds(run.train_seconds)}</strong>to train, {run.steps:,} steps of {_seconds(step)}"
+            f"<strong>{_seconds(run.train_seconds)}</strong>to train, {run.steps:,} {run.unit}s of {_seconds(step)}"
             f'<div class="soft">{_seconds(run.predict_seconds)} to predict, {run.n_threads} thread(s)</div></div>'
         )
     return f'<div class="cards">{"".join(cards)}</div>'
@@ -109,6 +115,10 @@ def _number(value: float | None, shown: Callable[[float], str]) -> str:
 
 def _mebibytes(value: float) -> str:
     return f"{value / 2**20:,.0f} MiB"
+
+
+def _overhead(cost: Overhead) -> str:
+    return _number(cost.median, lambda value: f"{value:+.1%}{', noise' if cost.within_noise else ''}")
 
 
 def _percent(value: float) -> str:
@@ -143,7 +153,7 @@ def _backends(profile: Profile) -> str:
             _number(run.predict_seconds, _seconds),
             _number(run.host_peak, _mebibytes),
             _number(run.device_peak, _mebibytes),
-            _number(run.overhead.median, _percent),
+            _overhead(run.overhead),
         ]
         for run in profile.backends
     ]
@@ -211,8 +221,9 @@ def _kernels(kernels: Sequence[KernelTime], columns: Sequence[Column], *, named:
 
 
 def _meanings(kernels: Sequence[KernelTime]) -> str:
-    names = sorted({k.op for k in kernels} & set(CONTRACT))
-    items = "".join(f"<dt>{escape(name)}</dt><dd>{escape(' '.join(CONTRACT[name].doc.split()))}</dd>" for name in names)
+    known = {**CONTRACT, **JOBS}
+    names = sorted({k.op for k in kernels} & set(known))
+    items = "".join(f"<dt>{escape(name)}</dt><dd>{escape(' '.join(known[name].doc.split()))}</dd>" for name in names)
     return f"<details><summary>What each kernel computes</summary><dl>{items}</dl></details>"
 
 
@@ -227,19 +238,22 @@ def _decisions(runs: Sequence[BackendProfile]) -> str:
 def _method(profile: Profile) -> str:
     items = []
     for run in profile.backends:
-        cost = run.overhead
-        stated = "not measured" if cost.median is None else f"{cost.median:+.1%}"
-        if cost.low is not None and cost.high is not None:
-            stated += f" (half of {cost.pairs} pairs of runs between {cost.low:+.1%} and {cost.high:+.1%})"
         items.append(
-            f"<dt>{escape(run.backend)}</dt><dd>{run.timed:.0%} of the steps were timed, kernel by kernel. Kernels and waiting add up to "
-            f"{run.accounted:.1%} of the wall time of the training on all threads. What recording cost, by turns with and without: {stated}.</dd>"
+            f"<dt>{escape(run.backend)}</dt><dd>{run.timed:.0%} of the {run.unit}s were timed, kernel by kernel. Kernels and waiting add up to "
+            f"{run.accounted:.1%} of the wall time of the training on all threads. "
+            f"What recording cost, by turns with and without: {escape(str(run.overhead))}.</dd>"
         )
     roofs = "".join(
         f"<dd>{escape(line)}</dd>" for line in (profile.roofs.summary() if profile.roofs else ["not measured"])
     )
+    forest = any(run.unit == "tree" for run in profile.backends)
+    clock = (
+        "Python's clock is read before and after each job"
+        if forest
+        else "compiled code reads the processor's cycle counter before and after each kernel"
+    )
     text = (
-        "Times are measured, not shared out: compiled code reads the processor's cycle counter before and after each kernel, on every thread. "
+        f"Times are measured, not shared out: {clock}, on every thread. "
         "FLOPs and bytes of a call are counted by the kernel's definition, GFLOP/s and GB/s are those of one thread while it runs the kernel. "
         "The roof is the lower of the peak of multiply-adds and of FLOPs a byte times the bandwidth of the level-1 cache; "
         "NumPy's is that of all threads."

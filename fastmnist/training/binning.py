@@ -11,9 +11,12 @@ from typing import Protocol
 
 import numpy as np
 
+from fastmnist.backends.job_clock import JobClock
+from fastmnist.backends.recording import Line, active
 from fastmnist.backends.team import Team
 
 N_BINS = 256
+_BINNING = (Line("bin_values", "values of a feature"),)
 
 
 class Coding(Protocol):
@@ -87,12 +90,14 @@ def code_numbers(X: np.ndarray, n_threads: int) -> BinCoding:
         np.zeros((N_BINS, n_features), np.float32),
     )
     team = Team(max(1, min(n_threads, n_features)))
+    clock = JobClock(active(), "preparation", _BINNING, len(X), team.n_threads)
 
     def work(thread: int) -> int:
         for feature in range(thread, n_features, team.n_threads):
             if team.stop_requested:
                 break
-            codes, smallest, largest = _bins(X[:, feature])
+            with clock.timing(thread, 0):
+                codes, smallest, largest = _bins(X[:, feature])
             coding.codes[:, feature] = codes
             coding.smallest[: len(smallest), feature] = smallest
             coding.largest[: len(largest), feature] = largest
@@ -101,6 +106,7 @@ def code_numbers(X: np.ndarray, n_threads: int) -> BinCoding:
     team.run(work)
     if team.stop_requested:
         raise KeyboardInterrupt
+    clock.stop()
     return coding
 
 

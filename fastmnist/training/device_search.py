@@ -150,21 +150,26 @@ def lbfgs_on_device(
     Parameters
     ----------
     objective : Objective
-        Its executor is one of which `searches_on_device` is true; it has no preconditioner.
+        Its executor is one of which `searches_on_device` is true. Its preconditioner is applied on the device.
     start, tol, max_iter, options, validation, on_epoch
         As there.
     by_output : bool, default=False
         Each output is a problem of its own.
     """
-    assert objective.preconditioner is None
     recorder = Recorder(objective, max_iter, validation, on_epoch)
     solution = recorder.solution
     settings: dict[str, Any] = DEFAULTS | options
     problems: list[_Problem] = []
     search: Search | None = None
     try:
+        change = objective.preconditioner
         search = objective.executor.begin_search(  # type: ignore[attr-defined]
-            start, objective.l2, fit_intercept=objective.fit_intercept, by_output=by_output
+            start,
+            objective.l2,
+            fit_intercept=objective.fit_intercept,
+            by_output=by_output,
+            transform=None if change is None else change.transform,
+            variables=None if change is None else objective.to_vector(start),
         )
         assert search is not None
         problems = _first_points(search, objective.executor.spec.n_outputs if by_output else 1, tol)

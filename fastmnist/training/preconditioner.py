@@ -17,6 +17,7 @@ import numpy as np
 import scipy.linalg
 import scipy.sparse
 
+from fastmnist.backends.device_rows import DeviceRows
 from fastmnist.backends.rows import Matrix, convert
 from fastmnist.matrix_product import gemm
 
@@ -40,23 +41,23 @@ class Preconditioner:
     """
 
     def __init__(self, transform: np.ndarray) -> None:
-        self._transform = transform
+        self.transform = transform
 
     def to_parameters(self, u: np.ndarray) -> np.ndarray:
         """T u, a column for each output."""
-        return self._transform @ u if self._is_full else self._transform[:, None] * u
+        return self.transform @ u if self._is_full else self.transform[:, None] * u
 
     def to_variables(self, w: np.ndarray) -> np.ndarray:
         """The u with T u = w."""
-        return scipy.linalg.solve_triangular(self._transform, w) if self._is_full else w / self._transform[:, None]
+        return scipy.linalg.solve_triangular(self.transform, w) if self._is_full else w / self.transform[:, None]
 
     def to_gradient(self, gradient: np.ndarray) -> np.ndarray:
         """Gradient with respect to u of what has this gradient with respect to w: T' gradient."""
-        return self._transform.T @ gradient if self._is_full else self._transform[:, None] * gradient
+        return self.transform.T @ gradient if self._is_full else self.transform[:, None] * gradient
 
     @property
     def _is_full(self) -> bool:
-        return self._transform.ndim == 2
+        return self.transform.ndim == 2
 
 
 def make_preconditioner(
@@ -127,7 +128,8 @@ def _sample(X: Matrix, sample_weight: np.ndarray | None, n_rows: int) -> tuple[M
     n = min(len(weighted), n_rows)
     chosen = weighted[np.linspace(0, len(weighted) - 1, n).astype(np.intp)]
     weights = np.ones(n) if sample_weight is None else np.asarray(sample_weight, np.float64)[chosen]
-    return X[chosen], weights / weights.sum()
+    part = X[chosen]
+    return part.dense() if isinstance(part, DeviceRows) else part, weights / weights.sum()
 
 
 def _largest(part: Matrix, scale: float, n_columns: int) -> np.ndarray:

@@ -4,7 +4,7 @@
 simulator) compiles `source(file)` and runs them.
 """
 
-from . import activations, channels, convolution, lbfgs, losses, matmul, optimizers, pooling, rows, update
+from . import activations, channels, convolution, judging, lbfgs, losses, matmul, optimizers, pooling, rows, update
 from .fusion import decisions, plan
 from .launch import LAUNCHERS, NOT_ON_GPU, Array, Facts, Launch, launches
 from .source import FILES, file_of, source
@@ -21,6 +21,7 @@ __all__ = [
     "convolution",
     "decisions",
     "file_of",
+    "judging",
     "launches",
     "lbfgs",
     "losses",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from ..contract import CONTRACT
 from . import matmul, update
@@ -38,18 +39,15 @@ def plan(facts: Facts, calls: Sequence[Call]) -> list[Launch]:
     return result
 
 
-def _update(
-    facts: Facts, op: str, arrays: Sequence[Array], step: Call, later: Sequence[Call]
-) -> list[Launch] | None:
+def _update(facts: Facts, op: str, arrays: Sequence[Array], step: Call, later: Sequence[Call]) -> list[Launch] | None:
     """A gradient of weights or biases and the optimizer's step that follows it, if nothing else reads the gradient."""
     if op not in ("linear_dw", "linear_db") or step[0] not in update.KINDS:
         return None
-    gradient, *factors = arrays
-    if step[1][-3].address != gradient.address or _is_read(gradient, later):
+    if step[1][-3].address != arrays[0].address or _is_read(arrays[0], later):
         return None
     if op == "linear_dw":
-        return update.update_weights(facts, *factors, step)
-    return update.update_bias(facts, *factors, step)
+        return update.update_weights(facts, arrays[1], arrays[2], step)
+    return update.update_bias(facts, arrays[1], step)
 
 
 def _is_read(array: Array, calls: Sequence[Call]) -> bool:
@@ -71,12 +69,12 @@ def decisions(facts: Facts, calls: Sequence[tuple[str, Sequence[tuple[int, ...]]
     facts : Facts
     calls : sequence of (op, shapes, label)
     """
-    fused = [
-        following[2]
-        for call, following in zip(calls, calls[1:], strict=False)
-        if call[0] == "linear_dw" and following[0] in update.KINDS
-        if update.tile_of(facts, *call[1][0], call[1][1][0])
-    ]
+    fused = []
+    for (op, shapes, _), (step, _, label) in pairwise(calls):
+        if op == "linear_dw" and step in update.KINDS:
+            rows, columns = shapes[0]
+            if update.tile_of(facts, rows, columns, shapes[1][0]):
+                fused.append(label)
     how = "sums in float32" if facts.precision == "float32" else "on tensor cores, sums in float32"
     return [
         f"products in {facts.precision}, {how}",

@@ -5,39 +5,23 @@
 // side by side: element i belongs to problem i % C. A block works for one problem, so sums have a fixed order: a
 // thread's elements ascending, then the threads by halves.
 
-constexpr int THREADS = 256;
 constexpr int MOST_PAIRS = 32;  // remembered at most
 
-// The sum, or with MAX the largest, over the threads of a block; every thread gets it. NaN stays.
-template <bool MAX>
-__device__ __forceinline__ double over_block(double v) {
-  __shared__ double parts[THREADS];
-  __syncthreads();  // of the sum before
-  parts[threadIdx.x] = v;
-  for (int half = THREADS / 2; half; half /= 2) {
-    __syncthreads();
-    if ((int)threadIdx.x < half) {
-      const double a = parts[threadIdx.x], b = parts[threadIdx.x + half];
-      parts[threadIdx.x] = !MAX ? a + b : b > a || b != b ? b : a;
-    }
-  }
-  __syncthreads();
-  return parts[0];
-}
 __device__ __forceinline__ double dot(const double* a, const double* b, int n, int C) {
   double sum = 0;
   for (int i = blockIdx.x + threadIdx.x * C; i < n; i += THREADS * C) sum += a[i] * b[i];
   return over_block<false>(sum);
 }
 
-// One parameter w[R,Q], elements [at, at + R Q) of the vectors: trial = x + step direction, and w = trial in float32.
+// One parameter w[R,Q], elements [at, at + R Q) of the vectors: trial = x + step direction, and, unless w is null, w = trial
+// in float32.
 extern "C" __global__ void lbfgs_trial_kernel(float* w, double* trial, const double* x, const double* direction,
                                               const double* steps, int at, int C, int R, int Q, int ld_w) {
   for_each_quad(R, Q, [&](int r, int c, int n) {
     for (int k = 0; k < n; ++k) {
       const int i = at + r * Q + c + k;
       trial[i] = x[i] + steps[i % C] * direction[i];
-      w[(i64)r * ld_w + c + k] = (float)trial[i];
+      if (w) w[(i64)r * ld_w + c + k] = (float)trial[i];
     }
   });
 }
@@ -54,16 +38,36 @@ extern "C" __global__ void lbfgs_gradient_kernel(double* gradient, double* penal
   });
 }
 
+// A linear change of variables, out[m,C] = T in[m,C]: T[m] is diagonal (DIAGONAL), or T[m,m] is upper triangular (FULL), or
+// it is the transpose of such a one (TRANSPOSED). A thread makes an element, its sum ascending.
+enum { DIAGONAL = 0, FULL = 1, TRANSPOSED = 2 };
+extern "C" __global__ void lbfgs_transform_kernel(double* out, const double* T, const double* in, int form, int m,
+                                                  int C) {
+  const int stride = gridDim.x * blockDim.x;
+  for (int i = blockIdx.x * blockDim.x + threadIdx.x; i < m * C; i += stride) {
+    const int r = i / C, c = i % C;
+    double sum = 0;
+    if (form == DIAGONAL) sum = T[r] * in[i];
+    if (form == FULL)
+      for (int k = r; k < m; ++k) sum += T[(i64)r * m + k] * in[k * C + c];
+    if (form == TRANSPOSED)
+      for (int k = 0; k <= r; ++k) sum += T[(i64)k * m + r] * in[k * C + c];
+    out[i] = sum;
+  }
+}
+
 // Of each problem: facts[0] = weighted sum of the losses, facts[1] = penalty, facts[2] = gradient . direction, facts[3] =
-// largest component of the gradient, each a row of C. losses[M,L] belong to all problems in turn, or to the only one.
+// largest component of `steep` (the gradient with respect to the parameters, where the search has other variables), each a
+// row of C. losses[M,L] belong to all problems in turn, or to the only one.
 extern "C" __global__ void __launch_bounds__(256)
     lbfgs_facts_kernel(double* facts, const float* losses, const float* sample_weight, const double* penalty,
-                       const double* gradient, const double* direction, int M, int L, int n, int C) {
+                       const double* gradient, const double* direction, const double* steep, int M, int L, int n,
+                       int C) {
   double loss = 0, sum = 0, largest = 0;
   for (int e = blockIdx.x + threadIdx.x * C; e < M * L; e += THREADS * C)
     loss += (double)losses[e] * sample_weight[e / L];
   for (int i = blockIdx.x + threadIdx.x * C; i < n; i += THREADS * C) {
-    const double size = fabs(gradient[i]);
+    const double size = fabs(steep[i]);
     sum += penalty[i];
     if (size > largest || size != size) largest = size;
   }

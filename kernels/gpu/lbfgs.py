@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from .launch import THREADS, Array, Facts, Launch, integers, stream
+from .launch import THREADS, Array, Facts, Launch, integers, spread, stream
 
 MOST_PAIRS = 32  # as in lbfgs.cu
 
 # What `direction` tells each problem.
 WAIT, ACCEPT, FORGET = 0, 1, 2
+DIAGONAL, FULL, TRANSPOSED = 0, 1, 2  # forms of a change of variables
 
 
 def _matrix(parameter: Array) -> tuple[int, int]:
@@ -26,6 +27,19 @@ def trial(
     return stream(facts, "lbfgs_trial_kernel", _matrix(w), w, *vectors, steps, *sizes)
 
 
+def move(facts: Facts, vectors: tuple[Array, Array, Array], steps: Array, problems: int) -> list[Launch]:
+    """`trial = x + step direction` of whole vectors; `vectors` are these three."""
+    shape = (vectors[0].shape[0] // problems, problems)
+    return stream(facts, "lbfgs_trial_kernel", shape, None, *vectors, steps, *integers(0, problems, *shape, 0))
+
+
+def transform(facts: Facts, out: Array, matrix: Array, vector: Array, *, transposed: bool = False) -> list[Launch]:
+    """`out = T vector`, or `T' vector`, of vectors that are matrices of as many rows as T, row by row."""
+    m, n = matrix.shape[0], vector.shape[0]
+    form = DIAGONAL if len(matrix.shape) == 1 else TRANSPOSED if transposed else FULL
+    return spread(facts, "lbfgs_transform_kernel", n, out, matrix, vector, *integers(form, m, n // m))
+
+
 def gradient(facts: Facts, outs: tuple[Array, Array], dw: Array, trial: Array, l2: float, at: int) -> list[Launch]:
     """One parameter's part of the gradient and of the penalty; `outs` are these vectors."""
     sizes = integers(at, *_matrix(dw), dw.ld if len(dw.shape) == 2 else 0)
@@ -33,9 +47,9 @@ def gradient(facts: Facts, outs: tuple[Array, Array], dw: Array, trial: Array, l
 
 
 def measure(
-    facts: Array, losses: Array, sample_weight: Array, vectors: tuple[Array, Array, Array], problems: int
+    facts: Array, losses: Array, sample_weight: Array, vectors: tuple[Array, Array, Array, Array], problems: int
 ) -> list[Launch]:
-    """What the host must know of a trial; `vectors` are penalty, gradient and direction."""
+    """What the host must know of a trial; `vectors` are penalty, gradient, direction and the gradient of the parameters."""
     rows, columns = losses.shape if len(losses.shape) == 2 else (*losses.shape, 1)
     sizes = integers(rows, columns, vectors[0].shape[0], problems)
     return [Launch("lbfgs_facts_kernel", (problems,), (THREADS,), (facts, losses, sample_weight, *vectors, *sizes))]

@@ -19,6 +19,8 @@ _PARTS = {
     "tensor_update": ("tile.cuh", "tensor_tile.cuh", "step.cuh", "update.cuh"),
     "tensor_matmul": ("tile.cuh", "tensor_tile.cuh"),
     "tensor_convolution": ("tile.cuh", "tensor_tile.cuh", "windows.cuh"),
+    "judging": ("block_sums.cuh",),
+    "lbfgs": ("block_sums.cuh",),
 }
 
 # Sources of which older devices get no kernel, with the compute capability from which they do.

@@ -51,9 +51,7 @@ def update_weights(facts: Facts, x: Array, dy: Array, step: Step) -> list[Launch
     sizes = integers(rows, columns, dy.shape[0])
     grid = tile.blocks(rows, columns)
     return [
-        Launch(
-            f"update_{tile.name}_kernel", grid, (tile.threads,), (x, dy, *arguments, *sizes, *strides), tile.shared
-        )
+        Launch(f"update_{tile.name}_kernel", grid, (tile.threads,), (x, dy, *arguments, *sizes, *strides), tile.shared)
     ]
 
 

@@ -1,4 +1,5 @@
-// Runs CUDA C++ kernels on the CPU, for tests: one fiber for each CUDA thread, blocks one after another.
+// Runs CUDA C++ kernels on the CPU, for tests: one fiber for each CUDA thread, blocks one after another; in a cooperative
+// launch all blocks are alive at once, and take turns where they wait for each other.
 //
 // A kernel's source is compiled unchanged by g++ (C++20): this file gives CUDA's keywords, built-in variables and
 // functions a meaning there. A barrier or a warp operation switches to the next fiber until all have arrived. Seen by
@@ -74,6 +75,7 @@ CUSIM_INLINE uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { 
 namespace cusim {
 constexpr unsigned kMaxThreads = 1024, kWords = kMaxThreads / 64;
 constexpr size_t kSharedLimit = 99 << 10;  // dynamic shared memory that every supported device but sm_75 grants a block
+constexpr unsigned kPatience = 100;  // turns of all blocks without anything new, after which nobody will ever go on
 constexpr size_t kStack = 64 << 10, kPage = 4096;
 constexpr size_t kPool = 1 << 16;  // most threads alive at once: those of a cooperative launch
 using Location = std::source_location;
@@ -113,7 +115,7 @@ cusim_switch:
 CUSIM_INLINE void switch_context(Context& from, Context& to) { cusim_switch(&from.sp, to.sp); }
 #endif
 
-enum State : uint8_t { kRun, kBarrier, kWarp, kGrid, kDone };
+enum State : uint8_t { kRun, kBarrier, kWarp, kPoll, kDone };
 struct Fiber {
   uint3 tid;
   unsigned id;
@@ -128,9 +130,9 @@ struct Group {  // a set of lanes that meet in a warp operation; two buffers, be
   alignas(16) unsigned char values[2][32][16];
 };
 
-struct Block {  // everything a block keeps when a cooperative launch parks it at a grid barrier
+struct Block {  // everything a block keeps while others have their turn
   uint3 index{};
-  unsigned alive = 0, at_barrier = 0, at_grid_barrier = 0;
+  unsigned alive = 0, at_barrier = 0, polling = 0;
   int votes[2][3]{};
   unsigned barriers_passed = 0;
 };
@@ -145,14 +147,14 @@ struct Machine {
   uint3 block_dim{1, 1, 1}, grid_dim{1, 1, 1};
   void (*body)(void*) = nullptr;
   void* arg = nullptr;
-  char* dynamic = nullptr;
+  char *dynamic_memory = nullptr, *dynamic = nullptr;  // of all blocks that are alive; of the current one
   size_t dynamic_bytes = 0, dynamic_capacity = 0;
   char* statics = nullptr;
   size_t statics_bytes = 0;
   bool failed = false, reverse = false, strict = true, cooperative = false, inside = false;
+  bool moved = false;  // since the blocks' last turn: a thread returned, or an atomic has another value
   char error[1024]{};
   uint64_t launches = 0;
-  unsigned round = 0;
   char *stacks = nullptr, *extra = nullptr;
   size_t extra_bytes = 0;
 };
@@ -229,7 +231,7 @@ inline void stuck() {  // nobody can run: a divergent barrier or an incomplete w
           snprintf(part + len, sizeof part - size_t(len), "%s%u thread(s) wait at a %s in line %u", n++ ? "; " : "", c,
                    f.state == kBarrier ? "block barrier"
                    : f.state == kWarp  ? "warp operation"
-                                       : "grid barrier",
+                                       : "poll of other blocks",
                    f.line);
   }
   unsigned done = 0;
@@ -247,10 +249,12 @@ __attribute__((noinline)) inline void yield(bool same_warp = false) {  // the cu
       k = int((me.id & ~31u) + (((me.id & 31) + unsigned(std::countr_zero(std::rotr(w, int(me.id & 31))))) & 31));
   if (k < 0) k = next_runnable(me.id);
   if (k < 0) {
-    stuck();
-    leave();
-  }
-  if (unsigned(k) != me.id) {
+    if (!M.b.polling) {
+      stuck();
+      leave();
+    }
+    switch_context(me.context, M.host);  // the other blocks' turn
+  } else if (unsigned(k) != me.id) {
     M.current = &M.fibers[k];
     switch_context(me.context, M.fibers[k].context);
   }
@@ -267,6 +271,7 @@ inline void fiber_main() {
     Fiber& me = *M.current;
     block_on(me, kDone);
     --M.b.alive;
+    M.moved = true;
     if (M.b.alive && M.b.at_barrier == M.b.alive) {
       if (M.strict) {
         unsigned l = 0;
@@ -284,7 +289,7 @@ inline void fiber_main() {
     }
     int k = next_runnable(me.id);
     if (k < 0) {
-      if (M.b.alive && !(M.b.at_grid_barrier == M.b.alive)) stuck();
+      if (M.b.alive && !M.b.polling) stuck();
       switch_context(me.context, M.host);
     } else {
         M.current = &M.fibers[k];
@@ -367,67 +372,65 @@ inline void enter(Fiber& f) {
 inline void run_block() { enter(M.fibers[M.reverse ? M.n - 1 : 0]); }
 inline uint64_t in_sweep(uint64_t i, uint64_t n) { return M.reverse ? n - 1 - i : i; }
 
-// a grid barrier parks the block: its fibers keep their stacks, its shared memory is copied out
-inline void grid_sync(Location at) {
-  if (!M.cooperative) fail(at, "grid barrier in a launch that is not cooperative");
+// A thread looks again at what other blocks are to write: all others go first.
+inline void poll(Location at) {
+  if (!M.cooperative) fail(at, "waiting for other blocks in a launch that is not cooperative");
   Fiber& me = *M.current;
   me.line = at.line();
-  ++M.b.at_grid_barrier;
-  block_on(me, kGrid);
-  const int k = next_runnable(me.id);
-  if (k >= 0) {
-    M.current = &M.fibers[k];
-    switch_context(me.context, M.fibers[k].context);
-    return;
-  }
-  if (M.b.at_grid_barrier != M.b.alive) stuck();
-  switch_context(me.context, M.host);
+  ++M.b.polling;
+  block_on(me, kPoll);
+  yield();
 }
 struct Parked {
   Block b;
-  char* mem;
+  char* statics;
 };
-inline bool run_cooperative(unsigned blocks) {
-  Parked* p = static_cast<Parked*>(std::calloc(blocks, sizeof(Parked)));
-  const size_t bytes = M.statics_bytes + M.dynamic_bytes;
-  unsigned parked = 0, over = 0;
-  bool first = true;
-  do {
-    parked = 0;
+inline void select_block(unsigned i, char* dynamic, size_t stride) {
+  M.fibers = M.pool + size_t(i) * M.n;
+  M.groups = M.group_pool + size_t(i) * M.n;
+  M.dynamic = dynamic + i * stride;
+}
+// All blocks are alive: each runs until its threads wait for other blocks, then the next one has its turn.
+inline void run_cooperative(unsigned blocks, char* dynamic, size_t stride) {
+  Parked* parked = static_cast<Parked*>(std::calloc(blocks, sizeof(Parked)));
+  unsigned alive = blocks, quiet = 0;
+  for (bool first = true; alive && !M.failed; first = false) {
+    alive = 0;
+    M.moved = false;
     for (unsigned turn = 0; turn < blocks && !M.failed; ++turn) {
       const unsigned i = unsigned(in_sweep(turn, blocks));
-      M.fibers = M.pool + size_t(i) * M.n;
-      M.groups = M.group_pool + size_t(i) * M.n;
+      Parked& p = parked[i];
+      select_block(i, dynamic, stride);
       if (first) {
+        p.statics = static_cast<char*>(std::malloc(M.statics_bytes + 1));
         start_block(i);
         run_block();
-        p[i].mem = static_cast<char*>(std::malloc(bytes + 1));
+      } else if (p.b.alive) {
+        M.b = p.b;
+        M.b.polling = 0;
+        if (M.statics) std::memcpy(M.statics, p.statics, M.statics_bytes);
+        release(kPoll);
+        enter(M.fibers[next_runnable(M.reverse ? 0 : M.n - 1)]);
       } else {
-        M.b = p[i].b;
-        M.b.at_grid_barrier = 0;
-        if (M.statics) std::memcpy(M.statics, p[i].mem, M.statics_bytes);
-        if (M.dynamic_bytes) std::memcpy(M.dynamic, p[i].mem + M.statics_bytes, M.dynamic_bytes);
-        for (unsigned k = 0; k < M.n; ++k)
-          if (M.fibers[k].state == kGrid) ready(k);
-        enter(M.fibers[next_runnable(M.n - 1)]);
+        continue;
       }
-      if (M.b.alive) {
-        ++parked;
-        p[i].b = M.b;
-        if (M.statics) std::memcpy(p[i].mem, M.statics, M.statics_bytes);
-        if (M.dynamic_bytes) std::memcpy(p[i].mem + M.statics_bytes, M.dynamic, M.dynamic_bytes);
-      } else ++over;
+      p.b = M.b;
+      if (M.statics) std::memcpy(p.statics, M.statics, M.statics_bytes);
+      alive += M.b.alive > 0;
     }
-    if (parked && over && !M.failed) {
-      M.failed = true;
-      snprintf(M.error, sizeof M.error, "%u block(s) returned while %u wait at a grid barrier", over, parked);
+    quiet = M.moved ? 0 : quiet + 1;
+    if (alive && quiet == kPatience && !M.failed) {
+      unsigned i = 0;
+      while (!parked[i].b.alive) ++i;
+      select_block(i, dynamic, stride);
+      M.b = parked[i].b;
+      stuck();
+      const size_t end = std::strlen(M.error);
+      snprintf(M.error + end, sizeof M.error - end, "; of %u blocks %u wait", blocks, alive);
     }
-    first = false;
-    ++M.round;
-  } while (parked && !M.failed);
-  for (unsigned i = 0; i < blocks; ++i) std::free(p[i].mem);
-  std::free(p);
-  return !M.failed;
+  }
+  for (unsigned i = 0; i < blocks; ++i) std::free(parked[i].statics);
+  std::free(parked);
 }
 
 enum Flags { kReverse = 1, kLenient = 2, kCooperative = 4 };
@@ -437,7 +440,6 @@ int launch(void (*kernel)(A...), const unsigned* grid, const unsigned* block, si
   M.failed = false;
   M.error[0] = 0;
   ++M.launches;
-  M.round = 0;
   const uint64_t n = uint64_t(block[0]) * block[1] * block[2], blocks = uint64_t(grid[0]) * grid[1] * grid[2];
   if (n == 0 || n > kMaxThreads) {
     snprintf(M.error, sizeof M.error, "bad block size %llu", (unsigned long long)n);
@@ -468,17 +470,19 @@ int launch(void (*kernel)(A...), const unsigned* grid, const unsigned* block, si
   std::memset(M.run, 0, sizeof M.run);
   M.fibers = M.pool;
   M.groups = M.group_pool;
-  if (smem > M.dynamic_capacity) {
-    std::free(M.dynamic);
-    M.dynamic = static_cast<char*>(std::aligned_alloc(1024, (smem + 1023) / 1024 * 1024));
-    M.dynamic_capacity = smem;
+  const size_t stride = (smem + 1023) / 1024 * 1024, wanted = M.cooperative ? blocks * stride : stride;
+  if (wanted > M.dynamic_capacity) {
+    std::free(M.dynamic_memory);
+    M.dynamic_memory = static_cast<char*>(std::aligned_alloc(1024, wanted));
+    M.dynamic_capacity = wanted;
   }
+  M.dynamic = M.dynamic_memory;
   M.dynamic_bytes = smem;
   [&]<size_t... I>(std::index_sequence<I...>) {
     auto run = [&] { kernel(*static_cast<std::remove_reference_t<A>*>(args[I])...); };
     M.body = [](void* p) { (*static_cast<decltype(run)*>(p))(); };
     M.arg = &run;
-    if (M.cooperative) run_cooperative(unsigned(blocks));
+    if (M.cooperative) run_cooperative(unsigned(blocks), M.dynamic_memory, stride);
     else
       for (uint64_t b = 0; b < blocks && !M.failed; ++b) {
         start_block(in_sweep(b, blocks));
@@ -608,7 +612,6 @@ inline T __reduce_add_sync(unsigned m, T v, CUSIM_AT) {
     if (x.mask >> l & 1) r += x.at(l);
   return r;
 }
-inline void cusim_grid_sync(CUSIM_AT) { cusim::grid_sync(at); }
 inline void __threadfence() {}
 inline void __threadfence_block() {}
 inline void __threadfence_system() {}
@@ -616,6 +619,8 @@ inline void __threadfence_system() {}
 // ---------------------------------------------------------------- atomics: among fibers of one thread any update is one
 #ifndef CUSIM_ATOMIC  // cusim_race.h defines it to log the access as atomic
 #define CUSIM_ATOMIC(p)
+#define CUSIM_RELEASE(p)
+#define CUSIM_ACQUIRE(p)
 #define CUSIM_UNSEEN inline
 #endif
 #define CUSIM_RMW(NAME, EXPR)                            \
@@ -624,6 +629,7 @@ inline void __threadfence_system() {}
     CUSIM_ATOMIC(p);                                     \
     T o = *p;                                            \
     *p = (EXPR);                                         \
+    cusim::M.moved |= *p != o;                           \
     return o;                                            \
   }
 CUSIM_RMW(atomicAdd, o + v)
@@ -637,8 +643,26 @@ CUSIM_UNSEEN T atomicCAS(T* p, std::type_identity_t<T> c, std::type_identity_t<T
   CUSIM_ATOMIC(p);
   T o = *p;
   if (o == c) *p = v;
+  cusim::M.moved |= *p != o;
   return o;
 }
+
+// What kernels use in place of PTX to wait for other blocks of a cooperative launch. Adding releases all that the block
+// has done so far; who then loads that value acquires it; and between two loads others have their turn.
+template <class T>
+CUSIM_UNSEEN void cusim_add_release(T* p, std::type_identity_t<T> v) {
+  CUSIM_ATOMIC(p);
+  CUSIM_RELEASE(p);
+  *p += v;
+  cusim::M.moved = true;
+}
+template <class T>
+CUSIM_UNSEEN T cusim_load_acquire(const T* p) {
+  CUSIM_ATOMIC(p);
+  CUSIM_ACQUIRE(p);
+  return *p;
+}
+inline void cusim_poll(CUSIM_AT) { cusim::poll(at); }
 
 // ---------------------------------------------------------------- loads, math, casts
 template <class T>

@@ -109,6 +109,65 @@ def _as_simulated(argument: object, kind: str) -> object:
     return types.SimpleNamespace(address=int(argument), dtype=pointee)
 
 
+class ndarray:
+    """As much of an array as a user of CuPy hands over: where it lies, and the way back."""
+
+    def __init__(self, array: np.ndarray, *, device: int = 0) -> None:
+        self._memory = HostBuffer(max(array.nbytes, 1))
+        self._memory.memory[: array.nbytes] = np.ascontiguousarray(array).view(np.uint8).ravel()
+        self.shape, self.dtype, self.ndim = array.shape, array.dtype, array.ndim
+        self.data = types.SimpleNamespace(ptr=self._memory.address)
+        self.flags = types.SimpleNamespace(c_contiguous=array.flags.c_contiguous)
+        self.device = types.SimpleNamespace(id=device)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return 2, self.device.id
+
+    def __dlpack__(self, *, stream: int | None = None) -> Any:
+        return self
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        return {"shape": self.shape, "typestr": self.dtype.str, "data": (self.data.ptr, False), "version": 3}
+
+    def __array__(self, dtype: object = None, copy: object = None) -> np.ndarray:
+        raise TypeError("Implicit conversion to a NumPy array is not allowed. Please use `.get()`.")
+
+    def get(self) -> np.ndarray:
+        return (
+            self._memory.memory[: int(np.prod(self.shape)) * self.dtype.itemsize].view(self.dtype).reshape(self.shape)
+        )
+
+
+def _from_dlpack(tensor: Any) -> ndarray:
+    assert tensor.__dlpack_device__()[0] == 2, "CuPy takes what lies on a CUDA device"
+    array = tensor.__dlpack__(stream=_STREAM.ptr)
+    assert isinstance(array, ndarray)
+    return array
+
+
+def _asarray(array: Any) -> ndarray:
+    """Of `__cuda_array_interface__`, without a copy; the fake's foreign arrays wrap one of its own."""
+    assert isinstance(array.owner, ndarray) and array.__cuda_array_interface__["data"][0] == array.owner.data.ptr
+    return array.owner
+
+
+class _UsersStream:
+    """The stream that is current where nobody has chosen one."""
+
+    ptr = 0
+
+    def __init__(self) -> None:
+        self.waited = 0
+
+    def synchronize(self) -> None:
+        _not_while_capturing("waiting")
+        self.waited += 1
+
+
+_STREAM = _UsersStream()
+
+
 class _Memory:
     """What `cupy.cuda.alloc` returns."""
 
@@ -153,7 +212,10 @@ def module() -> types.ModuleType:
         getDeviceProperties=lambda index: {"name": b"Fake GPU"},
     )
     cupy = types.ModuleType("cupy")
-    cupy.cuda = types.SimpleNamespace(Device=_Device, Stream=Stream, alloc=_Memory, runtime=runtime)  # type: ignore[attr-defined]
+    cupy.cuda = types.SimpleNamespace(  # type: ignore[attr-defined]
+        Device=_Device, Stream=Stream, alloc=_Memory, runtime=runtime, get_current_stream=lambda: _STREAM
+    )
+    cupy.ndarray, cupy.from_dlpack, cupy.asarray = ndarray, _from_dlpack, _asarray  # type: ignore[attr-defined]
     cupy.RawModule = RawModule  # type: ignore[attr-defined]
     cupy.get_default_memory_pool = lambda: types.SimpleNamespace(free_bytes=lambda: 0)  # type: ignore[attr-defined]
     return cupy

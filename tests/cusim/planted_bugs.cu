@@ -82,3 +82,70 @@ extern "C" __global__ void dynamic_reverse(float* y, const float* x, int n) {
   __syncthreads();
   y[threadIdx.x] = block[n - 1 - threadIdx.x];
 }
+
+// --- cooperative launches: block b writes y[b], and reads what its neighbour has written
+__device__ void arrive(unsigned* arrivals) {
+  __syncthreads();
+  if (threadIdx.x == 0) cusim_add_release(arrivals, 1);
+}
+__device__ void wait(const unsigned* arrivals, unsigned awaited) {
+  if (threadIdx.x == 0)
+    while (cusim_load_acquire(arrivals) < awaited) cusim_poll();
+  __syncthreads();
+}
+__device__ int mine() { return blockIdx.x * blockDim.x + threadIdx.x; }
+__device__ int neighbours() { return (mine() + blockDim.x) % (gridDim.x * blockDim.x); }
+
+extern "C" __global__ void relay(float* z, float* y, unsigned* arrivals) {
+  extern __shared__ float kept[];
+  __shared__ float also_kept[1024];
+  kept[threadIdx.x] = also_kept[threadIdx.x] = (float)mine();
+  y[mine()] = (float)mine();
+  arrive(arrivals);
+  wait(arrivals, gridDim.x);
+  z[mine()] = y[neighbours()] + kept[threadIdx.x] - also_kept[threadIdx.x];
+  arrive(arrivals);
+  wait(arrivals, 2 * gridDim.x);
+  y[mine()] = -1.0f;  // everybody has read it
+}
+extern "C" __global__ void relay_without_meeting(float* z, float* y, unsigned*) {
+  y[mine()] = (float)mine();
+  z[mine()] = y[neighbours()];
+}
+extern "C" __global__ void relay_that_reads_before_it_waits(float* z, float* y, unsigned* arrivals) {
+  y[mine()] = (float)mine();
+  arrive(arrivals);
+  z[mine()] = y[neighbours()];
+  wait(arrivals, gridDim.x);
+}
+extern "C" __global__ void relay_without_second_meeting(float* z, float* y, unsigned* arrivals) {
+  y[mine()] = (float)mine();
+  arrive(arrivals);
+  wait(arrivals, gridDim.x);
+  z[mine()] = y[neighbours()];
+  y[mine()] = -1.0f;  // the neighbour may not have read it yet
+}
+extern "C" __global__ void relay_that_arrives_before_all_have_written(float* z, float* y, unsigned* arrivals) {
+  if (threadIdx.x == 0) cusim_add_release(arrivals, 1);
+  y[mine()] = (float)mine();
+  wait(arrivals, gridDim.x);
+  z[mine()] = y[neighbours()];
+}
+extern "C" __global__ void relay_with_plain_counter(float* z, float* y, unsigned* arrivals) {
+  y[mine()] = (float)mine();
+  __syncthreads();
+  if (threadIdx.x == 0) atomicAdd(arrivals, 1u);  // counts, but releases nothing
+  wait(arrivals, gridDim.x);
+  z[mine()] = y[neighbours()];
+}
+extern "C" __global__ void waits_for_one_too_many(float* z, float* y, unsigned* arrivals) {
+  arrive(arrivals);
+  wait(arrivals, gridDim.x + 1);
+  z[mine()] = y[mine()];
+}
+extern "C" __global__ void waits_for_blocks_that_have_left(float* z, float* y, unsigned* arrivals) {
+  if (blockIdx.x % 2) return;
+  arrive(arrivals);
+  wait(arrivals, gridDim.x);
+  z[mine()] = y[mine()];
+}
