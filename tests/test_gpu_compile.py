@@ -50,6 +50,7 @@ SLOW = {
     "convolution": ("sm_75", "sm_90", "sm_120"),
     "tensor_matmul": ("sm_75", "sm_80"),
     "tensor_convolution": ("sm_75", "sm_80"),
+    "tensor_update": ("sm_75", "sm_90"),
 }
 
 
@@ -87,6 +88,8 @@ def test_every_block_fits_on_every_device():
     for precision in tiles.PRECISIONS:
         for tile in tiles.in_precision(matmul.TILES, precision):
             dynamic |= {f"gemm_{layout}_{tile.name}_kernel": tile for layout in ("nn", "nt", "tn")}
+        updated = (tile for tile in tiles.in_precision(matmul.TILES, precision) if not tile.name.startswith("large"))
+        dynamic |= {f"update_{tile.name}_kernel": tile for tile in updated}
         for op, shapes in (
             ("", convolution.IMAGE_TILES),
             ("_dx", convolution.IMAGE_TILES),

@@ -21,7 +21,7 @@ from test_image_layers import _train as _train_images
 from fastmnist import CNNClassifier, MLPClassifier, load_model
 from fastmnist.backends import PRECISIONS, BackendUnavailable, gpu, gpu_probe
 from fastmnist.backends.gpu import CupyExecutor
-from fastmnist.kernels.gpu import Facts, convolution, launches, matmul, source, tiles
+from fastmnist.kernels.gpu import FILES, Facts, convolution, launches, matmul, source, tiles
 from fastmnist.kernels.gpu.source import LEAST_COMPUTE_CAPABILITY
 from fastmnist.network.layers import Conv2D, Dense, Flatten
 from fastmnist.network.optimizers import SGD
@@ -358,5 +358,6 @@ def test_auto_without_a_gpu_says_what_is_missing(monkeypatch):
 
 def test_older_devices_get_no_such_kernel():
     assert set(LEAST_COMPUTE_CAPABILITY.values()) == {gpu_probe.TENSOR_COMPUTE_CAPABILITY}
+    assert {file for file in FILES if file.startswith("tensor_")} == set(LEAST_COMPUTE_CAPABILITY)
     for file in LEAST_COMPUTE_CAPABILITY:
         assert source(file).startswith("#if defined(__CUSIM__) || __CUDA_ARCH__ >= 800\n")

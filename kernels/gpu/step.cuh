@@ -28,7 +28,8 @@ __device__ __forceinline__ bool aligned(const Weights& a) {
          (!a.second || aligned(a.second, a.ld_second));
 }
 
-// The n elements from (r, c) on take a step; `whole`: all four are there, on 16 bytes.
+// The n elements from (r, c) on take a step; `whole`: all four are there, on 16 bytes. What is rounded once is written out
+// (fmaf): a compiler's choice could differ from kernel to kernel, and a fused step must have the bits of a single one.
 __device__ __forceinline__ void take_step(int kind, const Weights& weights, const Hyper& h, const Constants& k,
                                           const Quad& gradient, int r, int c, int n, bool whole) {
   float *wp = weights.w + (i64)r * weights.ld_w + c, *fp = nullptr, *sp = nullptr;
@@ -37,18 +38,19 @@ __device__ __forceinline__ void take_step(int kind, const Weights& weights, cons
   if (kind == ADAM) second = load(sp = weights.second + (i64)r * weights.ld_second + c, n, whole);
 #pragma unroll
   for (int i = 0; i < QUAD; ++i) {
-    const float g = gradient.at[i] + h.l2 * value.at[i];
+    const float g = fmaf(h.l2, value.at[i], gradient.at[i]);
     if (kind == SGD) {
-      value.at[i] -= h.step * g;
+      value.at[i] = fmaf(-h.step, g, value.at[i]);
     } else if (kind == ADAM) {
-      first.at[i] = k.beta_1 * first.at[i] + k.rest_1 * g;
-      second.at[i] = k.beta_2 * second.at[i] + k.rest_2 * g * g;
-      value.at[i] -= h.decay * value.at[i] + h.step * first.at[i] / (sqrtf(second.at[i]) + k.epsilon);
+      first.at[i] = fmaf(k.rest_1, g, k.beta_1 * first.at[i]);
+      second.at[i] = fmaf(k.rest_2 * g, g, k.beta_2 * second.at[i]);
+      const float change = h.step * first.at[i] / (sqrtf(second.at[i]) + k.epsilon);
+      value.at[i] -= fmaf(h.decay, value.at[i], change);
     } else {
       const float push = h.step * g;
-      first.at[i] = k.beta_1 * first.at[i] - push;
+      first.at[i] = fmaf(k.beta_1, first.at[i], -push);
       // Nesterov: the weights take the velocity of the next step's beginning.
-      value.at[i] += kind == NESTEROV ? k.beta_1 * first.at[i] - push : first.at[i];
+      value.at[i] += kind == NESTEROV ? fmaf(k.beta_1, first.at[i], -push) : first.at[i];
     }
   }
   if (kind == ADAM) store(sp, second, n, whole);
