@@ -143,6 +143,7 @@ def info(measure: bool, as_json: bool) -> None:
     from rich.text import Text
 
     from fastmnist.backends.crossovers import crossovers
+    from fastmnist.backends.gpu_crossover import crossover_of, measure_crossover
     from fastmnist.backends.gpu_probe import probe
     from fastmnist.profiling.machine import known_roofs, measure_machine
     from fastmnist.system_info import system_info
@@ -150,6 +151,10 @@ def info(measure: bool, as_json: bool) -> None:
     facts = system_info()
     known = measure_machine() if measure else known_roofs()
     facts["roofs"] = None if known is None else asdict(known)
+    on_gpu = None
+    if probe().usable:
+        on_gpu = measure_crossover() if measure else crossover_of(probe().name)
+    facts["gpu_crossover"] = None if on_gpu is None else asdict(on_gpu)
     facts["crossovers"] = {name: asdict(crossover) for name, crossover in crossovers().items()}
     if as_json:
         emit_json(facts)
@@ -169,6 +174,8 @@ def info(measure: bool, as_json: bool) -> None:
     rows["GPU"] = f"{probe().summary.removeprefix('GPU: ')} {facts['gpu']['remedy']}"
     rows["roofs"] = "; ".join(known.summary()) if known else "not measured yet: fastmnist info --measure"
     rows["crossovers"] = "; ".join(f"{name}: up to {crossover}" for name, crossover in crossovers().items())
+    if on_gpu is not None:
+        rows["CPU or GPU"] = on_gpu.summary()
     for name, cache in facts["caches"].items():
         rows[f"cache of {name}"] = f"{cache['path']}: {cache['files']} files, {cache['bytes'] / 2**20:.1f} MiB"
     for name, variable in facts["environment"].items():

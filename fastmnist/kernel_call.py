@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fastmnist import backends
-from fastmnist.kernels.contract import BLOCK, CONTRACT, JOBS, Op, Operand, check
+from fastmnist.kernels.contract import BLOCK, CONTRACT, JOBS, WINOGRAD_CHANNELS, WINOGRAD_PLACES, Op, Operand, check
 
 
 def call_kernel(
@@ -200,6 +200,10 @@ def _check_contents(
         counts, rows = operands["counts"], operands["rows"]
         within("counts", counts, 0, dims["B"] + 1)
         within("rows", rows[np.arange(dims["B"]) < counts[:, None]], 0, dims["B"])
+    if op.name == "winograd_filters" and (dims["K"] % 9 or dims["V"] != dims["K"] // 9 * WINOGRAD_PLACES):
+        raise ValueError(
+            f"{op.name}: filters of 3 x 3 pixels have K = 9 C weights and V = {WINOGRAD_PLACES} C; got K = {dims['K']}, V = {dims['V']}."
+        )
     if "height" in params:
         _check_images(op, operands, dims, params)
     elif {"Y", "O"} <= dims.keys() and (dims["O"] == 0 or dims["Y"] % dims["O"]):
@@ -268,6 +272,11 @@ def _check_images(
     of = {name: int(value) for name, value in params.items()}
     height, width, channels = of["height"], of["width"], of.get("channels", 1)
     sizes = {"X": height * width * channels}
+    if "V" in dims:
+        if channels > WINOGRAD_CHANNELS:
+            raise ValueError(f"{op.name}: channels must be at most {WINOGRAD_CHANNELS}; got {channels}. Call conv2d.")
+        of |= {"kernel_height": 3, "kernel_width": 3}
+        sizes["V"] = WINOGRAD_PLACES * channels
     if "top" in of:
         sizes["Y"] = (height + of["top"] + of["bottom"]) * (width + of["left"] + of["right"]) * channels
     else:

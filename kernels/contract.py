@@ -7,7 +7,8 @@ table.
 The alphabet of dimensions: B rows of a batch, I inputs of a layer, O outputs of a layer, C classes, N rows of the data set, M entries of
 the order, S steps of an epoch, R x Q any matrix, Z stored values, P row pointers of compressed rows; of image layers X = H W C values of an
 image that is read, Y = OH OW O values of one that is made, K = kernel_height kernel_width C weights of a filter, O filters;
-F slots of features in blocks, W words of a row's bitmap of blocks, E elements of weights that lie block by block.
+V = 36 C places of a filter's transformed
+channels; F slots of features in blocks, W words of a row's bitmap of blocks, E elements of weights that lie block by block.
 
 Images are rows of a matrix: pixel by pixel from the top left, the channels of a pixel side by side (height, width, channels). What a shape
 cannot tell stands in the params `height width channels` of the image X, and in those of the window that moves over it without padding:
@@ -369,6 +370,25 @@ _op(
     types={"argmax": ("uint8",)},
     flops=lambda d: 8.0 * d["B"] * d["Y"] * d["K"],
 )
+# 3 x 3 pixels, stride 1, by transformed tiles (Lavin and Gray 2016, F(4 x 4, 3 x 3)).
+_op(
+    "winograd_filters",
+    "u[V,O]",
+    "w[K,O]",
+    "u[(p, q, c), o] = (G w[:, :, c, o] G^T)[p, q], p, q < 6; w of 3 x 3 pixels.",
+    flops=lambda d: 90.0 * d["V"] / 36 * d["O"],
+)
+for _name, _formula in (("conv2d_winograd", "{}"), ("conv2d_winograd_relu", "max({}, 0)")):
+    _sum = "b[o] + (A^T (sum over c of u[(:, :, c), o] * (B^T d[:, :, c] B)) A)[i, j]"
+    _op(
+        _name,
+        "y[B,Y]",
+        "x[B,X] u[V,O] b[O]",
+        f"""y[4 ty + i, 4 tx + j, o] = {_formula.format(_sum)}, i, j < 4, d the tile of 6 x 6 pixels from x[4 ty, 4 tx] on, 0 beyond the edge:
+    the convolution with the filters of 3 x 3 pixels that u was made of.""",
+        params=_IMAGE,
+        flops=lambda d: 4.5 * d["B"] * d["Y"] * d["V"] / 36,
+    )
 _op("transpose", "wt[O,K]", "w[K,O]", "wt = w^T.")
 _op(
     "pad",
@@ -489,6 +509,8 @@ _op(
 # all 0, one behind the other from values[indptr[i]] on, 16 values each, 0 in empty slots; bit k of word v of bitmap[i] says whether block
 # 64 v + k is among them, W = ceil(F / 1024). Weights lie block by block: w[(k O + o) 16 + j] is that of slot j of block k for output o, E = F O.
 BLOCK = 16  # slots
+WINOGRAD_PLACES = 36  # of a transformed tile of 6 x 6 pixels
+WINOGRAD_CHANNELS = 128  # of an image that goes by tiles, at most: what compiled code has room for
 _BLOCKS = {"bitmap": ("int64",), "features": ("int32",), "values": ("uint8", "float")}
 _op(
     "occupied_blocks",

@@ -393,6 +393,9 @@ def sizes(op: str) -> Iterator[dict[str, int]]:
     if {"Y", "O"} <= set(CONTRACT[op].dims):
         yield from ({"B": b, "O": o, "Y": o * pixels} for b, pixels, o in UGLY_CHANNELS)
         return
+    if op == "winograd_filters":
+        yield from ({"V": 36 * c, "O": o, "K": 9 * c} for c, o in ((1, 1), (2, 17), (17, 33), (5, 48)))
+        return
     if op == "transpose":
         yield from ({"O": rows, "K": columns} for rows, columns in UGLY_MATRICES)
         return
@@ -473,6 +476,9 @@ def image_sizes(op: str) -> Iterator[dict[str, int]]:
     if op == "conv2d_grey_pooled":
         yield from grey_sizes()
         return
+    if "V" in CONTRACT[op].dims:
+        yield from winograd_sizes()
+        return
     for images, height, width, channels, rows, columns, stride, filters in (
         UGLY_WINDOWS if "kernel_height" in params else UGLY_POOLS
     ):
@@ -487,6 +493,22 @@ def image_sizes(op: str) -> Iterator[dict[str, int]]:
             n_out = ((height - rows) // stride + 1) * ((width - columns) // stride + 1) * (filters or channels)
         sizes = {"B": images, "X": height * width * channels, "Y": n_out, "K": rows * columns * channels, "O": filters}
         yield {name: size for name, size in sizes.items() if name in CONTRACT[op].dims} | geometry
+
+
+def winograd_sizes() -> Iterator[dict[str, int]]:
+    """Tiles that hang over edges, blocks of them that end within an image, channels and filters around a vector and a strip."""
+    for images, height, width, channels, filters in (
+        (0, 3, 3, 1, 1),
+        (1, 3, 3, 1, 1),
+        (2, 6, 6, 16, 32),
+        (3, 7, 5, 17, 15),
+        (2, 13, 15, 5, 33),
+        (1, 4, 30, 33, 49),
+        (5, 8, 9, 2, 65),
+    ):
+        image, made = height * width, (height - 2) * (width - 2)
+        sizes = {"B": images, "X": image * channels, "Y": made * filters, "V": 36 * channels, "O": filters}
+        yield sizes | {"height": height, "width": width, "channels": channels}
 
 
 def grey_sizes() -> Iterator[dict[str, int]]:
@@ -647,6 +669,10 @@ def _terms(op: str, dims: dict[str, int]) -> int:
         return dims["B"] * dims["Y"] // dims["O"]
     if op in ("conv2d", "conv2d_relu", "conv2d_grey_pooled"):
         return dims["K"]
+    if op.startswith("conv2d_winograd"):
+        return dims["V"]
+    if op == "winograd_filters":
+        return 9
     if op == "avg_pool":
         return dims["pool_height"] * dims["pool_width"]
     if is_image_op(op) or {"Y", "O"} <= set(CONTRACT[op].dims):

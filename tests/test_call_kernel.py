@@ -21,7 +21,7 @@ CURSOR = np.zeros(2, np.int64)
 def case_arguments(name, variant=0):
     """Inputs and keywords of a random call, and the oracle's outputs."""
     op = CONTRACT[name]
-    of_images = is_image_op(name) or "Y" in op.dims
+    of_images = is_image_op(name) or {"Y", "V"} & set(op.dims)
     dims = list(sizes(name))[3] if of_images else {d: DIMS[d] for d in op.dims if d in DIMS}
     case = make_case(name, dims, np.random.default_rng(0), variant=variant)
     ins = [np.ascontiguousarray(case.arrays[o.name]) for o in op.ins]
@@ -208,6 +208,8 @@ def test_rows_of_features_are_checked_where_they_count():
         ("conv2d_dw", {"kernel_width": 2}, "conv2d_dw: [YK] must be"),
         ("max_pool", {"pool_height": 1}, "max_pool: Y must be"),
         ("conv2d_pooled_dx", {"pool_width": 99}, "the pooling window must fit into the 5 x 5 pixels that"),
+        ("conv2d_winograd", {"height": 99}, "conv2d_winograd: [XY] must be"),
+        ("conv2d_winograd", {"channels": 129}, "conv2d_winograd: channels must be at most 128; got 129. Call conv2d"),
         ("conv2d_pooled_dwt", {"pool_height": 1}, "conv2d_pooled_dwt: .* must be"),
         ("pad", {"top": -1}, "pad: top must be an integer >= 0; got -1"),
         ("crop", {"left": 9}, "crop: Y must be"),

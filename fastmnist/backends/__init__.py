@@ -21,7 +21,10 @@ from fastmnist.backends.dispatch_log import announce
 from fastmnist.threads import default_threads
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from fastmnist.backends.base import Executor
+    from fastmnist.backends.gpu_memory import MemoryPlan
     from fastmnist.network.spec import Spec
 
 __all__ = [
@@ -113,12 +116,14 @@ def select(
     steps: int,
     dtype: DTypeLike = np.float32,
     precision: str = "float32",
+    memory: Callable[[], MemoryPlan] | None = None,
 ) -> Choice:
     """Choose the backend of a fit.
 
     A name is taken at its word: it runs or `BackendUnavailable` is raised. "auto" means `FASTMNIST_BACKEND` where
     that is set; else NumPy for float64 and for work that NumPy would finish in less than `SMALL_WORK_SECONDS` by the
-    estimate above, and compiled code for the rest. With `FASTMNIST_VERBOSE=dispatch` every choice is written to
+    estimate above; the GPU where there is one that wins by `fastmnist.backends.gpu_crossover` and has the memory; and compiled
+    code for the rest. With `FASTMNIST_VERBOSE=dispatch` every choice is written to
     stderr.
 
     Parameters
@@ -135,6 +140,8 @@ def select(
         Of the arithmetic: float32 or float64.
     precision : str, default="float32"
         One of `PRECISIONS`; "auto" takes the GPU where it is reduced.
+    memory : callable, optional
+        Makes the plan of the GPU's memory, when the GPU is considered.
 
     Returns
     -------
@@ -158,12 +165,17 @@ def select(
     if needs_gpu:
         backend, origin = "cupy", f"asked for by precision={precision!r}, which needs a GPU"
     if backend == "auto":
-        choice = _choose(flops, steps, np.dtype(dtype))
+        nbytes = np.dtype(dtype).itemsize * n_samples * n_features
+        choice = _choose(flops, steps, np.dtype(dtype), nbytes, memory)
     else:
         try:
             require(backend, dtype=dtype, precision=precision)
         except BackendUnavailable as problem:
             raise (problem.with_origin(origin) if from_environment or needs_gpu else problem) from None
+        if backend == "cupy" and memory is not None:
+            too_large = _memory_problem(memory)
+            if too_large is not None:
+                raise too_large
         choice = Choice(backend, f"{origin}.")
     if choice.backend == "numba":
         choice = Choice("numba", choice.reason + _vectors_missing())
@@ -291,7 +303,7 @@ def _require_known(backend: str, what: str) -> None:
         raise ValueError(f"{what} must be one of {', '.join(map(repr, known))}; got {backend!r}.")
 
 
-def _choose(flops: float, steps: int, dtype: np.dtype) -> Choice:
+def _choose(flops: float, steps: int, dtype: np.dtype, nbytes: int, memory: Callable[[], MemoryPlan] | None) -> Choice:
     """The rule of "auto"."""
     if dtype != np.float32:
         return Choice("numpy", f"auto: {dtype.name} arithmetic is numpy's alone.")
@@ -301,23 +313,59 @@ def _choose(flops: float, steps: int, dtype: np.dtype) -> Choice:
         return Choice(
             "numpy", f"auto: {estimate} is less than the {SMALL_WORK_SECONDS:g} s that compiled kernels are worth."
         )
+    gpu, why_not = _gpu_choice(flops, steps, nbytes, memory)
+    if gpu is not None:
+        return gpu
     problem = _numba_problem()
     if problem is not None:
-        _notice_fallback(problem)
+        _notice_fallback(problem, "numpy")
         return Choice("numpy", f"auto: fell back from numba: {problem.reason} {problem.remedy}")
-    return Choice("numba", f"auto: {estimate} is worth compiled kernels.")
+    return Choice("numba", f"auto: {estimate} is worth compiled kernels.{why_not}")
+
+
+# Codes of the probe on machines that nobody expects a GPU of.
+_NO_GPU = ("no-driver", "no-device")
+
+
+def _gpu_choice(
+    flops: float, steps: int, nbytes: int, memory: Callable[[], MemoryPlan] | None
+) -> tuple[Choice | None, str]:
+    """The GPU, where there is one that wins; else a sentence that says why not, empty where there is none."""
+    from fastmnist.backends.gpu_crossover import crossover_of
+    from fastmnist.backends.gpu_probe import probe
+
+    status = probe()
+    if status.code in _NO_GPU:
+        return None, ""
+    wins, estimate = crossover_of(status.name).judge(flops, steps, nbytes)
+    if not wins:
+        return None, f" The GPU is not worth it: {estimate}."
+    problem = _cupy_problem()
+    if problem is None and memory is not None:
+        problem = _memory_problem(memory)
+    if problem is not None:
+        _notice_fallback(problem, "numba")
+        return None, f" Fell back from cupy: {problem.reason} {problem.remedy}"
+    return Choice("cupy", f"auto: {estimate}."), ""
+
+
+def _memory_problem(memory: Callable[[], MemoryPlan]) -> BackendUnavailable | None:
+    """Why a fit does not fit into the GPU's memory, or None."""
+    from fastmnist.backends.gpu import open_device
+
+    return memory().problem(open_device())
 
 
 _fallback_noticed = False
 
 
-def _notice_fallback(problem: BackendUnavailable) -> None:
-    """Say once per process that compiled code is not to be had."""
+def _notice_fallback(problem: BackendUnavailable, backend: str) -> None:
+    """Say once per process that what would be faster is not to be had."""
     global _fallback_noticed
     if not _fallback_noticed:
         _fallback_noticed = True
         warnings.warn(
-            f"fastmnist falls back to backend 'numpy', which is slower; {problem}", RuntimeWarning, stacklevel=4
+            f"fastmnist falls back to backend {backend!r}, which is slower; {problem}", RuntimeWarning, stacklevel=4
         )
 
 

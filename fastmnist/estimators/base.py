@@ -40,12 +40,14 @@ from fastmnist.training.validation import Validation
 
 if TYPE_CHECKING:
     from fastmnist.backends.base import BoundExecutor, Executor
+    from fastmnist.backends.gpu_memory import MemoryPlan
     from fastmnist.training.history import EpochRecord, OnEpoch
 
 # What lives only as long as the process: compiled state, locks, listeners. Not copied, pickled or saved.
 _TRANSIENT = ("_executor", "_executor_checked", "_known_parameters", "_lock", "_fit_lock", "_on_epoch", "_asked")
 MAX_THREADS = 1024  # more would spend their time waiting for each other
 # Mean weights beyond these leave float32 when a batch's weights are summed, or 1 is divided by the sum.
+FULL_BATCH_BLOCK = 4096  # rows of a full-batch gradient that a GPU has in work at most
 LEAST_MEAN_WEIGHT, LARGEST_MEAN_WEIGHT = 1e-30, 1e30
 
 
@@ -315,6 +317,7 @@ class NetworkClassifier(Classifier):
     n_threads: int | None
     max_memory: int | None
     batch_size: str | int
+    solver: str
 
     def _spec(self) -> Spec:
         """The network of the fitted model, or of the one that is about to be."""
@@ -399,6 +402,7 @@ class NetworkClassifier(Classifier):
             steps=steps,
             dtype=np.float32,
             precision=self.precision,
+            memory=lambda: self._memory_plan(spec, X),
         )
         executor = backends.build(
             choice.backend,
@@ -412,6 +416,30 @@ class NetworkClassifier(Classifier):
             self.backend_reason_ = "auto: X lies on the GPU."
         self._keep_executor(executor)
         return executor
+
+    def _memory_plan(self, spec: Spec, X: Matrix | DeviceRows) -> MemoryPlan:
+        """What a fit would take of a GPU."""
+        from fastmnist.backends.gpu_memory import plan_memory
+
+        full_batch = self.solver in ("lbfgs", "gd")
+        n = X.shape[0]
+        size = (
+            FULL_BATCH_BLOCK
+            if full_batch
+            else self._auto_batch_size
+            if self.batch_size == "auto"
+            else int(self.batch_size)
+        )
+        dtype = "uint8" if X.dtype == np.uint8 else "float32"
+        return plan_memory(
+            spec,
+            min(n, 1) if scipy.sparse.issparse(X) else n,  # sparse rows come in windows
+            dtype,
+            min(size, n),
+            full_batch=full_batch,
+            search=self.solver == "lbfgs",
+            resident=isinstance(X, DeviceRows),
+        )
 
     def _bind(
         self,

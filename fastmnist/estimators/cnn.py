@@ -209,11 +209,13 @@ feature_names_in_, history_, step_losses_, backend_, backend_reason_, pixel_scal
 
     def _parameters(self) -> list[np.ndarray]:
         # Predicting one image takes some microseconds, as describing the network does: while the fitted arrays are the same, so are their rows.
-        fitted = [self.layers, self.n_features_in_, *self.coefs_, *self.intercepts_, *self.batch_norms_]
+        arrays = [*self.coefs_, *self.intercepts_, *self.batch_norms_]
+        fitted = [self.layers, self.n_features_in_, *arrays]
         known, parameters = getattr(self, "_known_parameters", ([], []))
         if len(known) != len(fitted) or not all(map(operator.is_, known, fitted)):
             parameters = self._fitted_rows()
-            if all(array.flags.c_contiguous for array in fitted[2:]):  # a copy would not follow what is written into them
+            # A copy would not follow what is written into the fitted array.
+            if all(array.flags.c_contiguous for array in arrays):
                 self._known_parameters = fitted, parameters
         return list(parameters)
 

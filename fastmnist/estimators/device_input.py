@@ -32,6 +32,8 @@ def _cuda_index(array: Any) -> int | None:
     ValueError
         It lies on a device of another kind.
     """
+    if isinstance(array, DeviceRows):
+        return DEVICE_INDEX
     if isinstance(array, np.ndarray) or scipy.sparse.issparse(array):
         return None
     if hasattr(array, "__dlpack_device__"):

@@ -35,6 +35,11 @@ from fastmnist.network.shapes import Shape, conv_padding, pool_stride
 if TYPE_CHECKING:
     from fastmnist.network.lowering import Lowering
 
+# Convolutions by transformed tiles: most channels that the kernel takes, most bytes of filters (half of a level-2 cache, they are read for
+# every few tiles), and what it costs, in products of vectors, to transform a vector of a tile, there or back, and one of filters (36 stores
+# far apart).
+WINOGRAD_CHANNELS, WINOGRAD_BYTES, WINOGRAD_TILE, WINOGRAD_FILTER = 128, 1 << 19, 200, 2600
+
 
 @dataclass
 class _Image:
@@ -112,6 +117,8 @@ class _Conv(_Node):
         default_factory=list
     )  # of each group; the weights' transposed if `pooled`
     transposed: list[Tensor] = field(default_factory=list)
+    winograd: bool = False  # forward by transformed tiles
+    tile_filters: list[Tensor] = field(default_factory=list)  # the filters for them, of each thread
     blocks: list[Tensor] = field(
         default_factory=list
     )  # if `pooled`: rows of the weights' gradient, scratch of each thread
@@ -171,6 +178,7 @@ class ImageLayers:
             )
         self._decide_what_is_pooled_at_once()
         self._decide_which_gradients_are_pooled()
+        self._decide_what_goes_by_tiles()
         self._decide_what_is_kept()
         largest = max(4 * image.size for image in self._images() if image not in self._unmade())
         self.chunk = min(max(low.target.chunk_bytes // largest, 1) if low.target.chunk_bytes else low.rows, low.rows)
@@ -302,6 +310,27 @@ class ImageLayers:
                     f"{dense:,}"
                 )
 
+    def _decide_what_goes_by_tiles(self) -> None:
+        """Of 3 x 3 pixels with stride 1: by the vectors multiplied either way. Measured: tiles are worth it from a half of them on."""
+        low, lanes = self.low, self.low.target.lanes
+        for node in self.convolutions:
+            out_height, out_width, filters = node.output.shape
+            channels, tiles = node.source.shape[2], -(-out_height // 4) * -(-out_width // 4)
+            if not lanes or (*node.layer.window, node.layer.stride) != (3, 3, 1):
+                continue
+            if channels > WINOGRAD_CHANNELS or 4 * 36 * channels * filters > WINOGRAD_BYTES:
+                continue
+            vectors = -(-filters // lanes)
+            direct = low.rows * out_height * out_width * 9 * channels * vectors
+            transformed = low.rows * tiles * WINOGRAD_TILE * (-(-channels // lanes) + vectors)
+            by_tiles = low.rows * tiles * 36 * channels * vectors + transformed + WINOGRAD_FILTER * channels * vectors
+            if 2 * by_tiles <= direct:
+                node.winograd = True
+                low.decisions.append(
+                    f"convolution {node.index + 1}: by Winograd's algorithm F(4 x 4, 3 x 3), as dear as {by_tiles // low.rows:,} products of vectors "
+                    f"an image instead of {direct // low.rows:,}"
+                )
+
     def _unmade(self) -> list[_Image]:
         """Outputs of convolutions that are pooled at once."""
         return [node.output for node in self.convolutions if node.fused]
@@ -321,6 +350,13 @@ class ImageLayers:
             if isinstance(node, _MaxPool):
                 name, kept = f"argmax_{node.output.name}", low.purpose != "inference"
                 node.argmax = self._tensors(name, node.output.size, kept, "uint8")
+        for node in self.convolutions:
+            if node.winograd:
+                shape = (36 * node.source.shape[2], node.layer.filters)
+                node.tile_filters = [
+                    low.workspace.tensor(f"u{node.index + 1}_{t}", shape, low.target.dtype)
+                    for t in range(low.n_threads)
+                ]
         if low.purpose == "inference":
             return
         for i, node in enumerate(self.nodes):
@@ -408,8 +444,8 @@ class ImageLayers:
                 assert isinstance(norm, _Norm)
                 self._merge_statistics(norm, rows, pieces)
             stage = []
-            for mine in pieces:
-                instructions = []
+            for thread, mine in enumerate(pieces):
+                instructions = self._filters_for_tiles(segment, thread) if mine else []
                 for piece in mine:
                     if not number:
                         # Augmentation will stand behind this: an op on the gathered chunk, its draws from the cursor's counters.
@@ -418,6 +454,13 @@ class ImageLayers:
                         instructions += self._forward(node, piece, rows)
                 stage.append(instructions)
             self.low.builder.stage(stage)
+
+    def _filters_for_tiles(self, segment: list[_Node], thread: int) -> list[Instruction]:
+        return [
+            Instruction("winograd_filters", (node.tile_filters[thread].view,), (self._weights(node)[0],), (), "filters")
+            for node in segment
+            if isinstance(node, _Conv) and node.winograd
+        ]
 
     def _group_bounds(self, pieces: list[_Piece]) -> Iterator[_Piece]:
         """The groups of a thread as one piece each."""
@@ -473,6 +516,10 @@ class ImageLayers:
         y = node.output.view(piece)
         if isinstance(node, _Pad):
             yield Instruction("pad", (y,), (x,), (*node.source.shape, *node.border), "pad")
+        elif isinstance(node, _Conv) and node.winograd:
+            op = "conv2d_winograd_relu" if node.relu else "conv2d_winograd"
+            ins = (x, node.tile_filters[piece.thread].view, self._weights(node)[1])
+            yield Instruction(op, (y,), ins, node.source.shape, f"forward {node.index + 1}")
         elif isinstance(node, _Conv):
             op = "conv2d_relu" if node.relu else "conv2d"
             yield Instruction(op, (y,), (x, *self._weights(node)), _window(node), f"forward {node.index + 1}")

@@ -543,7 +543,8 @@ _OF_FORESTS = {
 _CONVOLUTIONS = {
     "conv2d_grey_pooled": "Direct convolution of one channel: pixels are the lanes, ReLU and pooling happen in registers.",
     "conv2d_pooled": "Direct convolution that reads the pixels that pooling kept, a quarter of all.",
-    "conv2d": "Direct convolution, filters or channels are the lanes. There is no Winograd and no FFT.",
+    "conv2d_winograd": "Winograd's algorithm F(4 x 4, 3 x 3): 36 products for 144, counted here as they are, not as those of the convolution.",
+    "conv2d": "Direct convolution, filters or channels are the lanes: not 3 x 3 with stride 1, or too small for Winograd's algorithm.",
 }
 
 

@@ -35,6 +35,7 @@ for _topic in (
     "optimizers",
     "forest",
     "warping",
+    "winograd",
 ):
     import_module(f".{_topic}", __package__)
 

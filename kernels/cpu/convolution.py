@@ -35,7 +35,7 @@ ROWS_1, ROWS_2, ROWS_3, ROWS_4 = ([WINDOW_ROWS[v] for v in range(1, WINDOW_VECTO
 
 
 @inline
-def _rows_of(columns):
+def tile_rows(columns):
     """Height of the tile that is `columns` wide."""
     if columns <= LANES:
         return ROWS_1
@@ -47,7 +47,7 @@ def _rows_of(columns):
 
 
 @apart
-def _tile(a, fro, a_step, a_run, runs, length, b, ld_b, init, f, c, to, floor, count, columns):
+def run_tile(a, fro, a_step, a_run, runs, length, b, ld_b, init, f, c, to, floor, count, columns):
     if columns <= LANES:
         tile_1(a, fro, a_step, a_run, runs, length, b, ld_b, init, f, c, to, floor, count, columns)
     elif columns <= 2 * LANES:
@@ -74,7 +74,7 @@ def _forward(y, x, w, b, height, width, channels, kernel_height, kernel_width, s
     next_image = ld_x - (OH - 1) * S * W * C - (OW - 1) * S * C
     for j in range(0, O, WINDOW_STRIP):
         columns = min(WINDOW_STRIP, O - j)
-        rows = _rows_of(columns)
+        rows = tile_rows(columns)
         start, ox, oy, source, target = np.int64(0), np.int64(0), np.int64(0), np.int64(0), np.int64(0)
         while start < total:
             count = min(rows, total - start)
@@ -95,7 +95,7 @@ def _forward(y, x, w, b, height, width, channels, kernel_height, kernel_width, s
                 fro[r], to[r] = fro[0], to[0]
             yj, wj, bj = offset(y, j), offset(w, j), offset(b, j)
             # The bias is one row, so its offsets are 0: f = 0.
-            _tile(x, fro, 1, W * C, KH, KW * C, wj, ld_w, bj, 0, yj, to, floor, count, columns)
+            run_tile(x, fro, 1, W * C, KH, KW * C, wj, ld_w, bj, 0, yj, to, floor, count, columns)
             start += count
 
 
@@ -131,14 +131,14 @@ def _add_weight_gradient(
         xi = offset(x, image * ld_x)
         for j in range(0, O, WINDOW_STRIP):
             columns = min(WINDOW_STRIP, O - j)
-            rows = _rows_of(columns)
+            rows = tile_rows(columns)
             dwj, dyj = offset(dw, j), offset(dy, image * ld_dy + j)
             for k in range(0, K, rows):
                 count = min(rows, K - k)
                 for r in range(rows):
                     i, rest = divmod(k + min(r, count - 1), run)
                     fro[r], to[r] = i * W * C + rest, (i * run + rest) * ld_dw
-                _tile(xi, fro, S * C, S * W * C, OH, OW, dyj, O, dwj, 1, dwj, to, NO_FLOOR, count, columns)
+                run_tile(xi, fro, S * C, S * W * C, OH, OW, dyj, O, dwj, 1, dwj, to, NO_FLOOR, count, columns)
 
 
 @kernel
@@ -169,7 +169,7 @@ def _send_back_to_channels(dx, dy, wt, W, C, KH, KW, S, OH, OW, B, O, ld_dx, ld_
     total = B * OH * OW
     for c in range(0, C, WINDOW_STRIP):
         columns = min(WINDOW_STRIP, C - c)
-        rows = _rows_of(columns)
+        rows = tile_rows(columns)
         for start in range(0, total, rows):
             count = min(rows, total - start)
             for r in range(rows):
@@ -180,7 +180,7 @@ def _send_back_to_channels(dx, dy, wt, W, C, KH, KW, S, OH, OW, B, O, ld_dx, ld_
             for i in range(KH):
                 for j in range(KW):
                     dxi, wti = offset(dx, (i * W + j) * C + c), offset(wt, (i * KW + j) * C + c)
-                    _tile(dy, fro, 1, 0, 1, O, wti, ld_wt, dxi, 1, dxi, to, NO_FLOOR, count, columns)
+                    run_tile(dy, fro, 1, 0, 1, O, wti, ld_wt, dxi, 1, dxi, to, NO_FLOOR, count, columns)
 
 
 @inline
@@ -191,7 +191,7 @@ def _send_back_to_runs(dx, dy, wt, W, C, KH, KW, S, OH, OW, B, O, ld_dx, ld_dy, 
     for image in range(B):
         for c in range(0, run, WINDOW_STRIP):
             columns = min(WINDOW_STRIP, run - c)
-            rows = _rows_of(columns)
+            rows = tile_rows(columns)
             for start in range(0, OH, rows):
                 count = min(rows, OH - start)
                 for r in range(rows):
@@ -201,7 +201,7 @@ def _send_back_to_runs(dx, dy, wt, W, C, KH, KW, S, OH, OW, B, O, ld_dx, ld_dy, 
                     dyi = offset(dy, image * ld_dy + ox * O)
                     for i in range(KH):
                         dxi = offset(dx, image * ld_dx + (i * W + ox * S) * C + c)
-                        _tile(
+                        run_tile(
                             dyi,
                             fro,
                             1,
@@ -236,7 +236,7 @@ def conv2d_dx(
         for j in range(0, X, LANES):
             store_n(dx, image * ld_dx + j, splat(_F(0)), X - j)
     # Vectors a product takes, partly empty ones and rows of the tile beyond the image included.
-    below = _rows_of(KW * C)
+    below = tile_rows(KW * C)
     by_run = (KW * C + LANES - 1) // LANES * ((OH + below - 1) // below * below)
     by_channel = (C + LANES - 1) // LANES * KW * OH
     if by_run < by_channel:

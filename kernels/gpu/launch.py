@@ -43,6 +43,10 @@ NOT_ON_GPU = {
         "it multiplies matrices as linear layers, which need no alpha and beta; a product for itself is not asked of it yet",
     ),
     **dict.fromkeys(
+        ("winograd_filters", "conv2d_winograd", "conv2d_winograd_relu"),
+        "no lowering for a GPU asks for it: the tile of all products reads windows in place",
+    ),
+    **dict.fromkeys(
         ("conv2d_pooled_dwt", "conv2d_pooled_dwt_add", "conv2d_pooled_dx", "conv2d_grey_pooled"),
         "it fuses a convolution with its pooling for one core's registers; a GPU runs the layers one by one",
     ),
