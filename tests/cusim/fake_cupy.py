@@ -80,7 +80,7 @@ class RawModule:
 
     def get_function(self, name: str) -> RawKernel:
         _not_while_capturing("compiling")
-        return RawKernel(Module(self._code, name=_NAMES[self._code]), name)
+        return RawKernel(Module(self._code, name=_NAMES.get(self._code, "kernels.cu")), name)
 
 
 class RawKernel:
