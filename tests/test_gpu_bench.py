@@ -58,6 +58,8 @@ def rows(path):
 def test_kernels(bench, tmp_path, monkeypatch):
     kernels = bench("kernels")
     monkeypatch.setattr(kernels, "PRODUCTS", [(33, 40, 36)])
+    monkeypatch.setattr(kernels, "TENSOR_PRODUCTS", [(33, 40, 36)])
+    monkeypatch.setattr(kernels, "probe", gpu_probe.probe)
     monkeypatch.setattr(kernels, "STREAMS", {op: (40, 10) for op in kernels.STREAMS})
     monkeypatch.setattr(kernels, "COPY_BYTES", 1 << 12)
     monkeypatch.setattr(kernels.ladder, "__defaults__", (44,))
@@ -65,6 +67,7 @@ def test_kernels(bench, tmp_path, monkeypatch):
     kernels.main()
     written = [row["kernel"] for row in rows(tmp_path / "kernels.csv")]
     assert written[0].startswith("gemm_nn_") and "copy" in written and "adam_kernel" in written
+    assert {"gemm_nn_small_tf32_kernel", "gemm_nn_small_bf16_kernel"} <= set(written)
     assert [name for name in written if name.startswith("ladder")] == [f"ladder {rung}" for rung in kernels.RUNGS]
 
 
@@ -75,6 +78,9 @@ def test_a_wrong_product_is_not_timed(bench, monkeypatch):
     a = np.ones((5, 5), np.float32)
     with pytest.raises(AssertionError, match="off by"):
         kernels.assert_product(a @ a + 1e-3, a, a)
+    for wrong in (a @ a, a @ a + 0.1):  # not rounded; off by more than that
+        with pytest.raises(AssertionError, match="off by"):
+            kernels.assert_tensor_product(wrong, a, a, kernels.UNITS["bf16"])
 
 
 def test_models(bench, tmp_path, monkeypatch):
@@ -93,7 +99,7 @@ def test_models(bench, tmp_path, monkeypatch):
     for ours, theirs in zip(fits[::2], fits[1::2], strict=True):
         assert float(ours["objective"]) == pytest.approx(float(theirs["objective"]), rel=1e-3)
     kernels = [row["kernel"] for row in rows(tmp_path / "steps.csv")]
-    assert kernels[0] == "gather_rows_uint8_kernel" and kernels[-1] == "advance_kernel" and len(kernels) == 8
+    assert kernels[0] == "gather_rows_uint8_kernel" and kernels[-1] == "advance_kernel" and len(kernels) == 6
 
 
 def test_the_training_that_the_sanitizer_watches(bench, capsys):

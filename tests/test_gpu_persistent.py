@@ -297,6 +297,7 @@ DEEP = Spec(784, (Dense(500, "relu"), Dense(250, "relu"), Dense(100, "relu"), De
         (MLP, FLOATS, 64, H200, "two batches of 64 rows"),
         (MLP, BYTES, 32, replace(H200, cooperative=False), "the device has no cooperative launches"),
         (MLP, DataFormat("float64"), 32, H200, "X is float64"),
+        (MLP, BYTES, 32, replace(H200, precision="bf16"), "it multiplies in float32, not in bf16"),
         (DEEP, BYTES, 64, H200, "125 blocks of 4 units"),
         (DEEP, BYTES, 126, H200, "read 302,000 weights behind the first layer in each step; at most 262,144 pay"),
         (

@@ -1,11 +1,15 @@
 """Kernels on a GPU, each verified, then timed: products against cuBLAS, streams against the rate of a copy, and the ladder of the product.
 
 `python bench/gpu/kernels.py --out FOLDER` writes kernels.csv. cuBLAS computes in float32 as ours does: CuPy leaves TF32 off.
+In TF32 and bf16 cuBLAS is called through torch, where that is installed; for bf16 it then reads factors of 16 bits, ours of 32.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import cupy
@@ -14,6 +18,7 @@ from timing import facts, show, spread, time_calls, time_launches, write
 
 from fastmnist.backends.gpu import open_device
 from fastmnist.backends.gpu_device import CupyDevice
+from fastmnist.backends.gpu_probe import probe
 from fastmnist.kernels.contract import CONTRACT
 from fastmnist.kernels.gpu import Array, launches
 
@@ -25,6 +30,8 @@ STREAMS = {
     "softmax_cross_entropy": (1 << 22, 10),
     "gather_rows": (1 << 16, 784),
 }
+TENSOR_PRODUCTS = [(n, n, n) for n in (1024, 4096, 8192)] + [(1024, 784, 128), (4096, 784, 512)]
+UNITS = {"tf32": 2.0**-10, "bf16": 2.0**-7}  # of the error of a product: two factors, half a last bit each
 COPY_BYTES = 1 << 29
 RUNGS = {"1_naive": (16, 16), "2_shared_tile": (32, 32), "3_register_tile": (128, 128), "4_vectors": (128, 128)}
 
@@ -90,6 +97,61 @@ def products(device: CupyDevice, peers: bool) -> list[dict[str, object]]:
             row |= {"cublas_us": peer * 1e6, "of_cublas": peer / seconds}
         rows.append(row)
     return rows
+
+
+def assert_tensor_product(got: np.ndarray, a: np.ndarray, b: np.ndarray, unit: float) -> None:
+    """A sample of rows against float64, within the rounding of the factors; and their rounding shows, or it ran in float32."""
+    rows = np.unique(np.linspace(0, len(a) - 1, 16).astype(int))
+    exact = a[rows].astype(np.float64) @ b
+    error = np.abs(got[rows] - exact) / (np.abs(a[rows]) @ np.abs(b))
+    assert 1e-3 * unit < error.max() <= 1.01 * unit, f"off by {error.max():.3g} of the terms, budget {unit:.3g}"
+
+
+def tensor_products(device: CupyDevice, peers: bool) -> list[dict[str, object]]:
+    """`linear` on tensor cores, beside cuBLAS through torch; the target is 80 % of it at 4096."""
+    rows = []
+    with_torch = peers and importlib.util.find_spec("torch") is not None
+    for precision, unit in UNITS.items():
+        facts_ = replace(device.facts, precision=precision)
+        for m, k, n in TENSOR_PRODUCTS:
+            memory = Memory(device)
+            y, x, w, bias = memory.random(m, n), memory.random(m, k), memory.random(k, n), memory.random(n)
+            device.upload(bias.address, np.zeros(n, np.float32))
+            plan = launches("linear", facts_, [y, x, w, bias], [])
+            device.run(plan)
+            assert_tensor_product(memory.get(y), memory.get(x), memory.get(w), unit)
+            seconds, iqr = spread(time_launches(device, plan))
+            row: dict[str, object] = {
+                "kernel": plan[0].kernel,
+                "shape": f"{m}x{k}x{n}",
+                "us": seconds * 1e6,
+                "iqr_us": iqr * 1e6,
+                "tflops": 2e-12 * m * k * n / seconds,
+            }
+            if with_torch:
+                call = torch_product(device, precision, memory.get(x), memory.get(w))
+                peer, _ = spread(time_calls(device, call))
+                row |= {"cublas_us": peer * 1e6, "of_cublas": peer / seconds}
+            rows.append(row)
+    return rows
+
+
+def torch_product(device: CupyDevice, precision: str, a: np.ndarray, b: np.ndarray) -> Callable[[], object]:
+    """A product by cuBLAS, on our stream."""
+    import torch
+
+    torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    left, right = (torch.from_numpy(matrix).to("cuda", dtype) for matrix in (a, b))
+    result = torch.empty(len(a), b.shape[1], dtype=dtype, device="cuda")
+    torch.cuda.synchronize()
+    stream = torch.cuda.ExternalStream(device.stream.ptr)
+
+    def call() -> None:
+        with torch.cuda.stream(stream):
+            torch.matmul(left, right, out=result)
+
+    return call
 
 
 def streams(device: CupyDevice) -> list[dict[str, object]]:
@@ -181,7 +243,10 @@ def main() -> None:
     parser.add_argument("--no-peers", action="store_true", help="without cuBLAS")
     options = parser.parse_args()
     device = open_device()
-    rows = products(device, not options.no_peers) + streams(device) + ladder(device)
+    rows = products(device, not options.no_peers)
+    if "tf32" in probe().precisions:
+        rows += tensor_products(device, not options.no_peers)
+    rows += streams(device) + ladder(device)
     show(rows, ("kernel", "shape", "us", "tflops", "of_cublas", "gbs", "of_copy"))
     write(options.out / "kernels.csv", [row | facts(device) for row in rows])
 

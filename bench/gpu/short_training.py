@@ -1,11 +1,14 @@
-"""A few steps of every kind of layer, loss and optimizer on the GPU: what compute-sanitizer watches."""
+"""A few steps of every kind of layer, loss, optimizer and precision on the GPU: what compute-sanitizer watches."""
 
 from __future__ import annotations
+
+import itertools
 
 import numpy as np
 
 from fastmnist import LogisticRegression, OneVsRestLogisticRegression
 from fastmnist.backends.gpu import CupyExecutor
+from fastmnist.backends.gpu_probe import probe
 from fastmnist.network.layers import Activation, AvgPool2D, BatchNorm, Conv2D, Dense, Dropout, Flatten, MaxPool2D
 from fastmnist.network.losses import BinaryCrossEntropy
 from fastmnist.network.optimizers import SGD, Adam
@@ -49,11 +52,11 @@ def train(executor: CupyExecutor, X: np.ndarray, y: np.ndarray, rng: np.random.G
 
 
 def main() -> None:
-    """Train each, small dense networks both ways; and the logistic models by L-BFGS."""
+    """Train each in every precision, small dense networks both ways; and the logistic models by L-BFGS."""
     rng = np.random.default_rng(0)
     X, y = rng.integers(0, 256, (203, 50)).astype(np.uint8), rng.integers(0, 5, 203).astype(np.int32)
-    for spec in SPECS:
-        executor = CupyExecutor(spec)
+    for spec, precision in itertools.product(SPECS, probe().precisions):
+        executor = CupyExecutor(spec, precision=precision)
         train(executor, X, y, rng)
         if executor.one_launch_an_epoch:
             train(CupyExecutor(spec, persistent=False), X, y, rng)

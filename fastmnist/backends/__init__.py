@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BACKENDS",
+    "PRECISIONS",
     "BackendUnavailable",
     "Choice",
     "available_backends",
@@ -40,6 +41,8 @@ __all__ = [
 
 BACKENDS = ("numpy", "numba", "cupy")
 DEFAULT_VARIABLE = "FASTMNIST_BACKEND"
+# Of products: what their factors are rounded to. All but the first need tensor cores; sums and parameters are float32 in all.
+PRECISIONS = ("float32", "tf32", "bf16")
 
 # What "auto" takes NumPy's time to be: steps * NUMPY_STEP_SECONDS + flops / NUMPY_FLOPS_PER_SECOND. Measured on two
 # cores of a Xeon at 2.5 GHz: a step takes 70 us (4-3, batch 10) to 180 us (64-32-10, batch 32) whatever its
@@ -63,7 +66,7 @@ class BackendUnavailable(RuntimeError):
     backend : str
         Its name.
     code : str
-        The kind of obstacle in one word, for programs: "not-installed", "broken-install", "switched-off", "dtype", "memory"; of the GPU
+        The kind of obstacle in one word, for programs: "not-installed", "broken-install", "switched-off", "dtype", "memory", "precision"; of the GPU
         those of `fastmnist.backends.gpu_probe`.
     reason : str
         What is wrong, a sentence.
@@ -112,6 +115,7 @@ def select(
     flops: float,
     steps: int,
     dtype: DTypeLike = np.float32,
+    precision: str = "float32",
     memory: Callable[[], MemoryPlan] | None = None,
 ) -> Choice:
     """Choose the backend of a fit.
@@ -134,6 +138,8 @@ def select(
         Optimizer steps, or full-batch evaluations, of the whole fit.
     dtype : dtype, default=float32
         Of the arithmetic: float32 or float64.
+    precision : str, default="float32"
+        One of `PRECISIONS`; "auto" takes the GPU where it is reduced.
     memory : callable, optional
         Makes the plan of the GPU's memory, when the GPU is considered.
 
@@ -155,14 +161,17 @@ def select(
         backend = os.environ[DEFAULT_VARIABLE]
         _require_known(backend, f"environment variable {DEFAULT_VARIABLE}")
         origin = f"asked for by environment variable {DEFAULT_VARIABLE}"
+    needs_gpu = backend == "auto" and precision != "float32"
+    if needs_gpu:
+        backend, origin = "cupy", f"asked for by precision={precision!r}, which needs a GPU"
     if backend == "auto":
         nbytes = np.dtype(dtype).itemsize * n_samples * n_features
         choice = _choose(flops, steps, np.dtype(dtype), nbytes, memory)
     else:
         try:
-            require(backend, dtype=dtype)
+            require(backend, dtype=dtype, precision=precision)
         except BackendUnavailable as problem:
-            raise (problem.with_origin(origin) if from_environment else problem) from None
+            raise (problem.with_origin(origin) if from_environment or needs_gpu else problem) from None
         if backend == "cupy" and memory is not None:
             too_large = _memory_problem(memory)
             if too_large is not None:
@@ -175,7 +184,7 @@ def select(
     return choice
 
 
-def require(backend: str, *, dtype: DTypeLike = np.float32) -> None:
+def require(backend: str, *, dtype: DTypeLike = np.float32, precision: str = "float32") -> None:
     """Make sure that a backend can run.
 
     Parameters
@@ -184,13 +193,15 @@ def require(backend: str, *, dtype: DTypeLike = np.float32) -> None:
         One of `BACKENDS`.
     dtype : dtype, default=float32
         Of the arithmetic.
+    precision : str, default="float32"
+        One of `PRECISIONS`.
 
     Raises
     ------
     ValueError
         Unknown backend ("auto" is none: `select` has to decide first).
     BackendUnavailable
-        It cannot run here, or not in this dtype.
+        It cannot run here, or not in this dtype or precision.
     """
     if backend not in BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(map(repr, BACKENDS))}; got {backend!r}.")
@@ -198,15 +209,25 @@ def require(backend: str, *, dtype: DTypeLike = np.float32) -> None:
     if backend != "numpy" and np.dtype(dtype) != np.float32:
         reason = f"its kernels compute in float32; {np.dtype(dtype).name} was asked for."
         problem = BackendUnavailable(backend, "dtype", reason, "Use float32, or backend='numpy'.")
+    elif backend != "cupy" and precision != "float32":
+        reason = f"precision={precision!r} was asked for, which needs a GPU's tensor cores."
+        problem = BackendUnavailable(backend, "precision", reason, "Use precision='float32', or backend='cupy'.")
     elif backend == "cupy":
-        problem = _cupy_problem()
+        problem = _cupy_problem(precision)
     elif backend == "numba":
         problem = _numba_problem()
     if problem is not None:
         raise problem
 
 
-def build(backend: str, spec: Spec, *, n_threads: int | None = None, dtype: DTypeLike = np.float32) -> Executor:
+def build(
+    backend: str,
+    spec: Spec,
+    *,
+    n_threads: int | None = None,
+    dtype: DTypeLike = np.float32,
+    precision: str = "float32",
+) -> Executor:
     """Make the executor of a chosen backend.
 
     Parameters
@@ -220,6 +241,8 @@ def build(backend: str, spec: Spec, *, n_threads: int | None = None, dtype: DTyp
         (NumPy's BLAS has threads of its own).
     dtype : dtype, default=float32
         Of parameters and arithmetic; float64 needs the numpy backend.
+    precision : str, default="float32"
+        One of `PRECISIONS`; all but float32 need the cupy backend.
 
     Returns
     -------
@@ -232,7 +255,7 @@ def build(backend: str, spec: Spec, *, n_threads: int | None = None, dtype: DTyp
     BackendUnavailable
         The backend cannot run here.
     """
-    require(backend, dtype=dtype)
+    require(backend, dtype=dtype, precision=precision)
     if backend == "numpy":
         from fastmnist.backends.reference import ReferenceExecutor
 
@@ -240,7 +263,7 @@ def build(backend: str, spec: Spec, *, n_threads: int | None = None, dtype: DTyp
     if backend == "cupy":
         from fastmnist.backends.gpu import CupyExecutor
 
-        return CupyExecutor(spec)
+        return CupyExecutor(spec, precision=precision)
     from fastmnist.backends.cpu import CpuExecutor
 
     return CpuExecutor(spec, n_threads=default_threads() if n_threads is None else n_threads)
@@ -393,14 +416,19 @@ def _vectors_missing() -> str:
     return f" The kernels found {MACHINE.simd}; backend='numpy' may be faster here."
 
 
-def _cupy_problem() -> BackendUnavailable | None:
-    """Why the GPU cannot run, or None. CuPy is imported only when the driver has said that a GPU is there."""
+def _cupy_problem(precision: str = "float32") -> BackendUnavailable | None:
+    """Why the GPU cannot run, or not in this precision, or None. CuPy is imported only when the driver has said that a GPU is there."""
     from fastmnist.backends.gpu_probe import probe
 
     status = probe()
     if not status.usable:
         alternative = "" if "backend='numba'" in status.remedy else " Or use backend='numba'."
         return BackendUnavailable("cupy", status.code, status.summary, status.remedy + alternative)
+    if precision != "float32" and precision not in status.precisions:
+        reason = (
+            f"precision={precision!r} needs tensor cores of compute capability 8.0 (Ampere) or newer. {status.summary}"
+        )
+        return BackendUnavailable("cupy", "precision", reason, "Use precision='float32', or a newer GPU.")
     try:
         importlib.import_module("cupy")
     except Exception as error:  # what a CuPy that does not fit the driver raises is its own affair

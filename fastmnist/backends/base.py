@@ -131,6 +131,10 @@ class Executor(BoundExecutor, Protocol):
     """A `BoundExecutor` to which any data can be attached."""
 
     @property
+    def precision(self) -> str:
+        """What factors of products are rounded to: one of `backends.PRECISIONS`."""
+
+    @property
     def rows_reason(self) -> str:
         """In which form the bound rows are kept, and why, a sentence; "" where there is no choice."""
 

@@ -127,6 +127,7 @@ class CpuExecutor:
 
     backend = "numba"
     dtype = np.dtype(np.float32)
+    precision = "float32"
     reading_order = None
 
     def __init__(self, spec: Spec, *, n_threads: int | None = None) -> None:

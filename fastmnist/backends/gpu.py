@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -26,7 +27,7 @@ from fastmnist.backends.gpu_search import DeviceSearch
 from fastmnist.backends.recording import active
 from fastmnist.backends.rows import CompressedRows
 from fastmnist.kernels.contract import CONTRACT
-from fastmnist.kernels.gpu import NOT_ON_GPU, Array, Launch, launches, plan
+from fastmnist.kernels.gpu import NOT_ON_GPU, Array, Facts, Launch, decisions, launches, plan
 from fastmnist.kernels.gpu.fusion import Call
 from fastmnist.network.losses import SoftmaxTwiceCrossEntropy
 from fastmnist.network.lowering import DataFormat, Target, gradient_program, training_program
@@ -61,6 +62,9 @@ class CupyExecutor:
         Default: the first one that CuPy sees.
     persistent : bool, optional
         False: epochs are never one launch each. Default: where it can be, see `gpu_persistent.choose`.
+    precision : {"float32", "tf32", "bf16"}, default="float32"
+        What factors of products are rounded to; the device must have tensor cores for all but float32. Parameters, activations and sums are
+        float32 in all.
     """
 
     backend = "cupy"
@@ -70,12 +74,15 @@ class CupyExecutor:
     rows_reason = ""
     reading_order = None
 
-    def __init__(self, spec: Spec, *, device: Device | None = None, persistent: bool | None = None) -> None:
+    def __init__(
+        self, spec: Spec, *, device: Device | None = None, persistent: bool | None = None, precision: str = "float32"
+    ) -> None:
         if isinstance(spec.loss, SoftmaxTwiceCrossEntropy):
             reason = f"it has no loss 'softmax_twice': {NOT_ON_GPU['softmax_twice_cross_entropy']}."
             raise BackendUnavailable("cupy", "no-kernel", reason, "Use backend='numba'.")
         device = device or open_device()
-        self.spec, self.device = spec, device
+        self.spec, self.device, self.precision = spec, device, precision
+        self._facts = replace(device.facts, precision=precision)
         self._compiled_before = device.compile_seconds
         self._data = Bound(device)
         self._format = DataFormat("")  # nothing is bound
@@ -137,7 +144,14 @@ class CupyExecutor:
     def program(self, batch_sizes: tuple[int, ...]) -> Program:
         """The training program for batches of these sizes, on the bound data."""
         program = training_program(self.spec, Target(), self._format, batch_sizes)
-        program.decisions.append(self._choice(batch_sizes).reason)
+        choice = self._choice(batch_sizes)
+        program.decisions.append(choice.reason)
+        if choice.layout is None:
+            (instructions,) = program.tables[batch_sizes[0]].threads
+            shapes = [
+                (i.op, [view.shape for view in (*i.outs, *i.ins)], i.label) for i in instructions if i is not BARRIER
+            ]
+            program.decisions.extend(decisions(self._facts, shapes))
         return program
 
     @property
@@ -146,7 +160,7 @@ class CupyExecutor:
         return self._epochs is not None
 
     def _choice(self, batch_sizes: tuple[int, ...]) -> Choice:
-        return choose(self.spec, self._format, max(batch_sizes), self.device.facts, self._persistent)
+        return choose(self.spec, self._format, max(batch_sizes), self._facts, self._persistent)
 
     def launches(self, rows: int) -> list[Launch]:
         """The kernel launches of one training step of `rows` rows, the epoch's first; for benchmarks and profiles.
@@ -166,7 +180,7 @@ class CupyExecutor:
             if self._state is None:
                 self._state = reserve(self.device, {"parameters and moments": program.state.size})
                 self.device.clear(self._state.address, self._state.nbytes)
-            runner = _Runner(self.device, program, self._data, self._state)
+            runner = _Runner(self.device, self._facts, program, self._data, self._state)
             self._training = (batch_sizes, self._watched(runner, "training"))
             # Single launches are what a profile takes the time of.
             self._epochs = None if self._recorder is not None else self._persistent_epochs(batch_sizes, runner)
@@ -251,7 +265,7 @@ class CupyExecutor:
         if self._gradient is None or self._gradient[0] != sizes:
             program = self.gradient_program(sizes)
             announce_decisions(self.backend, program.decisions)
-            runner = self._watched(_Runner(self.device, program, self._data), "gradient")
+            runner = self._watched(_Runner(self.device, self._facts, program, self._data), "gradient")
             shape = (n, *program.bound["losses"].shape[1:])
             runner.own.put(
                 order=np.arange(n),
@@ -333,7 +347,7 @@ class CupyExecutor:
 
     def runner(self, program: Program, own: Bound | None = None) -> _Runner:
         """A program with memory of its own."""
-        return self._watched(_Runner(self.device, program, own or Bound(self.device)), "inference")
+        return self._watched(_Runner(self.device, self._facts, program, own or Bound(self.device)), "inference")
 
     def _watched(self, runner: _Runner, phase: str) -> _Runner:
         """Have its launches timed, where somebody profiles."""
@@ -392,6 +406,8 @@ class _Runner:
     Parameters
     ----------
     device : Device
+    facts : Facts
+        The device's, with the precision of products.
     program : Program
     shared : Bound
         Bound tensors that other runners use as well: the data set.
@@ -399,12 +415,13 @@ class _Runner:
         Memory of the parameters and moments.
     """
 
-    def __init__(self, device: Device, program: Program, shared: Bound, state: Buffer | None = None) -> None:
-        self._device, self.program, self._shared = device, program, shared
+    def __init__(
+        self, device: Device, facts: Facts, program: Program, shared: Bound, state: Buffer | None = None
+    ) -> None:
+        self._device, self.facts, self.program, self._shared = device, facts, program, shared
         self.own = Bound(device)
         self.link = True  # whether outputs pass the loss's link
         self.watch: Watch | None = None  # while somebody profiles
-        self.facts = device.facts
         self._state = state
         self._workspace = reserve(device, {"workspace": program.workspace.size})
         device.clear(self._workspace.address, self._workspace.nbytes)

@@ -43,7 +43,7 @@ def choose(spec: Spec, data: DataFormat, batch_size: int, facts: Facts, wanted: 
     batch_size : int
         Rows of the largest batch.
     facts : Facts
-        Of the device.
+        Of the device, with the precision of products.
     wanted : bool, optional
         False: never. None and True: where it can be.
     """
@@ -54,6 +54,8 @@ def choose(spec: Spec, data: DataFormat, batch_size: int, facts: Facts, wanted: 
     )
     if not found and data.dtype not in ("uint8", "float32"):
         found = f"X is {data.dtype}"
+    if not found and facts.precision != "float32":
+        found = f"it multiplies in float32, not in {facts.precision}"
     if found:
         return Choice(None, f"training: a graph of steps, not one launch an epoch: {found}")
     units = [shape[-1] for shape in spec.parameter_shapes[::2]]

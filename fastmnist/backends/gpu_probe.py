@@ -18,6 +18,7 @@ LIBRARY_VARIABLE = "FASTMNIST_LIBCUDA"
 
 MIN_COMPUTE_CAPABILITY = (7, 0)  # Volta: the oldest that CUDA 12's compiler still serves
 MIN_DRIVER_CUDA = (12, 0)  # the oldest CUDA for which current CuPy is built
+TENSOR_COMPUTE_CAPABILITY = (8, 0)  # Ampere: the oldest whose tensor cores take TF32 and bf16
 MIN_MEMORY = 256 << 20  # bytes: a context, the whole MNIST data set and any model of this package
 
 _CUPY_DISTRIBUTIONS = {
@@ -106,6 +107,12 @@ class GpuStatus:
     cupy: str = ""
 
     @property
+    def precisions(self) -> tuple[str, ...]:
+        """What products can be computed in: on tensor cores, factors can be rounded to TF32 or bf16."""
+        tensor_cores = (self.compute_capability or (0, 0)) >= TENSOR_COMPUTE_CAPABILITY
+        return ("float32", "tf32", "bf16") if tensor_cores else ("float32",)
+
+    @property
     def summary(self) -> str:
         """One line for people: the facts when usable, else the reason."""
         if not self.usable:
@@ -113,7 +120,7 @@ class GpuStatus:
         assert self.compute_capability and self.memory and self.driver_cuda
         gibibytes = f"{self.memory / 2**30:.1f} GiB"
         compute_capability, cuda = _dotted(self.compute_capability), _dotted(self.driver_cuda)
-        facts = f"compute capability {compute_capability}, {gibibytes}, driver for CUDA {cuda}, {self.cupy}"
+        facts = f"compute capability {compute_capability}, {gibibytes}, driver for CUDA {cuda}, {self.cupy}, precisions {' '.join(self.precisions)}"
         return f"GPU: {self.name}, {facts}."
 
 

@@ -36,6 +36,7 @@ class ReferenceExecutor:
     """
 
     backend = "numpy"
+    precision = "float32"
     takes_compressed = False
     rows_reason = ""
     reading_order = None

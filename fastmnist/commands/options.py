@@ -110,6 +110,11 @@ def parameter_options(several: tuple[str, ...] = ()) -> list[Callable[..., Any]]
 
     return [
         option("--backend", type=click.Choice(["auto", "numpy", "numba", "cupy"]), help="Default: auto."),
+        option(
+            "--precision",
+            type=click.Choice(["float32", "tf32", "bf16"]),
+            help="Of products (mlp, cnn); default: float32, all others need a GPU.",
+        ),
         option("--threads", type=click.IntRange(min=1), help="Default: as many as this process may use."),
         option("--epochs", type=click.IntRange(min=1), help="At most (iterations of full-batch solvers)."),
         option("--batch-size", type=click.IntRange(min=1), help="Default: 32 (mlp), 64 (cnn)."),
@@ -135,6 +140,7 @@ def parameter_options(several: tuple[str, ...] = ()) -> list[Callable[..., Any]]
 # Option -> parameter of the estimators.
 PARAMETERS = {
     "backend": "backend",
+    "precision": "precision",
     "threads": "n_threads",
     "epochs": "max_iter",
     "batch_size": "batch_size",
@@ -184,8 +190,9 @@ def _network(model: str, seed: int, options: dict[str, Any]) -> Estimator:
         raise click.UsageError(f"--hidden is for mlp; {reason}.")
     if model != "cnn" and "layers" in options:
         raise click.UsageError(f"--layers is for cnn; got it with {model}.")
-    if model not in _DEFAULTS and "augment" in options:
-        raise click.UsageError(f"--augment is for mlp and cnn; got it with {model}.")
+    for name in ("augment", "precision"):
+        if model not in _DEFAULTS and name in options:
+            raise click.UsageError(f"--{name} is for mlp and cnn; got it with {model}.")
     if solver in ("lbfgs", "gd") and "batch_size" in options:
         raise click.UsageError(f"--batch-size does nothing with --solver {solver}, which takes all data at once.")
     if solver == "lbfgs" and "learning_rate" in options:

@@ -313,6 +313,7 @@ class NetworkClassifier(Classifier):
 
     _auto_batch_size: ClassVar[int] = 200  # what batch_size="auto" means: scikit-learn's
 
+    precision: str = "float32"  # a parameter of networks
     n_threads: int | None
     max_memory: int | None
     batch_size: str | int
@@ -400,10 +401,15 @@ class NetworkClassifier(Classifier):
             flops=flops,
             steps=steps,
             dtype=np.float32,
+            precision=self.precision,
             memory=lambda: self._memory_plan(spec, X),
         )
         executor = backends.build(
-            choice.backend, spec, n_threads=self.n_threads, dtype=arithmetic_dtype(choice.backend, X)
+            choice.backend,
+            spec,
+            n_threads=self.n_threads,
+            dtype=arithmetic_dtype(choice.backend, X),
+            precision=self.precision,
         )
         self.backend_, self.backend_reason_ = choice.backend, choice.reason
         if isinstance(X, DeviceRows) and self.backend == "auto":
@@ -493,7 +499,12 @@ class NetworkClassifier(Classifier):
         if executor is not None and unchanged:
             return executor
         backend = self.backend_ if self.backend == "auto" else self.backend
-        if executor is None or executor.backend != backend or not _same_network(executor.spec, self._spec()):
+        asked = backend, self.precision
+        if (
+            executor is None
+            or (executor.backend, executor.precision) != asked
+            or not _same_network(executor.spec, self._spec())
+        ):
             self._keep_executor(executor := self._rebuild_executor(backend))
         else:
             self._remember_network(executor)
@@ -512,7 +523,9 @@ class NetworkClassifier(Classifier):
         if backend != "numpy" and dtype == np.float64:
             dtype = np.dtype(np.float32)  # fitted in float64 by NumPy, now asked of compiled kernels
         try:
-            return backends.build(backend, self._spec(), n_threads=self.n_threads, dtype=dtype)
+            return backends.build(
+                backend, self._spec(), n_threads=self.n_threads, dtype=dtype, precision=self.precision
+            )
         except backends.BackendUnavailable:
             if backend != self.backend_:
                 raise

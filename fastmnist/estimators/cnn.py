@@ -50,7 +50,7 @@ class CNNClassifier(NetworkFitting):
         `fit`; `history_` and `early_stopping` judge without it.
     solver, alpha, batch_size, learning_rate, learning_rate_init, power_t, max_iter, shuffle, random_state, tol, verbose, warm_start, momentum, \
 nesterovs_momentum, early_stopping, validation_fraction, beta_1, beta_2, epsilon, n_iter_no_change, max_fun, class_weight, schedule, weight_decay, \
-label_smoothing, ema_decay, record_steps, augment, backend, n_threads, pixel_scale, max_memory
+label_smoothing, ema_decay, record_steps, augment, backend, precision, n_threads, pixel_scale, max_memory
         As of `MLPClassifier`; gamma and beta of a `BatchNorm` are free of `alpha`, and solver "lbfgs" takes networks without Dropout and
         BatchNorm. Other defaults, which train MNIST well in four epochs: `alpha=0`, `learning_rate_init=0.005`, `beta_2=0.99`, `max_iter=4`;
         batch_size "auto" is `min(64, n_samples)`; schedule "auto" is "one_cycle" in `fit` with mini-batches and `learning_rate="constant"`,
@@ -126,6 +126,7 @@ feature_names_in_, history_, step_losses_, backend_, backend_reason_, pixel_scal
         augment: Augment | bool = False,
         test_time_augmentation: bool = False,
         backend: str = "auto",
+        precision: str = "float32",
         n_threads: int | None = None,
         pixel_scale: float | str = "auto",
         max_memory: int | None = None,
@@ -162,6 +163,7 @@ feature_names_in_, history_, step_losses_, backend_, backend_reason_, pixel_scal
         self.augment = augment
         self.test_time_augmentation = test_time_augmentation
         self.backend = backend
+        self.precision = precision
         self.n_threads = n_threads
         self.pixel_scale = pixel_scale
         self.max_memory = max_memory

@@ -99,6 +99,11 @@ class MLPClassifier(NetworkFitting):
         What a row of X is, for `augment`. None: a grey square.
     backend : {"auto", "numpy", "numba", "cupy"}, default="auto"
         What computes; "auto" takes NumPy for small work.
+    precision : {"float32", "tf32", "bf16"}, default="float32"
+        What the factors of products are rounded to, in training and prediction: TF32 (10 bits behind the leading one) and bf16 (7) run on tensor
+        cores and need backend "cupy" ("auto" takes it) and a GPU of compute capability 8.0. Parameters, moments, activations and sums stay
+        float32. A product of K terms errs by at most 2^-10 (bf16: 2^-7) of the sum of its terms' magnitudes, in practice by that over
+        sqrt(K). Not with "lbfgs", whose line search needs exact gradients.
     n_threads : int, default=None
         Threads of compiled code; None: as many as this process may use.
     pixel_scale : "auto" or float, default="auto"
@@ -204,6 +209,7 @@ class MLPClassifier(NetworkFitting):
         augment: Augment | bool = False,
         image_shape: Shape | None = None,
         backend: str = "auto",
+        precision: str = "float32",
         n_threads: int | None = None,
         pixel_scale: float | str = "auto",
         max_memory: int | None = None,
@@ -243,6 +249,7 @@ class MLPClassifier(NetworkFitting):
         self.augment = augment
         self.image_shape = image_shape
         self.backend = backend
+        self.precision = precision
         self.n_threads = n_threads
         self.pixel_scale = pixel_scale
         self.max_memory = max_memory

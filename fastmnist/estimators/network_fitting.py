@@ -23,6 +23,7 @@ from sklearn.utils._param_validation import Interval, Options, StrOptions
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import _check_partial_fit_first_call
 
+from fastmnist.backends import PRECISIONS
 from fastmnist.backends.rows import Matrix, StoredRows
 from fastmnist.backends.warping import AugmentedExecutor
 from fastmnist.estimators.base import NetworkClassifier
@@ -92,6 +93,7 @@ class NetworkFitting(NetworkClassifier):
         "label_smoothing": [Interval(Real, 0, 1, closed="left")],
         "ema_decay": [Interval(Real, 0, 1, closed="left")],
         "record_steps": ["boolean"],
+        "precision": [StrOptions(set(PRECISIONS))],
         "augment": [Augment, "boolean"],
         "image_shape": ["array-like", None],
     }
@@ -120,6 +122,7 @@ class NetworkFitting(NetworkClassifier):
     label_smoothing: float | str
     ema_decay: float
     record_steps: bool
+    precision: str
     augment: Augment | bool
     image_shape: Shape | None
 
@@ -379,7 +382,8 @@ class NetworkFitting(NetworkClassifier):
             Names both parameters and what to change.
         """
         if self.solver == "lbfgs":
-            needs = {"dropout": 0.0, "weight_decay": 0.0, "schedule": None, "ema_decay": 0.0, "augment": False}
+            needs: dict[str, Any] = {"dropout": 0.0, "weight_decay": 0.0, "schedule": None, "ema_decay": 0.0}
+            needs |= {"augment": False, "precision": "float32"}
             for name, off in needs.items():
                 value = getattr(self, name, off)
                 if np.any(value) if name == "dropout" else value not in (off, "auto"):

@@ -4,8 +4,21 @@
 simulator) compiles `source(file)` and runs them.
 """
 
-from . import activations, channels, convolution, judging, lbfgs, losses, matmul, optimizers, persistent, pooling, rows
-from .fusion import plan
+from . import (
+    activations,
+    channels,
+    convolution,
+    judging,
+    lbfgs,
+    losses,
+    matmul,
+    optimizers,
+    persistent,
+    pooling,
+    rows,
+    update,
+)
+from .fusion import decisions, plan
 from .launch import LAUNCHERS, NOT_ON_GPU, Array, Facts, Launch, launches
 from .source import FILES, file_of, source
 
@@ -19,6 +32,7 @@ __all__ = [
     "activations",
     "channels",
     "convolution",
+    "decisions",
     "file_of",
     "judging",
     "launches",
@@ -31,4 +45,5 @@ __all__ = [
     "pooling",
     "rows",
     "source",
+    "update",
 ]

@@ -86,6 +86,25 @@ extern "C" __global__ void __launch_bounds__(256) channel_sums_kernel(float* out
   store(to, sum, walk.n, false);
 }
 
+// The optimizer's step on biases b[O] with the sums over all pixels of dy[pixel, o] as their gradient.
+extern "C" __global__ void __launch_bounds__(256)
+    update_bias_kernel(const float* dy, float* b, float* first, float* second, const float* hyper, const i64* cursor,
+                       int kind, float beta_1, float rest_1, float beta_2, float rest_2, float epsilon, int B, int O,
+                       int lanes, int ld_dy, int ld_hyper) {
+  const Walk walk(B, 1, O, lanes, B);
+  const bool whole = O % QUAD == 0 && aligned(dy, ld_dy);
+  Quad sum{};
+  walk.each(1, O, [&](i64 image, int at) {
+    const Quad q = load(dy + image * ld_dy + at, walk.n, whole);
+#pragma unroll
+    for (int k = 0; k < QUAD; ++k) sum.at[k] += q.at[k];
+  });
+  sum = walk.sum(sum);
+  if (walk.row || walk.n <= 0) return;
+  take_step(kind, Weights{b, first, second, 0, 0, 0}, hyper_of(hyper, cursor, ld_hyper),
+            Constants{beta_1, rest_1, beta_2, rest_2, epsilon}, sum, 0, walk.channel, walk.n, false);
+}
+
 // moments[2 share, o] = the mean over a share of the pixels, moments[2 share + 1, o] = the sum of squared deviations.
 extern "C" __global__ void __launch_bounds__(256) batch_moments_kernel(float* moments, const float* x, int B,
                                                                        int pixels, int O, int lanes, int share,

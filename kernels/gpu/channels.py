@@ -24,6 +24,11 @@ def _groups(channels: int) -> int:
     return -(-channels // (_lanes(channels) * QUAD))
 
 
+def lane_groups(channels: int) -> tuple[int, int]:
+    """Threads side by side over the channels, and blocks that cover all of them."""
+    return _lanes(channels), _groups(channels)
+
+
 def _pixels(x: Array, channels: int) -> tuple[int, int]:
     """Images, and pixels of each."""
     return x.shape[0], x.shape[1] // channels

@@ -1,9 +1,9 @@
-"""Launchers of convolution.cu: which shape of tile computes which convolution."""
+"""Launchers of convolution.cu and tensor_convolution.cu: which shape of tile computes which convolution."""
 
 from __future__ import annotations
 
 from .launch import Array, Facts, Launch, integers, launcher, leading, stream
-from .tiles import ADD, RELU, SHAPES, Tile, add_shares, cut, scratch
+from .tiles import ADD, RELU, SHAPES, Tile, add_shares, cut, in_precision, scratch
 
 # Of images and of filters; in the order in which equals are preferred.
 IMAGE_TILES = (SHAPES["medium"], SHAPES["tall"], SHAPES["small"])
@@ -12,6 +12,7 @@ FILTER_TILES = (SHAPES["medium"], SHAPES["small"])
 
 def choose_tile(facts: Facts, rows: int, columns: int, tiles: tuple[Tile, ...] = IMAGE_TILES) -> Tile:
     """Of the tiles that give every multiprocessor a block, the one that computes least beside the result; else the smallest."""
+    tiles = in_precision(tiles, facts.precision)
     enough = [t for t in tiles if t.blocks(rows, columns)[0] * t.blocks(rows, columns)[1] >= facts.multiprocessors]
     return min(enough, key=lambda t: -(-columns // t.columns) * t.columns, default=tiles[-1])
 

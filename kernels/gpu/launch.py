@@ -88,12 +88,15 @@ class Facts:
         Bytes of shared memory that a block may have.
     cooperative : bool
         Whether a launch can guarantee that all its blocks are resident at once.
+    precision : str
+        What factors of products are rounded to: "float32" (nothing), "tf32" or "bf16", on tensor cores; see tensor_tile.cuh.
     """
 
     multiprocessors: int
     scratch: Array | None = None
     shared: int = 48 << 10
     cooperative: bool = False
+    precision: str = "float32"
 
 
 @dataclass(frozen=True)

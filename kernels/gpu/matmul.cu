@@ -9,16 +9,6 @@
 //
 // How a tile is computed stands in tile.cuh.
 
-template <class S, class A, class B>
-__device__ __forceinline__ void product(float* c, const float* a, const float* b, const float* bias, const float* kept,
-                                        int M, int N, int K, int share, int ld_c, int ld_a, int ld_b, int ld_kept,
-                                        int flags) {
-  const bool whole = aligned(c, ld_c) && (!kept || aligned(kept, ld_kept));
-  B right{b, ld_b, N, K, aligned(b, ld_b)};
-  multiply<S>(A{a, ld_a, M, K, aligned(a, ld_a)}, right, Result{c, bias, kept, M, N, 1, ld_c, ld_kept, flags, whole}, K,
-              share);
-}
-
 extern "C" __global__ void __launch_bounds__(256, 2)
     gemm_nn_large_kernel(float* c, const float* a, const float* b, const float* bias, const float* kept, int M, int N,
                          int K, int share, int ld_c, int ld_a, int ld_b, int ld_kept, int flags) {

@@ -1,4 +1,4 @@
-"""Launchers of matmul.cu: which shape of tile multiplies which matrices."""
+"""Launchers of matmul.cu and tensor_matmul.cu: which shape of tile multiplies which matrices."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 
 from .channels import column_sums
 from .launch import Array, Facts, Launch, integers, launcher, leading
-from .tiles import ADD, RELU, SHAPES, Tile, add_shares, cut, scratch
+from .tiles import ADD, RELU, SHAPES, Tile, add_shares, cut, in_precision, scratch
 
 TILES = (SHAPES["large"], SHAPES["medium"], SHAPES["small"])
 
@@ -16,10 +16,11 @@ def choose_tile(facts: Facts, rows: int, columns: int) -> Tile:
 
     A large tile reads least for what it multiplies, but idle multiprocessors cost more than any reading.
     """
-    for tile in TILES:
+    tiles = in_precision(TILES, facts.precision)
+    for tile in tiles:
         if -(-rows // tile.rows) * -(-columns // tile.columns) >= facts.multiprocessors:
             return tile
-    return TILES[-1]
+    return tiles[-1]
 
 
 def product(

@@ -12,12 +12,21 @@ _KERNEL = re.compile(r'extern\s+"C"\s+__global__\s+void\s+(?:__launch_bounds__\(
 # What some sources share, between common.cuh and the source.
 _PARTS = {
     "activations": ("functions.cuh",),
-    "convolution": ("tile.cuh",),
+    "convolution": ("tile.cuh", "windows.cuh"),
+    "optimizers": ("step.cuh",),
+    "channels": ("step.cuh",),
+    "update": ("tile.cuh", "step.cuh", "update.cuh"),
+    "tensor_update": ("tile.cuh", "tensor_tile.cuh", "step.cuh", "update.cuh"),
+    "tensor_matmul": ("tile.cuh", "tensor_tile.cuh"),
+    "tensor_convolution": ("tile.cuh", "tensor_tile.cuh", "windows.cuh"),
     "judging": ("block_sums.cuh",),
     "lbfgs": ("block_sums.cuh",),
     "matmul": ("tile.cuh",),
     "persistent": ("functions.cuh",),
 }
+
+# Sources of which older devices get no kernel, with the compute capability from which they do.
+LEAST_COMPUTE_CAPABILITY = dict.fromkeys(("tensor_matmul", "tensor_convolution", "tensor_update"), (8, 0))
 
 FILES = tuple(sorted(path.stem for path in _FOLDER.glob("*.cu")))
 
@@ -26,7 +35,11 @@ FILES = tuple(sorted(path.stem for path in _FOLDER.glob("*.cu")))
 def source(file: str) -> str:
     """The text to compile for one of `FILES`."""
     names = ("common.cuh", *_PARTS.get(file, ()), f"{file}.cu")
-    return "\n".join(f'#line 1 "{name}"\n{part(name)}' for name in names)
+    text = "\n".join(f'#line 1 "{name}"\n{part(name)}' for name in names)
+    if file not in LEAST_COMPUTE_CAPABILITY:
+        return text
+    major, minor = LEAST_COMPUTE_CAPABILITY[file]
+    return f"#if defined(__CUSIM__) || __CUDA_ARCH__ >= {100 * major + 10 * minor}\n{text}\n#endif\n"
 
 
 def part(name: str) -> str:

@@ -10,7 +10,11 @@
 // the shares are added in the order of the warps. blockIdx.z cuts K into longer shares, each with a result of its own,
 // which add_shares_kernel adds in their order. No atomics: the same bits on every run.
 //
-// Which shape for which product is decided by tiles.py, which also reads the shapes' numbers below.
+// Which shape for which product is decided by tiles.py, which also reads the shapes' numbers below. tensor_tile.cuh has
+// shapes of the same kind for tensor cores: what is written for a shape S calls S::product and serves both.
+
+template <class S, class A, class B, class R>
+__device__ __forceinline__ void multiply(const A& a, B& b, R result, int K, int share);
 
 template <int WARPS_M, int WARPS_N, int WARPS_K, int THREAD_ROWS, int THREAD_COLUMNS, int SLICE>
 struct Shape {
@@ -22,6 +26,11 @@ struct Shape {
   static_assert(TM % QUAD == 0 && TN % QUAD == 0 && DEPTH % (QUAD * WK) == 0, "threads work in quads");
   static_assert(WK == 1 || WK * ROWS * COLUMNS <= 2 * STAGE, "the shares of a sum meet in the stages' memory");
   static_assert(2 * STAGE * sizeof(float) <= 48 << 10, "what every device grants without asking");
+
+  template <class A, class B, class R>
+  static __device__ __forceinline__ void product(const A& a, B& b, const R& result, int K, int share) {
+    multiply<Shape>(a, b, result, K, share);
+  }
 };
 using Large = Shape<4, 2, 1, 8, 8, 8>;    // 128 x 128: 64 multiplications for each 16 floats read; needs many tiles
 using Medium = Shape<4, 2, 1, 4, 4, 16>;  // 64 x 64
@@ -119,6 +128,12 @@ struct Result {
   int M, N, pixels, ld_c, ld_kept, flags;
   bool whole;  // rows of c and of kept start on 16 bytes
 
+  // The z-th of several results, one behind the other.
+  __device__ __forceinline__ Result share(int z) const {
+    Result one = *this;
+    one.c += (i64)z * M * ld_c;
+    return one;
+  }
   __device__ __forceinline__ void finish(Quad q, int r, int col) const {
     if (r >= M || col >= N) return;
     const int n = N - col < QUAD ? N - col : QUAD;
@@ -146,10 +161,25 @@ struct Result {
   }
 };
 
+// The shares of a tile's sums, one behind the other in shared memory, are added in their order.
+template <class S, class R>
+__device__ __forceinline__ void add_warps(const float* shares, const R& result, int first_row, int first_column) {
+  __syncthreads();
+  for (int e = threadIdx.x * QUAD; e < S::ROWS * S::COLUMNS; e += S::THREADS * QUAD) {
+    Quad total = load(shares + e, QUAD, true);
+    for (int share = 1; share < S::WK; ++share) {
+      const Quad q = load(shares + share * S::ROWS * S::COLUMNS + e, QUAD, true);
+#pragma unroll
+      for (int k = 0; k < QUAD; ++k) total.at[k] += q.at[k];
+    }
+    result.finish(total, first_row + e / S::COLUMNS, first_column + e % S::COLUMNS);
+  }
+}
+
 // Block z sums the terms [z share, (z + 1) share) of K into the z-th of as many results, one behind the other. With more
 // than one a share is a multiple of DEPTH: a slice belongs to one of them.
-template <class S, class A, class B>
-__device__ __forceinline__ void multiply(const A& a, B& b, Result result, int K, int share) {
+template <class S, class A, class B, class R>
+__device__ __forceinline__ void multiply(const A& a, B& b, R result, int K, int share) {
   extern __shared__ __align__(16) float stages[];
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const int warp_k = warp / (S::WM * S::WN), warp_m = warp / S::WN % S::WM, warp_n = warp % S::WN;
@@ -207,7 +237,7 @@ __device__ __forceinline__ void multiply(const A& a, B& b, Result result, int K,
     }
   }
 
-  result.c += (i64)blockIdx.z * result.M * result.ld_c;
+  result = result.share(blockIdx.z);
   if (S::WK == 1) {
 #pragma unroll
     for (int i = 0; i < S::TM; ++i)
@@ -227,14 +257,16 @@ __device__ __forceinline__ void multiply(const A& a, B& b, Result result, int K,
       const Quad q{{sum[i][j], sum[i][j + 1], sum[i][j + 2], sum[i][j + 3]}};
       store(mine + (row + i / QUAD * 16 + i % QUAD) * S::COLUMNS + column + j * 8, q, QUAD, true);
     }
-  __syncthreads();
-  for (int e = threadIdx.x * QUAD; e < S::ROWS * S::COLUMNS; e += S::THREADS * QUAD) {
-    Quad total = load(stages + e, QUAD, true);
-    for (int share = 1; share < S::WK; ++share) {
-      const Quad q = load(stages + share * S::ROWS * S::COLUMNS + e, QUAD, true);
-#pragma unroll
-      for (int k = 0; k < QUAD; ++k) total.at[k] += q.at[k];
-    }
-    result.finish(total, first_row + e / S::COLUMNS, first_column + e % S::COLUMNS);
-  }
+  add_warps<S>(stages, result, first_row, first_column);
+}
+
+// c[M,N] = a[M,K] b[K,N] of two matrices.
+template <class S, class A, class B>
+__device__ __forceinline__ void product(float* c, const float* a, const float* b, const float* bias, const float* kept,
+                                        int M, int N, int K, int share, int ld_c, int ld_a, int ld_b, int ld_kept,
+                                        int flags) {
+  const bool whole = aligned(c, ld_c) && (!kept || aligned(kept, ld_kept));
+  B right{b, ld_b, N, K, aligned(b, ld_b)};
+  S::product(A{a, ld_a, M, K, aligned(a, ld_a)}, right, Result{c, bias, kept, M, N, 1, ld_c, ld_kept, flags, whole}, K,
+             share);
 }

@@ -1,4 +1,4 @@
-"""The shapes of tile.cuh, and into how many shares a long sum is cut."""
+"""The shapes of tile.cuh and tensor_tile.cuh, and into how many shares a long sum is cut."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ LEAST_SHARE, SHARE_STEP = 512, 64
 
 @dataclass(frozen=True)
 class Tile:
-    """A shape of tile.cuh: the size of a block's tile of the result, its threads, and its shared memory in bytes."""
+    """A shape of tile.cuh or tensor_tile.cuh: the size of a block's tile of the result, its threads, and its shared memory in bytes.
+
+    The name of one on tensor cores ends with its precision, as those of its kernels do: "large_tf32".
+    """
 
     name: str
     rows: int
@@ -43,7 +46,32 @@ def _shapes() -> dict[str, Tile]:
     return tiles
 
 
-SHAPES = _shapes()
+# Of each precision: values in a word of shared memory, as PACK in tensor_tile.cuh; none where products are made in float32.
+PRECISIONS = {"float32": None, "tf32": 1, "bf16": 2}
+
+
+def _tensor_shapes(precision: str) -> dict[str, Tile]:
+    """The shapes as tensor_tile.cuh defines them; the formulas are those of its `TensorShape`."""
+    pack, tiles = PRECISIONS[precision], {}
+    assert pack is not None
+    for name, numbers in re.findall(r"using Tensor(\w+) = TensorShape<P, ([\d, ]+)>;", part("tensor_tile.cuh")):
+        warps_m, warps_n, warps_k, tiles_m, tiles_n, depth = map(int, numbers.split(","))
+        rows, columns, words = 16 * tiles_m * warps_m, 8 * tiles_n * warps_n, depth // pack
+        along_ld = words if words == 8 else words + 8
+        stage = sum(max(extent * along_ld, words * (extent + 4)) for extent in (rows, columns))
+        name = f"{name.lower()}_{precision}"
+        tiles[name] = Tile(name, rows, columns, 32 * warps_m * warps_n * warps_k, 2 * stage * 4)
+    return tiles
+
+
+SHAPES = _shapes() | _tensor_shapes("tf32") | _tensor_shapes("bf16")
+
+
+def in_precision(tiles: tuple[Tile, ...], precision: str) -> tuple[Tile, ...]:
+    """The shapes of these names in another precision, where it has them."""
+    if precision == "float32":
+        return tiles
+    return tuple(SHAPES[name] for name in (f"{tile.name}_{precision}" for tile in tiles) if name in SHAPES)
 
 
 def cut(facts: Facts, blocks: int, terms: int, size: int, least: int | None = None) -> tuple[int, int]:

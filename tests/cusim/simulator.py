@@ -189,7 +189,9 @@ def _build(source: str, kernels: list[str], mode: str, name: str) -> Path:
     body = _DYNAMIC.sub(r"\1* \2 = reinterpret_cast<\1*>(cusim::dynamic_shared());", source)
     header = "cusim_race.h" if mode == "race" else "cusim.h"
     exports = "\n".join(f"CUSIM_EXPORT({kernel}, ({kernel}))" for kernel in kernels)
-    text = f'#include "{header}"\n#include "cusim_export.h"\n#line 1 "{name}"\n{body}\n{exports}\n'
+    text = (
+        f'#include "{header}"\n#include "cusim_mma.h"\n#include "cusim_export.h"\n#line 1 "{name}"\n{body}\n{exports}\n'
+    )
     version = subprocess.run([COMPILER, "--version"], capture_output=True, text=True, check=True).stdout
     headers = [file.read_text(encoding="utf-8") for file in sorted(HERE.glob("cusim*.h"))]
     key = hashlib.sha256(repr((text, headers, _COMMON, _MODES[mode], version, platform.node())).encode()).hexdigest()

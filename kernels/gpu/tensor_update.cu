@@ -1,0 +1,30 @@
+// Gradient of weights and the optimizer's step in one kernel, the gradient on tensor cores; see update.cuh.
+
+extern "C" __global__ void __launch_bounds__(128, 3)
+    update_medium_tf32_kernel(const float* x, const float* dy, float* w, float* first, float* second, const float* hyper,
+                 const i64* cursor, int kind, float beta_1, float rest_1, float beta_2, float rest_2, float epsilon,
+                 int M, int N, int K, int ld_x, int ld_dy, int ld_w, int ld_first, int ld_second, int ld_hyper) {
+  update<TensorMedium<Tf32>>(x, dy, Weights{w, first, second, ld_w, ld_first, ld_second}, kind,
+                  Constants{beta_1, rest_1, beta_2, rest_2, epsilon}, hyper, cursor, M, N, K, ld_x, ld_dy, ld_hyper);
+}
+extern "C" __global__ void __launch_bounds__(128, 3)
+    update_small_tf32_kernel(const float* x, const float* dy, float* w, float* first, float* second, const float* hyper,
+                 const i64* cursor, int kind, float beta_1, float rest_1, float beta_2, float rest_2, float epsilon,
+                 int M, int N, int K, int ld_x, int ld_dy, int ld_w, int ld_first, int ld_second, int ld_hyper) {
+  update<TensorSmall<Tf32>>(x, dy, Weights{w, first, second, ld_w, ld_first, ld_second}, kind,
+                  Constants{beta_1, rest_1, beta_2, rest_2, epsilon}, hyper, cursor, M, N, K, ld_x, ld_dy, ld_hyper);
+}
+extern "C" __global__ void __launch_bounds__(128, 3)
+    update_medium_bf16_kernel(const float* x, const float* dy, float* w, float* first, float* second, const float* hyper,
+                 const i64* cursor, int kind, float beta_1, float rest_1, float beta_2, float rest_2, float epsilon,
+                 int M, int N, int K, int ld_x, int ld_dy, int ld_w, int ld_first, int ld_second, int ld_hyper) {
+  update<TensorMedium<Bf16>>(x, dy, Weights{w, first, second, ld_w, ld_first, ld_second}, kind,
+                  Constants{beta_1, rest_1, beta_2, rest_2, epsilon}, hyper, cursor, M, N, K, ld_x, ld_dy, ld_hyper);
+}
+extern "C" __global__ void __launch_bounds__(128, 3)
+    update_small_bf16_kernel(const float* x, const float* dy, float* w, float* first, float* second, const float* hyper,
+                 const i64* cursor, int kind, float beta_1, float rest_1, float beta_2, float rest_2, float epsilon,
+                 int M, int N, int K, int ld_x, int ld_dy, int ld_w, int ld_first, int ld_second, int ld_hyper) {
+  update<TensorSmall<Bf16>>(x, dy, Weights{w, first, second, ld_w, ld_first, ld_second}, kind,
+                  Constants{beta_1, rest_1, beta_2, rest_2, epsilon}, hyper, cursor, M, N, K, ld_x, ld_dy, ld_hyper);
+}
