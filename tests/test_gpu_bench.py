@@ -99,7 +99,8 @@ def test_models(bench, tmp_path, monkeypatch):
     for ours, theirs in zip(fits[::2], fits[1::2], strict=True):
         assert float(ours["objective"]) == pytest.approx(float(theirs["objective"]), rel=1e-3)
     kernels = [row["kernel"] for row in rows(tmp_path / "steps.csv")]
-    assert kernels[0] == "gather_rows_uint8_kernel" and kernels[-1] == "advance_kernel" and len(kernels) == 6
+    # A device of four multiprocessors takes the largest tile for 784 weights, and that one leaves the step to another kernel.
+    assert kernels[0] == "gather_rows_uint8_kernel" and kernels[-1] == "advance_kernel" and len(kernels) == 7
 
 
 def test_the_training_that_the_sanitizer_watches(bench, capsys):

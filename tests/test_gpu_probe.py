@@ -88,7 +88,8 @@ def test_usable(fake_driver, monkeypatch, cupy):
         cupy="cupy-cuda13x 14.2.0",
     )
     assert (
-        status.summary == "GPU: Fake GPU, compute capability 9.0, 1.0 GiB, driver for CUDA 13.0, cupy-cuda13x 14.2.0."
+        status.summary == "GPU: Fake GPU, compute capability 9.0, 1.0 GiB, driver for CUDA 13.0, cupy-cuda13x 14.2.0, "
+        "precisions float32 tf32 bf16."
     )
 
 
