@@ -1,7 +1,7 @@
 """Every op: its operands in order, their shapes and types, what it costs, and what it computes.
 
 One table for all backends. An op has the same name and the same positional order of operands in each: outputs, inputs, parameters.
-`reference.py` is its meaning in plain NumPy, `cpu/` the compiled one. The executors, the listing, the tests and the benchmarks all read this
+`reference/` is its meaning in plain NumPy, `cpu/` the compiled one. The executors, the listing, the tests and the benchmarks all read this
 table.
 
 The alphabet of dimensions: B rows of a batch, I inputs of a layer, O outputs of a layer, C classes, N rows of the data set, M entries of
