@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from fastmnist.network.crossover import STATED, Crossover
 from fastmnist.network.layers import (
     IN_PLACE,
     Activation,
@@ -39,6 +40,26 @@ if TYPE_CHECKING:
 # every few tiles), and what it costs, in products of vectors, to transform a vector of a tile, there or back, and one of filters (36 stores
 # far apart).
 WINOGRAD_CHANNELS, WINOGRAD_BYTES, WINOGRAD_TILE, WINOGRAD_FILTER = 128, 1 << 19, 200, 2600
+# Up to this part of the direct products tiles are taken: by that count both ways take the same time at 0.57 (Zen 5, AVX-512; from 8 to 32 channels),
+# and at 0.5 tiles save a tenth, without which they are not worth their rounding. `fastmnist info --measure` measures it.
+STATED_WINOGRAD = Crossover(0.5, STATED)
+
+
+def winograd_products(shape: Shape, filters: int, lanes: int, rows: int) -> tuple[int, int]:
+    """Products of vectors of a convolution of 3 x 3 pixels with stride 1: by Winograd's algorithm, transformations included, and directly.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Height, width and channels of an image, its border included.
+    filters, lanes, rows : int
+        `rows` images are convolved with the filters, which are transformed once.
+    """
+    height, width, channels = shape
+    tiles, vectors = -(-(height - 2) // 4) * -(-(width - 2) // 4), -(-filters // lanes)
+    transformed = rows * tiles * WINOGRAD_TILE * (-(-channels // lanes) + vectors)
+    by_tiles = rows * tiles * 36 * channels * vectors + transformed + WINOGRAD_FILTER * channels * vectors
+    return by_tiles, rows * (height - 2) * (width - 2) * 9 * channels * vectors
 
 
 @dataclass
@@ -311,25 +332,27 @@ class ImageLayers:
                 )
 
     def _decide_what_goes_by_tiles(self) -> None:
-        """Of 3 x 3 pixels with stride 1: by the vectors multiplied either way. Measured: tiles are worth it from a half of them on."""
-        low, lanes = self.low, self.low.target.lanes
+        """Of 3 x 3 pixels with stride 1: by the products of vectors either way."""
+        low, lanes, limit = self.low, self.low.target.lanes, self.low.target.winograd
         for node in self.convolutions:
-            out_height, out_width, filters = node.output.shape
-            channels, tiles = node.source.shape[2], -(-out_height // 4) * -(-out_width // 4)
-            if not lanes or (*node.layer.window, node.layer.stride) != (3, 3, 1):
+            channels, filters = node.source.shape[2], node.layer.filters
+            if not lanes or node.fused or (*node.layer.window, node.layer.stride) != (3, 3, 1):
                 continue
-            if channels > WINOGRAD_CHANNELS or 4 * 36 * channels * filters > WINOGRAD_BYTES:
-                continue
-            vectors = -(-filters // lanes)
-            direct = low.rows * out_height * out_width * 9 * channels * vectors
-            transformed = low.rows * tiles * WINOGRAD_TILE * (-(-channels // lanes) + vectors)
-            by_tiles = low.rows * tiles * 36 * channels * vectors + transformed + WINOGRAD_FILTER * channels * vectors
-            if 2 * by_tiles <= direct:
+            by_tiles, direct = winograd_products(node.source.shape, filters, lanes, low.rows)
+            nbytes = 4 * 36 * channels * filters
+            if channels > WINOGRAD_CHANNELS:
+                why = f"direct, Winograd's algorithm is for {WINOGRAD_CHANNELS} channels at most"
+            elif nbytes > WINOGRAD_BYTES:
+                why = f"direct, Winograd's filters would take {nbytes:,} bytes of the cache, above the limit of {WINOGRAD_BYTES:,}"
+            elif by_tiles > limit.share * direct:
+                why = f"direct, Winograd's algorithm would take {by_tiles / direct:.0%} of its products of vectors, above the limit of {limit}"
+            else:
                 node.winograd = True
-                low.decisions.append(
-                    f"convolution {node.index + 1}: by Winograd's algorithm F(4 x 4, 3 x 3), as dear as {by_tiles // low.rows:,} products of vectors "
-                    f"an image instead of {direct // low.rows:,}"
+                why = (
+                    f"by Winograd's algorithm F(4 x 4, 3 x 3), as dear as {by_tiles // low.rows:,} products of vectors an image instead of "
+                    f"{direct // low.rows:,}: {by_tiles / direct:.0%}, at most {limit}"
                 )
+            low.decisions.append(f"convolution {node.index + 1}: {why}")
 
     def _unmade(self) -> list[_Image]:
         """Outputs of convolutions that are pooled at once."""

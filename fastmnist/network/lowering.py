@@ -18,7 +18,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
-from fastmnist.network.image_lowering import ImageLayers
+from fastmnist.network.crossover import Crossover
+from fastmnist.network.image_lowering import STATED_WINOGRAD, ImageLayers
 from fastmnist.network.layers import IN_PLACE, Activation, Dense, Dropout
 from fastmnist.network.losses import BinaryCrossEntropy, SoftmaxCrossEntropy, SoftmaxTwiceCrossEntropy
 from fastmnist.network.optimizers import SGD, Optimizer
@@ -52,6 +53,8 @@ class Target:
         float32 values of a vector, by which ways to compute are compared; 0: every image layer as it is written.
     chunk_bytes : int
         Images that a thread drives through the image layers at once: as many as make the largest tensor between them that large; 0: a group.
+    winograd : Crossover
+        Up to which part of the direct products convolutions go by Winograd's algorithm, where vectors have `lanes`.
     """
 
     n_threads: int = 1
@@ -61,6 +64,7 @@ class Target:
     gradient_groups: int = 1
     lanes: int = 0
     chunk_bytes: int = 0
+    winograd: Crossover = STATED_WINOGRAD
 
 
 @dataclass(frozen=True)
@@ -174,9 +178,10 @@ def inference_program(
     dtype: str = "float32",
     chunk_bytes: int = 0,
     lanes: int = 0,
+    winograd: Crossover = STATED_WINOGRAD,
 ) -> Program:
     """Writes the outputs of a block of rows to the bound tensor `outputs`; parameters are bound as `parameter_<i>`."""
-    target = Target(dtype=dtype, lanes=lanes, chunk_bytes=chunk_bytes)
+    target = Target(dtype=dtype, lanes=lanes, chunk_bytes=chunk_bytes, winograd=winograd)
     return Lowering(spec, target, data, max(block_sizes), "inference").program(block_sizes)
 
 
