@@ -219,6 +219,16 @@ class ImageLayers:
         """Parts of a batch whose filter gradients are summed apart."""
         return self.low.target.gradient_groups if self.low.purpose == "training" else 1
 
+    @property
+    def ends_rectified(self) -> bool:
+        """Whether the gradient of what the first Dense reads goes through the derivative of a ReLU before anything else."""
+        return bool(self.nodes) and self._takes_derivative(self.nodes[-1])
+
+    @staticmethod
+    def _takes_derivative(node: _Node) -> bool:
+        """Of the ReLU that the node ends with, or that stands before its pooling."""
+        return node.mask if isinstance(node, _MaxPool) else isinstance(node, _Conv) and node.relu and node.mask
+
     # --- from layers to nodes -----------------------------------------------------------------------------------------------------
 
     def _build_nodes(self) -> None:
@@ -574,8 +584,8 @@ class ImageLayers:
         w, b = (self.low.placements[2 * node.index + k][0].tensor.view for k in (0, 1))
         return w, b
 
-    def backward(self, rows: int) -> None:
-        """From the gradient of the rows of numbers to those of all filters."""
+    def backward(self, rows: int, gated: bool) -> None:
+        """From the gradient of the rows of numbers to those of all filters; `gated`: the derivative of a ReLU at the end is already taken."""
         low, pieces = self.low, self._pieces(rows)
         low.builder.stage([self._transposed_filters(t) if mine else [] for t, mine in enumerate(pieces)])
         after: _Norm | None = None  # the batch normalisation that parts this segment from the one behind it
@@ -589,7 +599,7 @@ class ImageLayers:
                         instructions.append(self._norm_backward(after, piece, rows))
                     for node in reversed(segment):
                         if node is not begins_with:
-                            instructions += self._backward(node, piece)
+                            instructions += self._backward(node, piece, gated and node is self.nodes[-1])
                 stage.append(instructions)
             low.builder.stage(stage)
             if begins_with is not None:
@@ -625,10 +635,10 @@ class ImageLayers:
         params = (rows * self._pixels(node), node.layer.epsilon)
         return Instruction("batch_norm_dx", (node.source.gradient(piece),), ins, params, "batch_norm_dx")
 
-    def _backward(self, node: _Node, piece: _Piece) -> Iterator[Instruction]:
+    def _backward(self, node: _Node, piece: _Piece, gated: bool) -> Iterator[Instruction]:
         after = node.pooled.output if isinstance(node, _Conv) and node.pooled else node.output
         dy = after.gradient(piece)
-        if isinstance(node, (_Conv, _MaxPool)) and node.mask and (isinstance(node, _MaxPool) or node.relu):
+        if self._takes_derivative(node) and not gated:
             yield Instruction("relu_backward", (dy,), (dy, node.output.view(piece)), (), "relu_backward")
         if isinstance(node, _Conv):
             yield from self._filter_gradient(node, piece)

@@ -40,6 +40,16 @@ OPS.add(
     updates="dx",
     flops=product_flops,
 )
+# The layer below ends with a ReLU, whose output is y: its derivative is taken where dx is stored.
+OPS.add("linear_dx_relu", "dx[B,I]", "dy[B,O] w[I,O] y[B,I]", "dx = dy w^T where y > 0, else 0.", flops=product_flops)
+OPS.add(
+    "linear_dx_add_relu",
+    "dx[B,I]",
+    "dy[B,O] w[I,O] y[B,I]",
+    "dx = dx + dy w^T where y > 0, else 0: the last panel of columns of w.",
+    updates="dx",
+    flops=product_flops,
+)
 OPS.add("linear_dw", "dw[I,O]", "x[B,I] dy[B,O]", "dw = x^T dy.", flops=product_flops)
 OPS.add("linear_dw_add", "dw[I,O]", "x[B,I] dy[B,O]", "dw += x^T dy.", updates="dw", flops=product_flops)
 OPS.add("linear_db", "db[O]", "dy[B,O]", "db = column sums of dy.", flops=lambda d: d["B"] * d["O"])

@@ -74,6 +74,8 @@ from .matmul import (
     linear_dw_add,
     linear_dx,
     linear_dx_add,
+    linear_dx_add_relu,
+    linear_dx_relu,
     linear_relu,
 )
 from .optimizers import adam, add, momentum, nesterov, sgd

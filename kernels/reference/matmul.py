@@ -65,6 +65,18 @@ def linear_dx_add(dx: Array, dy: Array, w: Array) -> None:
 
 
 @ieee
+def linear_dx_relu(dx: Array, dy: Array, w: Array, y: Array) -> None:
+    """`dx = dy w^T where y > 0, else 0`."""
+    dx[...] = np.where(y > 0, dy @ w.T, 0)
+
+
+@ieee
+def linear_dx_add_relu(dx: Array, dy: Array, w: Array, y: Array) -> None:
+    """`dx = dx + dy w^T where y > 0, else 0`."""
+    dx[...] = np.where(y > 0, dx + dy @ w.T, 0)
+
+
+@ieee
 def linear_dw(dw: Array, x: Array, dy: Array) -> None:
     """`dw = x^T dy`."""
     dw[...] = x.T @ dy
