@@ -1,6 +1,6 @@
 """Forests on a backend: growing trees side by side, and asking all of them.
 
-A tree is one call of the job `grow_tree` (`kernels/contract.py`), so threads take whole trees, one after the other. A tree depends on its number
+A tree is one call of the job `grow_tree` (`kernels/contract/`), so threads take whole trees, one after the other. A tree depends on its number
 and the key alone: the forest has the same bits on any number of threads, and on both backends.
 """
 
