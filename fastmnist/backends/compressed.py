@@ -57,7 +57,7 @@ def compress(X: np.ndarray, n_threads: int = 1, *, indptr: np.ndarray | None = N
 
 def most_nonzeros(spec: Spec, size: int) -> float:
     """Up to how many nonzeros among `size` values the first layer skips zeros of dense rows that are read once; -1 where it can't."""
-    return share_to_compress(full_batch=False).share * size if isinstance(spec.layers[0], Dense) else -1.0
+    return float(share_to_compress(full_batch=False).share * size) if isinstance(spec.layers[0], Dense) else -1.0
 
 
 def skips_zeros(X: np.ndarray, spec: Spec) -> bool:

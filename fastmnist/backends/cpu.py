@@ -400,9 +400,7 @@ class CpuExecutor:
             known = self._small_predictions.setdefault(key, made)
         return known
 
-    def _predict(
-        self, parameters: Parameters, X: np.ndarray, data: DataFormat, link: bool, result: np.ndarray
-    ) -> None:
+    def _predict(self, parameters: Parameters, X: np.ndarray, data: DataFormat, link: bool, result: np.ndarray) -> None:
         n = len(X)
         if n > len(self._positions):
             self._positions = np.arange(n)
@@ -479,7 +477,7 @@ class SmallPrediction:
         """
         with self._predicting:
             self._source[...] = X
-            skipping = self._most_nonzeros >= 0 and np.count_nonzero(self._source) <= self._most_nonzeros
+            skipping = self._most_nonzeros >= 0 and int(np.count_nonzero(self._source)) <= self._most_nonzeros
             walk = self._walks.get(skipping) or self._prepare(skipping)
             if walk.parameters is not parameters and not _same_arrays(walk.parameters, parameters):
                 walk.bind(parameters, self._network.parameters(parameters))
@@ -525,8 +523,9 @@ class _SmallWalk:
         lanes, address = self._runner._bound.lanes[self._rows]
         p, n = ctypes.c_void_p, ctypes.c_int64  # made once: ctypes takes as long to convert numbers as to call
         self._arguments = p(address), n(len(lanes)), n(0), n(1), p(self._team.control_address)
-        # A copy would not follow what its owner writes into the original: it is made anew for each call.
-        if _same_arrays(arrays, given):
+        # A copy would not follow what its owner writes into the original: it is made anew for each call. (That arrays are the same objects is
+        # not asked: those of an unpickled model have dtypes that are equal, but not float32 itself, and come back as views.)
+        if len(arrays) == len(given) and all(map(np.may_share_memory, arrays, given)):
             self.parameters = tuple(given)
 
     def __call__(self) -> None:

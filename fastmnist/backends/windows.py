@@ -234,7 +234,12 @@ class WindowedExecutor:
 
 
 def outputs_of(
-    executor: BoundExecutor, parameters: Parameters, X: np.ndarray | StoredRows, *, pixel_scale: float, link: bool = True
+    executor: BoundExecutor,
+    parameters: Parameters,
+    X: np.ndarray | StoredRows,
+    *,
+    pixel_scale: float,
+    link: bool = True,
 ) -> np.ndarray:
     """`Executor.outputs` of data of any kind; stored rows are converted block by block."""
     if not isinstance(X, StoredRows):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import operator
 import threading
 import warnings
@@ -45,7 +44,16 @@ if TYPE_CHECKING:
     from fastmnist.training.history import EpochRecord, OnEpoch
 
 # What lives only as long as the process: compiled state, locks, listeners. Not copied, pickled or saved.
-_TRANSIENT = ("_executor", "_executor_checked", "_known_parameters", "_lock", "_fit_lock", "_on_epoch", "_asked", "_prepared_rows")
+_TRANSIENT = (
+    "_executor",
+    "_executor_checked",
+    "_known_parameters",
+    "_lock",
+    "_fit_lock",
+    "_on_epoch",
+    "_asked",
+    "_prepared_rows",
+)
 MAX_THREADS = 1024  # more would spend their time waiting for each other
 # Mean weights beyond these leave float32 when a batch's weights are summed, or 1 is divided by the sum.
 FULL_BATCH_BLOCK = 4096  # rows of a full-batch gradient that a GPU has in work at most

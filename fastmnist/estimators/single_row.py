@@ -65,7 +65,9 @@ class PreparedRow:
     def speaks_for(self, estimator: NetworkClassifier) -> bool:
         """Whether no attribute is another object than it was, no list has another array, and no array another shape."""
         attributes = vars(estimator)
-        if len(attributes) != len(self._attributes) or not all(map(operator.is_, attributes.values(), self._attributes)):
+        if len(attributes) != len(self._attributes) or not all(
+            map(operator.is_, attributes.values(), self._attributes)
+        ):
             return False
         arrays = estimator._fitted_arrays()
         return (
