@@ -21,6 +21,7 @@ from fastmnist.backends.base import Epoch, Parameters, weighted_sum
 from fastmnist.backends.binding import Binding, constant_scale, epoch_inputs, logical_parameters, place_parameters
 from fastmnist.backends.blocks import BlockRows
 from fastmnist.backends.compressed import choose_format, most_nonzeros, skips_zeros
+from fastmnist.backends.crossovers import winograd_limit
 from fastmnist.backends.dispatch_log import announce_decisions
 from fastmnist.backends.recording import TRACED_STEPS, Line, Recorder, Span, Trace, active, line_of
 from fastmnist.backends.recording import Table as RecordedTable
@@ -144,7 +145,13 @@ class CpuExecutor:
         self._predicted = FoldedNetwork(spec)
         self._compiled_before = cpu.compile_seconds()
         self._target = Target(
-            n_threads, PANEL_WIDTHS, ROW_BLOCK, gradient_groups=GRADIENT_GROUPS, lanes=LANES, chunk_bytes=CHUNK_BYTES
+            n_threads,
+            PANEL_WIDTHS,
+            ROW_BLOCK,
+            gradient_groups=GRADIENT_GROUPS,
+            lanes=LANES,
+            chunk_bytes=CHUNK_BYTES,
+            winograd=winograd_limit(),
         )
         self._state: np.ndarray | None = None
         self._initial: list[np.ndarray] | None = None
@@ -244,7 +251,7 @@ class CpuExecutor:
             self._team = Team(self.n_threads)
             # What `predict` will need is compiled with the rest: the first prediction should not wait.
             data_format = DataFormat(self._format.dtype, self._format.scale, skipping=self._format.compressed)
-            _compile(inference_program(self._predicted.spec, data_format, (1,), lanes=LANES))
+            _compile(_inference_program(self._predicted.spec, data_format, (1,)))
         runner = self._training[1]
         if self._initial is not None:
             place_parameters(runner.binding, self._initial)
@@ -439,9 +446,7 @@ class CpuExecutor:
     def _inference_runner(self, thread: int, data: DataFormat, link: bool, sizes: tuple[int, ...]) -> _Runner:
         key = (thread, data, link, sizes)
         if key not in self._inference:
-            program = inference_program(
-                self._predicted.spec, data, sizes, chunk_bytes=CHUNK_BYTES, lanes=LANES, link=link
-            )
+            program = _inference_program(self._predicted.spec, data, sizes, link, CHUNK_BYTES)
             self._inference[key] = _Runner(program, None, "inference", self._recorder)
         return self._inference[key]
 
@@ -486,7 +491,7 @@ class SmallPrediction:
 
     def _prepare(self, skipping: bool) -> _SmallWalk:
         data = replace(self._data, skipping=skipping)
-        program = inference_program(self._network.spec, data, (len(self._source),), lanes=LANES, link=self._link)
+        program = _inference_program(self._network.spec, data, (len(self._source),), self._link)
         walk = _SmallWalk(program, self._source, self._outputs, self._network.spec.flops_per_sample)
         self._walks[skipping] = walk
         return walk
@@ -531,6 +536,14 @@ class _SmallWalk:
     def __call__(self) -> None:
         self._rewind(0)
         self._walk(*self._arguments)
+
+
+def _inference_program(
+    spec: Spec, data: DataFormat, sizes: tuple[int, ...], link: bool = True, chunk_bytes: int = 0
+) -> Program:
+    """For this machine."""
+    limit = winograd_limit()
+    return inference_program(spec, data, sizes, chunk_bytes=chunk_bytes, lanes=LANES, winograd=limit, link=link)
 
 
 def _compile(program: Program) -> None:
@@ -702,7 +715,7 @@ class _Records:
     def _settle(self, n_lines: int, step_seconds: float) -> None:
         """Time as many steps as `OVERHEAD` allows."""
         if not self._chosen:
-            share = n_lines * max(self._table.reading_seconds) / step_seconds
+            share = n_lines * max(self._table.reading(lane) for lane in range(len(self._words))) / step_seconds
             self._every = min(max(int(np.ceil(share / OVERHEAD)), 1), LONGEST_TIMED_EVERY)
 
     def _trace(self, words: np.ndarray, lines: list[Line], second: float, thread: int) -> Trace:
