@@ -131,6 +131,13 @@ def predict_pixel_scale(pixel_scale: str | float, fitted_scale: float, fitted_ma
     return PIXEL_SCALE if fitted_max <= 1 and X.max() > 1 else 1.0
 
 
+def scale_follows_from_values(
+    pixel_scale: str | float, fitted_scale: float, fitted_max: float, dtype: np.dtype
+) -> bool:
+    """Whether `predict_pixel_scale` depends on more of X than its dtype."""
+    return dtype == np.uint8 and pixel_scale == "auto" and fitted_scale == 1 and fitted_max <= 1
+
+
 def as_rows(X: ArrayLike) -> tuple[Any, tuple[int, int, int] | None]:
     """Images (n, height, width) or (n, height, width, channels) as rows of numbers, and their shape; None for what are rows already."""
     X = on_host(X)

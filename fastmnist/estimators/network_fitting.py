@@ -216,11 +216,13 @@ class NetworkFitting(NetworkClassifier):
         ndarray of shape (n_samples,)
             Of the type of `classes_`.
         """
-        rows, scale = self._validate_new_data(X)
-        predicted = self._predicted_labels(rows, scale)
-        if predicted is not None:
-            return self.classes_[predicted]
-        outputs = self._outputs(rows, scale)
+        outputs = self._outputs_of_row(X)
+        if outputs is None:
+            rows, scale = self._validate_new_data(X)
+            predicted = self._predicted_labels(rows, scale)
+            if predicted is not None:
+                return self.classes_[predicted]
+            outputs = self._outputs(rows, scale)
         indices = (outputs[:, 0] > 0.5).astype(int) if self.n_outputs_ == 1 else outputs.argmax(axis=1)
         return self.classes_[indices]
 
@@ -236,7 +238,9 @@ class NetworkFitting(NetworkClassifier):
         ndarray of shape (n_samples, n_classes)
             Columns as in `classes_`.
         """
-        outputs = self._outputs(*self._validate_new_data(X))
+        outputs = self._outputs_of_row(X)
+        if outputs is None:
+            outputs = self._outputs(*self._validate_new_data(X))
         return np.hstack([1 - outputs, outputs]) if self.n_outputs_ == 1 else outputs
 
     # --- the network ------------------------------------------------------------------------------------------------------------
@@ -260,6 +264,9 @@ class NetworkFitting(NetworkClassifier):
     def _learning_rate_schedule(self, *, incremental: bool) -> Schedule | None:
         """`schedule` as a Schedule; `incremental` in `partial_fit`, which knows no end."""
         return None if self.schedule is None else parse(self.schedule)
+
+    def _fitted_arrays(self) -> list[np.ndarray]:
+        return [*self.coefs_, *self.intercepts_]
 
     def _parameters(self) -> list[np.ndarray]:
         return [p for layer in zip(self.coefs_, self.intercepts_, strict=True) for p in layer]
