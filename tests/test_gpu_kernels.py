@@ -149,6 +149,7 @@ SUMMED = (
     "linear",
     "linear_relu",
     "linear_dx_add",
+    "linear_dx_add_relu",
     "linear_dw_add",
     "linear_db_add",
     "conv2d_dw",

@@ -138,7 +138,7 @@ def test_a_wrong_kernel_is_found(bug):
 
 # --- ops, against float64 -----------------------------------------------------------------------------------------------------------------
 
-PRODUCTS = ("linear", "linear_relu", "linear_dx", "linear_dx_add", "linear_dw", "linear_dw_add")
+PRODUCTS = ("linear", "linear_relu", "linear_dx", "linear_dx_add", "linear_dx_relu", "linear_dw", "linear_dw_add")
 CONVOLUTIONS = ("conv2d", "conv2d_relu", "conv2d_dx", "conv2d_dw", "conv2d_dw_add")
 
 

@@ -15,9 +15,9 @@ from fastmnist.backends.compressed import choose_format
 from fastmnist.backends.cpu import CpuExecutor
 from fastmnist.backends.recording import Recorder, recording_to
 from fastmnist.backends.reference import ReferenceExecutor
-from fastmnist.network.layers import Dense
+from fastmnist.network.layers import Conv2D, Dense, Flatten
 from fastmnist.network.optimizers import Adam
-from fastmnist.network.program import Table
+from fastmnist.network.program import BARRIER, Table
 from fastmnist.network.spec import Spec
 from fastmnist.profiling import crossovers as measuring
 from fastmnist.profiling import machine
@@ -325,12 +325,33 @@ def test_crossovers_are_measured_kept_and_gone_by(nothing_measured, monkeypatch)
     monkeypatch.setattr(
         measuring, "_times", lambda units, batch: ([9.0] * 5, [2.0 + 14 * share for share in measuring.SHARES])
     )
-    assert machine.measure_machine().crossovers == dict.fromkeys(crossovers.NAMES, 0.5)
+    monkeypatch.setattr(measuring, "_tiles_and_direct", lambda shape, filters: (shape[2] / 20, 1.8 * shape[2] / 20))
+    expected = dict.fromkeys(crossovers.NAMES, 0.5)
+    image = Spec(
+        18 * 18, (Conv2D(32, 3, activation="relu"), Conv2D(32, 3), Flatten(), Dense(3)), image_shape=(18, 18, 1)
+    )
+    assert "46%, at most 50% (stated, not measured here)" in _about_winograd(image)
+    assert machine.measure_machine().crossovers == expected
     format_, _ = choose_format(X, 1.0, spec)
     assert format_.compressed and "at most 50% (measured here on 2026-11-21)" in format_.reason
-    assert machine.roofs(measure=True).crossovers == dict.fromkeys(crossovers.NAMES, 0.5), "kept"
+    assert "at most 50% (measured here on 2026-11-21)" in _about_winograd(image)
+    monkeypatch.setattr(measuring, "_tiles_and_direct", lambda shape, filters: (shape[2] / 50, shape[2] / 10))
+    machine.measure_machine()
+    assert "above the limit of 18% (measured here" in _about_winograd(image)
+    assert machine.roofs(measure=True).crossovers == expected | {crossovers.WINOGRAD: 0.18}, "kept"
     model = MLPClassifier((8,), max_iter=1, backend="numba", batch_size=50).fit(X, np.arange(50) % 3)
     assert "measured here on 2026-11-21" in model.backend_reason_
+
+
+def _about_winograd(spec):
+    """What an executor says of the second convolution, and does."""
+    executor = CpuExecutor(spec)
+    executor.bind(np.zeros((64, 18 * 18), np.uint8), np.zeros(64, np.int32), pixel_scale=1.0)
+    program = executor.program((64,))
+    (said,) = (line.partition(": ")[2] for line in program.decisions if line.startswith("convolution 2: "))
+    ops = {i.op for thread in program.tables[64].threads for i in thread if i is not BARRIER}
+    assert ("conv2d_winograd" in ops) == said.startswith("by Winograd")
+    return said
 
 
 @pytest.mark.parametrize(
@@ -366,6 +387,8 @@ def test_crossovers_of_this_machine_are_shares():
     share = measuring.crossing(measuring.SHARES, dense, compressed)
     assert share is None or measuring.SHARES[0] <= share <= measuring.SHARES[-1]
     assert compressed[0] < compressed[-1], "five times as many nonzeros take longer"
+    few, many = (measuring._tiles_and_direct((26, 26, channels), 16) for channels in (4, 32))
+    assert few[0] > many[0] and few[1] > many[1], "of few channels it is mostly transformations"
 
 
 def test_the_triad_adds_and_the_chains_multiply():

@@ -20,6 +20,7 @@ from fastmnist.backends.base import Epoch, Parameters, weighted_sum
 from fastmnist.backends.binding import Binding, constant_scale, epoch_inputs, logical_parameters, place_parameters
 from fastmnist.backends.blocks import BlockRows
 from fastmnist.backends.compressed import choose_format, skips_zeros
+from fastmnist.backends.crossovers import winograd_limit
 from fastmnist.backends.dispatch_log import announce_decisions
 from fastmnist.backends.recording import TRACED_STEPS, Line, Recorder, Span, Trace, active, line_of
 from fastmnist.backends.recording import Table as RecordedTable
@@ -140,7 +141,13 @@ class CpuExecutor:
         self._predicted = FoldedNetwork(spec)
         self._compiled_before = cpu.compile_seconds()
         self._target = Target(
-            n_threads, PANEL_WIDTHS, ROW_BLOCK, gradient_groups=GRADIENT_GROUPS, lanes=LANES, chunk_bytes=CHUNK_BYTES
+            n_threads,
+            PANEL_WIDTHS,
+            ROW_BLOCK,
+            gradient_groups=GRADIENT_GROUPS,
+            lanes=LANES,
+            chunk_bytes=CHUNK_BYTES,
+            winograd=winograd_limit(),
         )
         self._state: np.ndarray | None = None
         self._initial: list[np.ndarray] | None = None
@@ -240,7 +247,7 @@ class CpuExecutor:
             self._team = Team(self.n_threads)
             # What `predict` will need is compiled with the rest: the first prediction should not wait.
             data_format = DataFormat(self._format.dtype, self._format.scale, skipping=self._format.compressed)
-            _compile(inference_program(self._predicted.spec, data_format, (1,), lanes=LANES))
+            _compile(_inference_program(self._predicted.spec, data_format, (1,)))
         runner = self._training[1]
         if self._initial is not None:
             place_parameters(runner.binding, self._initial)
@@ -428,7 +435,7 @@ class CpuExecutor:
     def _inference_runner(self, thread: int, data: DataFormat, sizes: tuple[int, ...]) -> _Runner:
         key = (thread, data, sizes)
         if key not in self._inference:
-            program = inference_program(self._predicted.spec, data, sizes, chunk_bytes=CHUNK_BYTES, lanes=LANES)
+            program = _inference_program(self._predicted.spec, data, sizes, CHUNK_BYTES)
             self._inference[key] = _Runner(program, None, "inference", self._recorder)
         return self._inference[key]
 
@@ -445,7 +452,7 @@ class _SmallPrediction:
     """
 
     def __init__(self, spec: Spec, rows: int, data: DataFormat) -> None:
-        self._runner = _Runner(inference_program(spec, data, (rows,), lanes=LANES))
+        self._runner = _Runner(_inference_program(spec, data, (rows,)))
         self._passes = [(rows, 1)]
         self._team = Team(1)
         self._source = np.empty((rows, spec.n_features), data.dtype)
@@ -470,6 +477,11 @@ class _SmallPrediction:
         )
         # A converted copy would not follow what its owner writes into the original: it is made anew for each call.
         self._bound = list(parameters) if all(map(operator.is_, arrays, parameters)) else []
+
+
+def _inference_program(spec: Spec, data: DataFormat, sizes: tuple[int, ...], chunk_bytes: int = 0) -> Program:
+    """For this machine."""
+    return inference_program(spec, data, sizes, chunk_bytes=chunk_bytes, lanes=LANES, winograd=winograd_limit())
 
 
 def _compile(program: Program) -> None:
@@ -641,7 +653,7 @@ class _Records:
     def _settle(self, n_lines: int, step_seconds: float) -> None:
         """Time as many steps as `OVERHEAD` allows."""
         if not self._chosen:
-            share = n_lines * max(self._table.reading_seconds) / step_seconds
+            share = n_lines * max(self._table.reading(lane) for lane in range(len(self._words))) / step_seconds
             self._every = min(max(int(np.ceil(share / OVERHEAD)), 1), LONGEST_TIMED_EVERY)
 
     def _trace(self, words: np.ndarray, lines: list[Line], second: float, thread: int) -> Trace:

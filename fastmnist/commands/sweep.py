@@ -182,8 +182,14 @@ def _joblib(parallel_config: Any, backend: str | None) -> Any:
     if backend is None:
         return nullcontext()
     try:
+        if backend == "ray":  # joblib finds Dask by itself
+            from ray.util.joblib import register_ray
+
+            register_ray()
         return parallel_config(backend)
-    except (ValueError, ImportError, TypeError) as error:
+    except ImportError as error:
+        raise click.UsageError(f"--joblib-backend {backend}: {error}. Install that package, or take loky.") from error
+    except (ValueError, TypeError) as error:
         raise click.UsageError(
             f"--joblib-backend {backend}: {error} Register it in Python first (joblib.register_parallel_backend), or take loky."
         ) from error
