@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import operator
 import threading
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from numbers import Integral, Real
@@ -34,6 +33,7 @@ from fastmnist.estimators.inputs import (
     predict_pixel_scale,
 )
 from fastmnist.estimators.single_row import PreparedRow
+from fastmnist.estimators.warning import warn_user
 from fastmnist.memory import default_memory
 from fastmnist.network.spec import Spec
 from fastmnist.training.validation import Validation
@@ -55,8 +55,8 @@ _TRANSIENT = (
     "_prepared_rows",
 )
 MAX_THREADS = 1024  # more would spend their time waiting for each other
-# Mean weights beyond these leave float32 when a batch's weights are summed, or 1 is divided by the sum.
 FULL_BATCH_BLOCK = 4096  # rows of a full-batch gradient that a GPU has in work at most
+# Mean weights beyond these leave float32 when a batch's weights are summed, or 1 is divided by the sum.
 LEAST_MEAN_WEIGHT, LARGEST_MEAN_WEIGHT = 1e-30, 1e30
 
 
@@ -391,10 +391,9 @@ class NetworkClassifier(Classifier):
         if self.batch_size == "auto":
             return min(self._auto_batch_size, n_samples)
         if self.batch_size > n_samples:  # type: ignore[operator]
-            warnings.warn(
+            warn_user(
                 f"batch_size={self.batch_size} is larger than the number of training samples, {n_samples}; it is clipped to that.",
                 UserWarning,
-                stacklevel=5,
             )
         return min(int(self.batch_size), n_samples)
 
@@ -689,7 +688,7 @@ class NetworkClassifier(Classifier):
         """Set `interrupted_`; warns as scikit-learn does."""
         self.interrupted_ = interrupted
         if interrupted:
-            warnings.warn("Training interrupted by user.", UserWarning, stacklevel=4)
+            warn_user("Training interrupted by user.", UserWarning)
 
     def _require_finite(self, parameters: list[np.ndarray], diverged: bool, advice: str) -> None:
         """Refuse a model that has blown up."""

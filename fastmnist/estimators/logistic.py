@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
@@ -22,6 +21,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from fastmnist.backends.device_rows import DeviceRows
 from fastmnist.backends.rows import Matrix, convert
 from fastmnist.estimators.base import NetworkClassifier
+from fastmnist.estimators.warning import warn_user
 from fastmnist.network.layers import Dense
 from fastmnist.network.losses import BinaryCrossEntropy, SoftmaxCrossEntropy
 from fastmnist.network.optimizers import SGD
@@ -306,11 +306,10 @@ class _LogisticBase(NetworkClassifier):
         advice = f" Increase max_iter ({self.max_iter})" if n_iter >= self.max_iter else " Increase tol"
         if self.solver != "lbfgs":
             advice += ", change learning_rate_init,"
-        warnings.warn(
+        warn_user(
             f"{self.solver} failed to converge after {n_iter} iteration(s): {message}.{advice} "
             "or scale the data (sklearn.preprocessing.StandardScaler).",
             ConvergenceWarning,
-            stacklevel=5,
         )
 
     def _fit_sgd(

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import time
-import warnings
 from contextlib import nullcontext
 from dataclasses import dataclass
 from numbers import Integral, Real
@@ -27,6 +26,7 @@ from fastmnist.backends import PRECISIONS
 from fastmnist.backends.rows import Matrix, StoredRows
 from fastmnist.backends.warping import AugmentedExecutor
 from fastmnist.estimators.base import NetworkClassifier
+from fastmnist.estimators.warning import warn_user
 from fastmnist.network.augmentation import FOR_DIGITS, Augment
 from fastmnist.network.initializers import initial_parameters
 from fastmnist.network.losses import BinaryCrossEntropy, Loss, SoftmaxCrossEntropy
@@ -553,10 +553,9 @@ class NetworkFitting(NetworkClassifier):
         # A schedule is made for max_iter epochs: to use them all is no failure.
         unfinished = not (progress.converged or progress.interrupted or progress.diverged)
         if warn and unfinished and self._learning_rate_schedule(incremental=False) is None:
-            warnings.warn(
+            warn_user(
                 f"Stochastic Optimizer: Maximum iterations ({self.max_iter}) reached and the optimization hasn't converged yet.",
                 ConvergenceWarning,
-                stacklevel=4,
             )
 
     def _fit_lbfgs(
@@ -583,10 +582,9 @@ class NetworkFitting(NetworkClassifier):
         self._set_interrupted(solution.interrupted)
         diverged = not (solution.interrupted or math.isfinite(solution.loss))
         if not (solution.converged or solution.interrupted or diverged):
-            warnings.warn(
+            warn_user(
                 f"lbfgs failed to converge after {solution.n_iter} iteration(s): {solution.message}. Increase max_iter "
                 f"({self.max_iter}) or max_fun ({self.max_fun}), or scale the data (sklearn.preprocessing.StandardScaler).",
                 ConvergenceWarning,
-                stacklevel=5,
             )
         return solution.parameters, diverged
