@@ -357,7 +357,7 @@ def test_kernels_lists_the_contract():
     assert linear["flops"] == 2 * 32 * 784 * 128
     assert linear["nbytes"] == 4 * (32 * 784 + 784 * 128 + 128 + 32 * 128)
     assert linear["outputs"] == ["y[B,O]"]
-    assert linear["backends"] == ["numpy", "numba"]
+    assert linear["backends"] == ["numpy", "numba", "cupy"]
     table = run("kernels").stdout
     for name in CONTRACT:
         assert f"\n{name} " in table
