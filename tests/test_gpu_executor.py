@@ -9,7 +9,7 @@ import pytest
 import scipy.sparse
 from cusim import compiler_missing, fake_cupy
 from cusim.device import SimulatedDevice, call
-from test_executors import CASES, FEATURES, N, _data, _parameters, _spec, _train
+from executor_cases import CASES, FEATURES, N, _data, _parameters, _spec, _train
 from test_image_layers import CASES as IMAGE_CASES
 from test_image_layers import _train as _train_images
 

@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 from cusim import compiler_missing, fake_cupy
-from test_executors import CASES, _train
+from executor_cases import CASES, _train
 
 import fastmnist
 from fastmnist.backends import gpu, gpu_probe, recording
