@@ -2,7 +2,9 @@
 
 import sys
 import warnings
+from contextlib import contextmanager
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -178,27 +180,37 @@ def test_many_steps_of_images_follow_the_oracle(name, epochs):
 # --- recorded launches ------------------------------------------------------------------------------------------------------------------
 
 
-class UnrecordedDevice(SimulatedDevice):
-    """Runs a graph's launches as they would be made for that step: nothing is frozen."""
+@pytest.fixture
+def unrecorded(monkeypatch):
+    """A context in which the launches of each step are made anew from the operands as they are then: nothing is frozen."""
 
-    def record(self, launches):
-        device = self
+    @contextmanager
+    def context():
+        def graph(runner, rows, steps):
+            def replay():
+                for _ in range(steps):
+                    runner._device.run(runner.launches(rows))
 
-        class Plain:
-            def replay(self):
-                device.run(launches)
+            return SimpleNamespace(replay=replay)
 
-        return Plain()
+        with monkeypatch.context() as patch:
+            patch.setattr(gpu._Runner, "_graph", graph)
+            yield
+
+    return context
 
 
 @pytest.mark.parametrize(
     ("name", "precision"),
     [("nesterov, l2", "float32"), ("dropout", "float32"), ("adamw, smoothing", "bf16"), ("momentum", "tf32")],
 )
-def test_replayed_launches_give_the_bits_of_plain_ones(name, precision):
+def test_replayed_launches_give_the_bits_of_plain_ones(name, precision, unrecorded):
     """The optimizer's step in one kernel with its gradient among them."""
     spec, how = CASES[name], {"batch": 10, "epochs": 3 if precision == "float32" else 1}
-    plain, plain_epochs = _train(CupyExecutor(spec, device=UnrecordedDevice(), precision=precision), spec, **how)
+    with unrecorded():
+        plain_run = CupyExecutor(spec, device=SimulatedDevice(), precision=precision)
+        plain, plain_epochs = _train(plain_run, spec, **how)
+    assert plain_run.device.recorded == 0
     run = CupyExecutor(spec, device=SimulatedDevice(), precision=precision)
     replayed, epochs = _train(run, spec, **how)
     assert any(launch.kernel.startswith("update_") for launch in run.launches(10))
@@ -206,8 +218,9 @@ def test_replayed_launches_give_the_bits_of_plain_ones(name, precision):
     assert all(a.losses.tobytes() == b.losses.tobytes() for a, b in zip(plain_epochs, epochs, strict=True))
 
 
-def test_replayed_launches_of_images_give_the_bits_of_plain_ones():
-    plain, losses, _, _ = _train_images(CupyExecutor(SMALL_IMAGES, device=UnrecordedDevice()), batch=10)
+def test_replayed_launches_of_images_give_the_bits_of_plain_ones(unrecorded):
+    with unrecorded():
+        plain, losses, _, _ = _train_images(executor(SMALL_IMAGES), batch=10)
     replayed, our_losses, _, _ = _train_images(executor(SMALL_IMAGES), batch=10)
     assert all(a.tobytes() == b.tobytes() for a, b in zip(plain, replayed, strict=True))
     np.testing.assert_array_equal(our_losses, losses)
