@@ -36,6 +36,8 @@ from fastmnist.network.shapes import Shape, conv_padding, pool_stride
 if TYPE_CHECKING:
     from fastmnist.network.lowering import Lowering
 
+# Largest window whose filter gradient takes pooled pixels as lanes, that of its smaller tile, and the vectors that come with registers enough.
+GREY_TAPS, FEW_GREY_TAPS, GREY_LANES = 5, 3, 16
 # Convolutions by transformed tiles: most channels that the kernel takes, most bytes of filters (half of a level-2 cache, they are read for
 # every few tiles), and what it costs, in products of vectors, to transform a vector of a tile, there or back, and one of filters (36 stores
 # far apart).
@@ -310,8 +312,7 @@ class ImageLayers:
         """Of grey images, where vectors of pixels are no more than vectors of filters."""
         low, lanes = self.low, self.low.target.lanes
         for node, after in self._pooled_convolutions():
-            grey = node.source.shape[2] == 1 and node.layer.stride == 1
-            if not (grey and node.relu and after.params[3:] == (2, 2, 2)):
+            if not (_is_grey(node, after) and node.relu):
                 continue
             out_height, out_width, filters = node.output.shape
             by_filter = out_height * out_width * -(-filters // lanes)
@@ -334,6 +335,9 @@ class ImageLayers:
             run = columns * node.source.shape[2]
             dense = out_height * out_width * rows * run * -(-filters // lanes)
             pooled = after.output.size * rows * -(-run // lanes)
+            if lanes >= GREY_LANES and _is_grey(node, after) and max(rows, columns) <= GREY_TAPS:
+                taps = FEW_GREY_TAPS if max(rows, columns) <= FEW_GREY_TAPS else GREY_TAPS
+                pooled = min(pooled, (out_height // 2) * -(-(out_width // 2) // lanes) * filters * 2 * taps**2)
             if 1.5 * pooled < dense:
                 node.pooled, after.sends = after, False
                 low.decisions.append(
@@ -739,6 +743,11 @@ class ImageLayers:
         hyper = low.bound["hyper_biases" if kind else "hyper_weights"].view
         ins = (gradient, hyper, low.cursors[thread].view)
         yield Instruction(low.op, outs, ins, low.op_params, f"{low.op} {node.index + 1}")
+
+
+def _is_grey(node: _Conv, after: _MaxPool) -> bool:
+    """Of one channel with stride 1, pooled 2 x 2: pooled pixels can be the lanes of a vector."""
+    return (node.source.shape[2], node.layer.stride, *after.params[3:]) == (1, 1, 2, 2, 2)
 
 
 def _pooled_window(node: _Conv) -> tuple[float, ...]:

@@ -180,10 +180,13 @@ def inference_program(
     chunk_bytes: int = 0,
     lanes: int = 0,
     winograd: Crossover = STATED_WINOGRAD,
+    link: bool = True,
 ) -> Program:
-    """Writes the outputs of a block of rows to the bound tensor `outputs`; parameters are bound as `parameter_<i>`."""
+    """Writes the outputs of a block of rows, without the loss's link its logits, to the bound tensor `outputs`; parameters are bound as
+    `parameter_<i>`.
+    """
     target = Target(dtype=dtype, lanes=lanes, chunk_bytes=chunk_bytes, winograd=winograd)
-    return Lowering(spec, target, data, max(block_sizes), "inference").program(block_sizes)
+    return Lowering(spec, target, data, max(block_sizes), "inference", link=link).program(block_sizes)
 
 
 def optimizer_op(optimizer: Optimizer) -> tuple[str, int, tuple[float, ...]]:
@@ -198,8 +201,11 @@ def optimizer_op(optimizer: Optimizer) -> tuple[str, int, tuple[float, ...]]:
 class Lowering:
     """Lowers one Spec for one purpose: "training", "gradient" or "inference"."""
 
-    def __init__(self, spec: Spec, target: Target, data: DataFormat, rows: int, purpose: str) -> None:
+    def __init__(
+        self, spec: Spec, target: Target, data: DataFormat, rows: int, purpose: str, *, link: bool = True
+    ) -> None:
         self.spec, self.target, self.data, self.rows, self.purpose = spec, target, data, rows, purpose
+        self.link = link
         self.n_threads = target.n_threads
         # Full-batch solvers want the loss of each one-vs-rest problem by itself.
         self.loss_by_class = purpose == "gradient" and isinstance(spec.loss, BinaryCrossEntropy)
@@ -528,7 +534,8 @@ class Lowering:
     def _emit_outputs(self) -> None:
         link = "sigmoid" if isinstance(self.spec.loss, BinaryCrossEntropy) else "softmax"
         z = self.nodes[-1].output.tensor.view.rows(0, self.row_shares[0][1])
-        self.builder.stage([[Instruction(link, (z,), (z,), (), link)]])
+        if self.link:
+            self.builder.stage([[Instruction(link, (z,), (z,), (), link)]])
         scatter = Instruction("scatter_rows", (self.bound["outputs"].view,), (z, self.cursors[0].view), (), "outputs")
         self.builder.stage([[scatter]])
 

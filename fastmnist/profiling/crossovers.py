@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -33,10 +33,8 @@ JOBS: dict[str, list[tuple[tuple[int, ...], int | None]]] = {
 }
 # Images, and filters of each convolution: those that networks for small images have, near the crossover from both sides.
 IMAGES = 16
-CONVOLUTIONS: list[tuple[Shape, int]] = [((26, 26, c), 16) for c in (6, 8, 12, 16)] + [
-    ((26, 26, 8), 32),
-    ((13, 13, 16), 32),
-]
+_SMALL: list[Shape] = [(26, 26, channels) for channels in (6, 8, 12, 16)]
+CONVOLUTIONS = [*((shape, 16) for shape in _SMALL), ((26, 26, 8), 32), ((13, 13, 16), 32)]
 CONVOLUTION_TURNS = 15  # they are short
 LEAST_GAIN = 0.9  # of the direct convolution's time: what rounds worse must save something
 
@@ -49,17 +47,18 @@ def measure_crossovers() -> dict[str, float]:
         known = [share for share in shares if share is not None]
         if len(known) == len(shares):
             found[name] = round(statistics.mean(known), 3)
-    shares, ratios = zip(*(_tiles_and_direct(shape, filters) for shape, filters in CONVOLUTIONS), strict=True)
-    limit = crossing(shares, [LEAST_GAIN] * len(shares), list(ratios))
+    convolutions = [_tiles_and_direct(shape, filters) for shape, filters in CONVOLUTIONS]
+    products, ratios = (list(column) for column in zip(*convolutions, strict=True))
+    limit = crossing(products, [LEAST_GAIN] * len(ratios), ratios)
     return found if limit is None else found | {WINOGRAD: round(limit, 3)}
 
 
-def crossing(shares: tuple[float, ...], dense: list[float], compressed: list[float]) -> float | None:
+def crossing(shares: Sequence[float], dense: list[float], compressed: list[float]) -> float | None:
     """Where the line through the compressed times meets the dense ones', which does not depend on the share; between the least share and the largest.
 
     Parameters
     ----------
-    shares : tuple of float
+    shares : sequence of float
     dense, compressed : list of float
         Seconds at each share, or any other unit.
 

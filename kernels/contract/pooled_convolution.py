@@ -20,7 +20,8 @@ for _name, _formula, _updates in (("conv2d_pooled_dwt", "=", ""), ("conv2d_poole
         _name,
         "dwt[O,K]",
         "x[B,X] dy[B,Y] argmax[B,Y]",
-        f"dwt[o, (i, j, c)] {_formula} sum over images, py, px of x[ay stride + i, ax stride + j, c] dy[py, px, o], {_CHOSEN}.",
+        f"dwt[o, (i, j, c)] {_formula} sum over images, py, px of x[ay stride + i, ax stride + j, c] dy[py, px, o], where dy is not 0; "
+        f"{_CHOSEN}.",
         params=_POOLED,
         updates=_updates,
         types={"argmax": ("uint8",)},

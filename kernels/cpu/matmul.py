@@ -22,7 +22,7 @@ import numpy as np
 from .caches import CACHES
 from .isa import LANES
 from .registry import kernel
-from .simd import inline, load, load_n, offset, stack_array, store, store_n
+from .simd import fill_zeros, inline, load, load_n, offset, stack_array, store, store_n
 from .tile import STRIP, TILE_ROWS, TILE_VECTORS, dense_tile, transpose_block
 
 L1_BYTES, L2_BYTES = CACHES[1], CACHES[2]
@@ -121,12 +121,6 @@ def _make_tiles(gated: bool) -> Any:
             r += 1
 
     return tiles
-
-
-@inline
-def _fill_zeros(p, n):
-    for i in range(n):
-        p[i] = np.float32(0)
 
 
 @inline
@@ -345,7 +339,7 @@ def _add_rows(total, dy, B, O, ld_dy):
 
 @kernel
 def linear_db(db, dy, O, B, ld_dy):
-    _fill_zeros(db, O)
+    fill_zeros(db, O)
     _add_rows(db, dy, B, O, ld_dy)
 
 

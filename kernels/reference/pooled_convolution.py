@@ -58,12 +58,13 @@ def conv2d_pooled_dwt(
     pool_width: float,
     pool_stride: float,
 ) -> None:
-    """Of each filter: the sum of the windows that pooling chose, each times its dy."""
+    """Of each filter: the sum of the windows that pooling chose, each times its dy where that is not 0."""
     window, pool = (height, width, kernel_height, kernel_width, stride), (pool_height, pool_width, pool_stride)
     windows, (image, row, column) = _chosen_windows(x, argmax, window, pool, len(dwt))
     for o in range(len(dwt)):
         taken = windows[image[..., 0], row[..., o], column[..., o]].reshape(-1, dwt.shape[1])
-        dwt[o] = pixels_of(dy, len(dwt))[:, o] @ taken
+        sent = pixels_of(dy, len(dwt))[:, o]
+        dwt[o] = sent @ np.where(sent[:, np.newaxis] == 0, 0, taken)
 
 
 @ieee
