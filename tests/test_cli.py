@@ -199,6 +199,8 @@ def test_a_solver_that_did_not_converge_gives_one_line(data):
         (["--solver", "newton"], "The 'solver' parameter of MLPClassifier must be"),
         (["--epochs", "0"], "Invalid value for '--epochs': 0 is not in the range x>=1."),
         (["--learning-rate", "-1"], "Invalid value for '--learning-rate'"),
+        (["--learning-rate", "nan"], "Invalid value for '--learning-rate': nan is no number in the range x>0."),
+        (["--validation", "nan"], "Invalid value for '--validation': nan is no number in the range 0<=x<1."),
         (["--test-size", "1.5"], "Invalid value for '--test-size'"),
         (["--label-column", "kind"], "label_column is for CSV files only"),
         (["--save", "absent/folder/m"], "absent/folder/m: can't be written: No such file or directory."),

@@ -202,10 +202,14 @@ def test_two_jobs_give_the_same_bits(data, tmp_path):
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.parametrize("generators", [True, False])
 def test_a_registered_backend_carries_the_sweep(data, tmp_path, generators):
-    carried = []
+    carried, pools = [], []
 
     class Elsewhere(ThreadingBackend):
         supports_return_generator = generators
+
+        def configure(self, *arguments, **options):
+            pools.append(self)
+            return super().configure(*arguments, **options)
 
         def submit(self, func, callback=None):
             carried.append(func)
@@ -217,8 +221,24 @@ def test_a_registered_backend_carries_the_sweep(data, tmp_path, generators):
             runs = sweep(candidates(), data, RunFile(tmp_path / "s"), n_jobs=2)
     finally:
         joblib.parallel.BACKENDS.pop("elsewhere")
-    assert len(carried) == 4
+    assert len(carried) == 4 and len(pools) == 1
     assert results(runs) == results(sweep(candidates(), data, RunFile(tmp_path / "here")))
+
+
+@pytest.mark.long
+@pytest.mark.filterwarnings("ignore")  # Ray's own
+def test_ray_carries_the_command_line_s_sweep(table, tmp_path):
+    """In a process of its own, whose cluster ends with it: only where Ray is installed."""
+    pytest.importorskip("ray")
+    words = ["mlp", "--learning-rate", "0.1", "0.01", "--hidden", "4", "--epochs", "1", "--data", table, "--json"]
+    several = ["--n-jobs", "2", "--joblib-backend", "ray", "--file", tmp_path / "ray.jsonl"]
+    line = [sys.executable, "-m", "fastmnist", "sweep", *map(str, words + several)]
+    there = json.loads(subprocess.run(line, cwd=ROOT, check=True, stdout=subprocess.PIPE).stdout)
+    here = json.loads(command(tmp_path, *words).stdout)
+    assert [run["key"] for run in there["runs"]] == [run["key"] for run in here["runs"]]
+    # NumPy's sums differ in the last bits with the number of BLAS' threads, of which Ray allows one.
+    losses = [[loss for run in found["runs"] for loss in run["history"]["loss"]] for found in (there, here)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
 
 
 # --- what comes out ---------------------------------------------------------------------------------------------------
@@ -314,11 +334,13 @@ def test_an_option_takes_all_numbers_that_follow(words, rates, rest):
         (["mlp", "--trees", "1", "2"], "--trees does nothing for mlp"),
         (["mlp", "--n-jobs", "0"], "--n-jobs must be 1 or more"),
         (["mlp", "--joblib-backend", "nowhere"], "--joblib-backend nowhere"),
+        (["mlp", "--joblib-backend", "ray"], "--joblib-backend ray: No module named 'ray"),
         (["mlp", "--batch-size", "8", "16", "--out", "x.png"], "--out draws learning rates"),
         (["mlp", "--learning-rate", "1", "--out", "x.bmp"], "must end in .png"),
     ],
 )
-def test_bad_input_is_a_line(arguments, message, table, tmp_path):
+def test_bad_input_is_a_line(arguments, message, table, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)  # as if it were not installed
     result = command(tmp_path, *arguments, "--data", table, code=2)
     assert message in result.stderr
     assert len(result.stderr.splitlines()) == 1

@@ -192,7 +192,9 @@ class ReferenceExecutor:
         self._end(watches, start, len(sizes))
         return mean_losses(losses, weight), gradient
 
-    def outputs(self, parameters: Parameters, X: np.ndarray, *, pixel_scale: float = 1.0) -> np.ndarray:
+    def outputs(
+        self, parameters: Parameters, X: np.ndarray, *, pixel_scale: float = 1.0, link: bool = True
+    ) -> np.ndarray:
         """See `Executor.outputs`."""
         n = len(X)
         outputs = np.empty((n, self.spec.n_outputs), self.dtype)
@@ -200,7 +202,7 @@ class ReferenceExecutor:
         if not sizes:
             return outputs
         data = DataFormat(X.dtype.name, pixel_scale)
-        program = inference_program(self.spec, data, tuple(dict.fromkeys(sizes)), self.dtype.name)
+        program = inference_program(self.spec, data, tuple(dict.fromkeys(sizes)), self.dtype.name, link=link)
         binding = Binding(program)
         binding.bind(
             **{f"parameter_{i}": np.ascontiguousarray(p, self.dtype) for i, p in enumerate(parameters)},

@@ -13,6 +13,7 @@ import click
 from fastmnist.commands.options import (
     MODELS,
     PARAMETERS,
+    FiniteRange,
     build_estimator,
     data_options,
     json_option,
@@ -61,7 +62,7 @@ class SeveralValues(click.Command):
 )
 @click.option(
     "--validation",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    type=FiniteRange(0, 1, min_open=True, max_open=True),
     default=0.1,
     show_default=True,
     help="Part of the training data that chooses the setting.",
@@ -182,8 +183,14 @@ def _joblib(parallel_config: Any, backend: str | None) -> Any:
     if backend is None:
         return nullcontext()
     try:
+        if backend == "ray":  # joblib finds Dask by itself
+            from ray.util.joblib import register_ray
+
+            register_ray()
         return parallel_config(backend)
-    except (ValueError, ImportError, TypeError) as error:
+    except ImportError as error:
+        raise click.UsageError(f"--joblib-backend {backend}: {error}. Install that package, or take loky.") from error
+    except (ValueError, TypeError) as error:
         raise click.UsageError(
             f"--joblib-backend {backend}: {error} Register it in Python first (joblib.register_parallel_backend), or take loky."
         ) from error

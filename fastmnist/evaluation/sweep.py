@@ -2,7 +2,12 @@
 
 Each result is one line of a file of JSON lines, written as soon as it is there: whatever ends the sweep, the next one goes on
 behind it. A line that was torn by a crash is skipped and its run repeated; two processes may write one file. Work is spread by
-joblib, so a backend that the user has registered (Dask, Ray) carries it beyond this machine.
+joblib, so a backend that the user has registered (Dask, Ray) carries it beyond this machine; fastmnist must be installed there too:
+
+    ray.init(address="auto")
+    ray.util.joblib.register_ray()
+    with joblib.parallel_config("ray", n_jobs=-1):
+        runs = sweep(candidates, data, RunFile("sweep.jsonl"))
 """
 
 from __future__ import annotations
@@ -288,10 +293,10 @@ def _fit_all(
     try:
         parallel = Parallel(n_jobs=n_jobs, return_as="generator_unordered", pre_dispatch="n_jobs")
     except ValueError:
-        parallel = Parallel(n_jobs=n_jobs)
-        workers = max(1, parallel._effective_n_jobs())
-        for start in range(0, len(pending), workers):
-            yield from parallel(jobs(pending[start : start + workers]))
+        with Parallel(n_jobs=n_jobs) as parallel:  # one pool for all lists: Ray takes seconds to start one
+            workers = max(1, parallel._effective_n_jobs())
+            for start in range(0, len(pending), workers):
+                yield from parallel(jobs(pending[start : start + workers]))
         return
     yield from parallel(jobs(pending))
 

@@ -36,6 +36,8 @@ from fastmnist.network.shapes import Shape, conv_padding, pool_stride
 if TYPE_CHECKING:
     from fastmnist.network.lowering import Lowering
 
+# Largest window whose filter gradient takes pooled pixels as lanes, that of its smaller tile, and the vectors that come with registers enough.
+GREY_TAPS, FEW_GREY_TAPS, GREY_LANES = 5, 3, 16
 # Convolutions by transformed tiles: most channels that the kernel takes, most bytes of filters (half of a level-2 cache, they are read for
 # every few tiles), and what it costs, in products of vectors, to transform a vector of a tile, there or back, and one of filters (36 stores
 # far apart).
@@ -219,6 +221,16 @@ class ImageLayers:
         """Parts of a batch whose filter gradients are summed apart."""
         return self.low.target.gradient_groups if self.low.purpose == "training" else 1
 
+    @property
+    def ends_rectified(self) -> bool:
+        """Whether the gradient of what the first Dense reads goes through the derivative of a ReLU before anything else."""
+        return bool(self.nodes) and self._takes_derivative(self.nodes[-1])
+
+    @staticmethod
+    def _takes_derivative(node: _Node) -> bool:
+        """Of the ReLU that the node ends with, or that stands before its pooling."""
+        return node.mask if isinstance(node, _MaxPool) else isinstance(node, _Conv) and node.relu and node.mask
+
     # --- from layers to nodes -----------------------------------------------------------------------------------------------------
 
     def _build_nodes(self) -> None:
@@ -300,8 +312,7 @@ class ImageLayers:
         """Of grey images, where vectors of pixels are no more than vectors of filters."""
         low, lanes = self.low, self.low.target.lanes
         for node, after in self._pooled_convolutions():
-            grey = node.source.shape[2] == 1 and node.layer.stride == 1
-            if not (grey and node.relu and after.params[3:] == (2, 2, 2)):
+            if not (_is_grey(node, after) and node.relu):
                 continue
             out_height, out_width, filters = node.output.shape
             by_filter = out_height * out_width * -(-filters // lanes)
@@ -324,6 +335,9 @@ class ImageLayers:
             run = columns * node.source.shape[2]
             dense = out_height * out_width * rows * run * -(-filters // lanes)
             pooled = after.output.size * rows * -(-run // lanes)
+            if lanes >= GREY_LANES and _is_grey(node, after) and max(rows, columns) <= GREY_TAPS:
+                taps = FEW_GREY_TAPS if max(rows, columns) <= FEW_GREY_TAPS else GREY_TAPS
+                pooled = min(pooled, (out_height // 2) * -(-(out_width // 2) // lanes) * filters * 2 * taps**2)
             if 1.5 * pooled < dense:
                 node.pooled, after.sends = after, False
                 low.decisions.append(
@@ -574,8 +588,8 @@ class ImageLayers:
         w, b = (self.low.placements[2 * node.index + k][0].tensor.view for k in (0, 1))
         return w, b
 
-    def backward(self, rows: int) -> None:
-        """From the gradient of the rows of numbers to those of all filters."""
+    def backward(self, rows: int, gated: bool) -> None:
+        """From the gradient of the rows of numbers to those of all filters; `gated`: the derivative of a ReLU at the end is already taken."""
         low, pieces = self.low, self._pieces(rows)
         low.builder.stage([self._transposed_filters(t) if mine else [] for t, mine in enumerate(pieces)])
         after: _Norm | None = None  # the batch normalisation that parts this segment from the one behind it
@@ -589,7 +603,7 @@ class ImageLayers:
                         instructions.append(self._norm_backward(after, piece, rows))
                     for node in reversed(segment):
                         if node is not begins_with:
-                            instructions += self._backward(node, piece)
+                            instructions += self._backward(node, piece, gated and node is self.nodes[-1])
                 stage.append(instructions)
             low.builder.stage(stage)
             if begins_with is not None:
@@ -625,10 +639,10 @@ class ImageLayers:
         params = (rows * self._pixels(node), node.layer.epsilon)
         return Instruction("batch_norm_dx", (node.source.gradient(piece),), ins, params, "batch_norm_dx")
 
-    def _backward(self, node: _Node, piece: _Piece) -> Iterator[Instruction]:
+    def _backward(self, node: _Node, piece: _Piece, gated: bool) -> Iterator[Instruction]:
         after = node.pooled.output if isinstance(node, _Conv) and node.pooled else node.output
         dy = after.gradient(piece)
-        if isinstance(node, (_Conv, _MaxPool)) and node.mask and (isinstance(node, _MaxPool) or node.relu):
+        if self._takes_derivative(node) and not gated:
             yield Instruction("relu_backward", (dy,), (dy, node.output.view(piece)), (), "relu_backward")
         if isinstance(node, _Conv):
             yield from self._filter_gradient(node, piece)
@@ -729,6 +743,11 @@ class ImageLayers:
         hyper = low.bound["hyper_biases" if kind else "hyper_weights"].view
         ins = (gradient, hyper, low.cursors[thread].view)
         yield Instruction(low.op, outs, ins, low.op_params, f"{low.op} {node.index + 1}")
+
+
+def _is_grey(node: _Conv, after: _MaxPool) -> bool:
+    """Of one channel with stride 1, pooled 2 x 2: pooled pixels can be the lanes of a vector."""
+    return (node.source.shape[2], node.layer.stride, *after.params[3:]) == (1, 1, 2, 2, 2)
 
 
 def _pooled_window(node: _Conv) -> tuple[float, ...]:
