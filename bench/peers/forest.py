@@ -36,10 +36,6 @@ class Forest(Runner):
         """An estimator."""
         raise NotImplementedError
 
-    def trial(self) -> float:
-        """One fit: it takes long enough to be told from others."""
-        return self.sample(0)["seconds"]
-
     def sample(self, seed: int) -> dict[str, Any]:
         """A fit and some predictions."""
         model = self.make(seed, self.trees)
