@@ -37,7 +37,7 @@ format: $(DEV) ## Format the code and mend what ruff can mend
 bench: $(READY) ## The benchmarks; beside torch and JAX if `make peers` has been run
 	@$(if $(wildcard $(PEERS)),.venv-peers/bin/python,$(PY)) -m pytest bench --benchmark-only $(ARGS)
 
-peers: $(EVERY_PEER) ## fastmnist beside torch, JAX, Keras, scikit-learn and others, half an hour (ARGS="--budget MINUTES" bounds, "--resume" goes on, "--jobs NAME" chooses; .venv-peers is large)
+peers: $(EVERY_PEER) ## fastmnist beside torch, JAX, Keras, scikit-learn and others, some 50 minutes on two cores (ARGS="--budget MINUTES" bounds, "--resume" goes on, "--jobs NAME" chooses; .venv-peers is large)
 	@code=0; .venv-peers/bin/python bench/peers/compare.py $(ARGS) || code=$$?; \
 	.venv-peers/bin/python bench/peers/readme_tables.py && exit $$code
 

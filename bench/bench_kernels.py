@@ -42,7 +42,7 @@ def _of_images(
 ) -> dict[str, int] | None:
     """Dimensions and geometry; None where the op does not take such images."""
     contract, made = CONTRACT[op], (height - window + 1, width - window + 1)
-    if (op == "conv2d_grey_pooled" and channels > 1) or ("V" in contract.dims and window != 3):
+    if ("grey" in op and channels > 1) or ("V" in contract.dims and window != 3):
         return None
     of = {
         "height": height,
