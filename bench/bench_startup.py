@@ -1,9 +1,11 @@
 """What a user waits for first: import, and the first fit of each kind of model with an empty and with a warm compile cache, in fresh processes.
 
     python bench/bench_startup.py [--rounds 5] [--models mlp lenet5 ...]
+    pytest bench/bench_startup.py --benchmark-only
 
 Of a model: the seconds that only a process' first `fit` and `predict` take, that is those of the same once more in that process subtracted, on
-2,000 images. Prints medians and appends them to `bench/results/startup.csv`.
+2,000 images. The command prints medians and appends them to `bench/results/startup.csv`; pytest-benchmark times whole processes, and has those
+seconds in `extra_info`. A model that has not learned gets no number.
 """
 
 from __future__ import annotations
@@ -18,6 +20,9 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "bench" / "results" / "startup.csv"
@@ -43,8 +48,10 @@ if {dense}:
 seconds = []
 for _ in range(2):
     start = time.perf_counter()
-    {model}.fit(X, y).predict(X[:1])
+    model = {model}.fit(X, y)
+    model.predict(X[:1])
     seconds.append(time.perf_counter() - start)
+assert model.score(X, y) > 0.2, "it has not learned"
 print(seconds[0] - seconds[1])
 """
 
@@ -55,6 +62,30 @@ def _process(code: str, cache: str) -> tuple[float, str]:
     start = time.perf_counter()
     run = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
     return time.perf_counter() - start, run.stdout
+
+
+@pytest.mark.parametrize("library", ["numpy", "fastmnist"])
+def bench_import(benchmark: Any, library: str, tmp_path: Path) -> None:
+    """A process that imports it; what fastmnist adds to NumPy is the difference."""
+    benchmark.pedantic(_process, args=(f"import {library}", str(tmp_path)), rounds=5, warmup_rounds=1)
+    benchmark.group = "import"
+
+
+@pytest.mark.parametrize("state", ["empty", "warm"])
+@pytest.mark.parametrize("model", MODELS)
+def bench_first_fit(benchmark: Any, model: str, state: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """A process that fits twice, its compile cache as it is after installing, or after an earlier process."""
+    code = FIT.format(model=MODELS[model], dense=model.endswith("dense"))
+    folder = tmp_path_factory.mktemp("cache")
+    if state == "warm":
+        _process(code, str(folder))
+
+    def before() -> tuple[tuple[str, str], dict[str, Any]]:
+        return (code, str(folder if state == "warm" else tmp_path_factory.mktemp("cache"))), {}
+
+    _, printed = benchmark.pedantic(_process, setup=before, rounds=3)
+    benchmark.group = f"first fit, {model}"
+    benchmark.extra_info["seconds that only the first fit takes"] = float(printed)
 
 
 def measure(rounds: int, models: list[str]) -> dict[str, list[float]]:

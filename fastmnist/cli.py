@@ -11,7 +11,7 @@ import click
 
 from fastmnist.commands.bench import bench
 from fastmnist.commands.evaluate import evaluate
-from fastmnist.commands.options import json_option, model_options
+from fastmnist.commands.options import FiniteRange, json_option, model_options
 from fastmnist.commands.plot import plot
 from fastmnist.commands.profile import profile
 from fastmnist.commands.render import render
@@ -42,7 +42,7 @@ def main(context: click.Context) -> None:
 @click.option("--save", type=click.Path(dir_okay=False), help="File for the trained model (safetensors).")
 @click.option(
     "--validation",
-    type=click.FloatRange(0, 1, max_open=True),
+    type=FiniteRange(0, 1, max_open=True),
     default=0.0,
     help="Part of the training data to validate on after each epoch, for `plot curves`; default: none.",
 )
@@ -233,7 +233,7 @@ def explain(model: str, splits: Splits, estimator: Estimator, as_json: bool) -> 
 
     if model == "forest":
         raise click.UsageError(
-            "A forest has no program: each of its trees is one job, `grow_tree`. Explain softmax, ovr or mlp."
+            "A forest has no program: each of its trees is one job, `grow_tree`. Explain softmax, ovr, mlp or cnn."
         )
     explanation = explain_fit(estimator, splits.X_train, splits.y_train)
     if as_json:

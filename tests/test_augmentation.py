@@ -399,7 +399,7 @@ def test_explain_says_so():
 
 WITHOUT_A_COMPILER = """
 import numpy as np
-from fastmnist.kernels import reference_warping
+from fastmnist.kernels import reference
 from fastmnist.kernels.contract import JOBS
 from fastmnist.kernels.cpu import simd, warping
 from fastmnist.kernels.cpu.layout import warp_scratch
@@ -419,7 +419,7 @@ for job, inputs in (("augment_images", (source, rows, rows, key, taps)), ("deske
     with np.errstate(over="ignore"):
         getattr(warping, job)(*(a.reshape(-1) for a in arrays), *values, *dims.values(), 180, 180)
     oracle = np.zeros_like(source)
-    getattr(reference_warping, job)(oracle, *arrays[1:], *values)
+    getattr(reference, job)(oracle, *arrays[1:], *values)
     difference = np.abs(arrays[0].astype(int) - oracle)
     assert difference.max() <= 1 and (difference > 0).mean() < 0.01, job
     assert oracle.any()

@@ -199,6 +199,8 @@ def test_a_solver_that_did_not_converge_gives_one_line(data):
         (["--solver", "newton"], "The 'solver' parameter of MLPClassifier must be"),
         (["--epochs", "0"], "Invalid value for '--epochs': 0 is not in the range x>=1."),
         (["--learning-rate", "-1"], "Invalid value for '--learning-rate'"),
+        (["--learning-rate", "nan"], "Invalid value for '--learning-rate': nan is no number in the range x>0."),
+        (["--validation", "nan"], "Invalid value for '--validation': nan is no number in the range 0<=x<1."),
         (["--test-size", "1.5"], "Invalid value for '--test-size'"),
         (["--label-column", "kind"], "label_column is for CSV files only"),
         (["--save", "absent/folder/m"], "absent/folder/m: can't be written: No such file or directory."),
@@ -355,7 +357,7 @@ def test_kernels_lists_the_contract():
     assert linear["flops"] == 2 * 32 * 784 * 128
     assert linear["nbytes"] == 4 * (32 * 784 + 784 * 128 + 128 + 32 * 128)
     assert linear["outputs"] == ["y[B,O]"]
-    assert linear["backends"] == ["numpy", "numba"]
+    assert linear["backends"] == ["numpy", "numba", "cupy"]
     table = run("kernels").stdout
     for name in CONTRACT:
         assert f"\n{name} " in table

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from cusim import compiler_missing, device
 from cusim.device import SimulatedDevice
-from test_executors import _data, _spec
+from executor_cases import _data, _spec
 
 from fastmnist.backends.gpu import CupyExecutor
 from fastmnist.backends.gpu_search import PAIRS
@@ -110,15 +110,14 @@ def test_a_preconditioner_is_applied_on_the_device(spec, fit_intercept):
 
 
 @needs_simulator
-@pytest.mark.parametrize("mode", ["plain", "race"])
 @pytest.mark.parametrize(("rows", "columns"), [(1, 1), (7, 3), (66, 10)])
-def test_change_of_variables(rows, columns, mode):
+def test_change_of_variables(rows, columns, mode="plain", reverse=False):
     rng = np.random.default_rng(rows)
     full = np.triu(rng.standard_normal((rows, rows)))
     vector, out = rng.standard_normal(rows * columns), np.empty(rows * columns)
     for matrix, transposed in ((full, False), (full, True), (full[0].copy(), False), (full[0].copy(), True)):
         (launch,) = kernels.transform(device.FACTS, *map(device.array, (out, matrix, vector)), transposed=transposed)
-        device.run(launch, mode=mode, reverse=transposed)
+        device.run(launch, mode=mode, reverse=transposed != reverse)
         square = matrix if matrix.ndim == 2 else np.diag(matrix)
         expected = (square.T if transposed else square) @ vector.reshape(rows, columns)
         np.testing.assert_allclose(out, expected.ravel(), rtol=1e-12, atol=1e-12)
@@ -187,9 +186,8 @@ def two_loops(gradient, pairs):
 
 
 @needs_simulator
-@pytest.mark.parametrize("mode", ["plain", "race"])
 @pytest.mark.parametrize(("rows", "problems"), [(1, 1), (7, 3), (700, 1), (301, 2)])
-def test_directions_follow_the_two_loop_recursion(rows, problems, mode):
+def test_directions_follow_the_two_loop_recursion(rows, problems, mode="plain", reverse=False):
     """More steps than are remembered; a problem that waits and one whose step has no positive curvature keep what they have."""
     rng, n, memory = np.random.default_rng(rows), rows * problems, 4
     shapes = {"s": (memory, n), "y": (memory, n), "curvature": (memory, problems), "facts": (4, problems)}
@@ -209,7 +207,7 @@ def test_directions_follow_the_two_loop_recursion(rows, problems, mode):
         before = {name: state[name].copy() for name in ("x", "gradient", "direction")}
         operands = tuple(device.array(state[name]) for name in names)
         (launch,) = kernels.direction(operands, memory, problems)
-        device.run(launch, mode=mode, reverse=step % 2 == 1)
+        device.run(launch, mode=mode, reverse=(step % 2 == 1) != reverse)
         for k, order in enumerate(state["orders"]):
             mine = slice(k, None, problems)
             x, gradient, new = before["x"][mine], before["gradient"][mine], state["new_gradient"][mine]
@@ -232,8 +230,7 @@ def test_directions_follow_the_two_loop_recursion(rows, problems, mode):
 
 
 @needs_simulator
-@pytest.mark.parametrize("mode", ["plain", "race"])
-def test_facts_of_a_trial(mode):
+def test_facts_of_a_trial(mode="plain", reverse=False):
     rng = np.random.default_rng(0)
     for n_rows, n_losses, problems, rows in ((300, 1, 1, 700), (5, 4, 1, 33), (70, 3, 3, 90), (1, 1, 1, 1)):
         losses, weight = rng.random((n_rows, n_losses), np.float32), rng.random(n_rows, np.float32)
@@ -241,7 +238,7 @@ def test_facts_of_a_trial(mode):
         facts = np.empty((4, problems))
         vectors = tuple(map(device.array, (penalty, gradient, direction, steep)))
         (launch,) = kernels.measure(device.array(facts), device.array(losses), device.array(weight), vectors, problems)
-        device.run(launch, mode=mode)
+        device.run(launch, mode=mode, reverse=reverse)
         weighted = (losses.astype(float) * weight[:, None]).sum(axis=0)
         np.testing.assert_allclose(facts[0], weighted if problems > 1 else weighted.sum(), rtol=1e-12)
         columns = (a.reshape(-1, problems) for a in (penalty, gradient * direction, np.abs(steep)))

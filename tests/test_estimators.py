@@ -8,6 +8,7 @@ import pickle
 import warnings
 import weakref
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import joblib
 import numpy as np
@@ -73,6 +74,21 @@ def test_unscaled_floats_warn(model, mnist):
     for unscaled in (X.astype(float), X.astype(np.int64)):
         with pytest.warns(UserWarning, match=r"values up to 255 and dtype .*multiply X by 0\.00392157"):
             model.predict(unscaled)
+
+
+@pytest.mark.parametrize("solver", ["adam", "lbfgs"])
+def test_warnings_name_the_line_of_the_user(solver, mnist):
+    X, y = mnist[0][:50], mnist[1][:50]
+    network = MLPClassifier((4,), solver=solver, max_iter=2, backend="numpy", random_state=0)
+    linear = LogisticRegression(solver="gd", max_iter=2, backend="numpy")
+    with pytest.warns(UserWarning) as seen:
+        network.fit(X, y)
+        network.set_params(batch_size=64).fit(X, y)
+        linear.fit(X, y)
+        linear.predict(X.astype(float))
+    assert {Path(warning.filename).name for warning in seen} == {"test_estimators.py"}
+    assert {type(warning.message).__name__ for warning in seen} == {"ConvergenceWarning", "UserWarning"}
+    assert len({warning.lineno for warning in seen}) == 4
 
 
 def test_pixel_scale_can_be_switched_off_or_set(model, mnist):

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from forest_cases import DEFAULTS, grown, tree_operands
 
-from fastmnist.kernels import cpu, reference_forest, reference_warping
+from fastmnist.kernels import cpu, reference
 from fastmnist.kernels.contract import CONTRACT, JOBS, check
 from fastmnist.kernels.cpu import compiler
 
@@ -55,7 +55,7 @@ def test_compiled_tree_is_the_oracle_s_to_the_last_bit(seed):
     compiled, oracle, params = random_case(seed)
     assert check("grow_tree", *compiled.values())
     cpu.call("grow_tree", *compiled.values(), **params)
-    reference_forest.grow_tree(*oracle.values(), **params)
+    reference.grow_tree(*oracle.values(), **params)
     assert oracle["summary"][0] >= 0
     assert_same_tree(compiled, oracle)
 
@@ -65,7 +65,7 @@ def test_the_random_cases_grow_trees_of_all_kinds():
     summaries = []
     for seed in range(60):
         _, oracle, params = random_case(seed)
-        reference_forest.grow_tree(*oracle.values(), **params)
+        reference.grow_tree(*oracle.values(), **params)
         summaries.append(oracle["summary"])
     nodes, mixed, root, depth = np.array(summaries).T
     assert (nodes > 50).sum() >= 5
@@ -96,7 +96,7 @@ def test_nothing_but_outputs_is_written():
         np.testing.assert_array_equal(compiled[operand.name], untouched[operand.name], err_msg=operand.name)
 
 
-@pytest.mark.parametrize("grow", [lambda *a, **k: cpu.call("grow_tree", *a, **k), reference_forest.grow_tree])
+@pytest.mark.parametrize("grow", [lambda *a, **k: cpu.call("grow_tree", *a, **k), reference.grow_tree])
 def test_a_request_to_stop_is_heard(grow):
     operands, _, params = random_case(9)
     operands["stop"][0] = 1
@@ -108,7 +108,7 @@ def test_a_tree_by_hand():
     """Values 3, 5 | 9, 9 of the second feature separate the classes; the first one is constant."""
     X = np.array([[7, 3], [7, 9], [7, 5], [7, 9]], np.uint8)
     operands = tree_operands(X, np.array([1, 0, 1, 0]), np.array([1.0, 2.0, 1.0, 1.0]), 2)
-    reference_forest.grow_tree(*operands.values(), **DEFAULTS)
+    reference.grow_tree(*operands.values(), **DEFAULTS)
     tree = grown(operands)
     assert tree["summary"].tolist() == [1, 0, 0, 1]
     assert tree["nodes"].tolist() == [[1, 256 * 5 + 9, ~1, ~0]]
@@ -116,7 +116,7 @@ def test_a_tree_by_hand():
     assert tree["gains"][0] == pytest.approx(4 / 2 + 9 / 3 - 13 / 5)
 
 
-@pytest.mark.parametrize("grow", [lambda *a, **k: cpu.call("grow_tree", *a, **k), reference_forest.grow_tree])
+@pytest.mark.parametrize("grow", [lambda *a, **k: cpu.call("grow_tree", *a, **k), reference.grow_tree])
 def test_of_equal_cuts_the_lowest_wins(grow):
     operands = tree_operands(np.array([[0], [5], [9]], np.uint8), np.array([0, 1, 0]), np.ones(3), 2)
     grow(*operands.values(), **DEFAULTS | {"max_depth": 1})
@@ -138,7 +138,7 @@ def test_bootstrap(n, n_draws):
     weight, key = rng.random(n) + 0.5, np.array([3, 4], np.uint32)
     compiled, oracle = np.full(n, np.nan), np.full(n, np.nan)
     cpu.call("bootstrap", compiled, weight, key, tree=7, n_draws=n_draws)
-    reference_forest.bootstrap(oracle, weight, key, 7, n_draws)
+    reference.bootstrap(oracle, weight, key, 7, n_draws)
     np.testing.assert_array_equal(compiled, oracle)
     counts = compiled / weight
     assert round(counts.sum()) == n_draws
@@ -168,7 +168,7 @@ def test_compiled_forest_says_what_the_oracle_says(dtype, n, n_features, n_class
     tables = random_forest_tables(rng, n_features, n_classes)
     compiled, oracle = np.full((n, n_classes), np.nan), np.full((n, n_classes), np.nan)
     cpu.call("forest_proba", compiled, x, *tables, scale=1.0)
-    reference_forest.forest_proba(oracle, x, *tables, 1.0)
+    reference.forest_proba(oracle, x, *tables, 1.0)
     np.testing.assert_array_equal(compiled, oracle)
     np.testing.assert_allclose(compiled.sum(axis=1), 1)
 
@@ -179,7 +179,7 @@ def test_a_job_is_described_and_its_oracle_has_its_signature(job):
     assert job not in CONTRACT
     assert op.doc.endswith(".")
     expected = [*(operand.name for operand in op.operands), *op.params]
-    oracle = getattr(reference_warping if job.endswith("_images") else reference_forest, job)
+    oracle = getattr(reference, job)
     assert list(inspect.signature(oracle).parameters) == expected
 
 
@@ -200,7 +200,7 @@ WITHOUT_A_COMPILER = """
 from forest_cases import DEFAULTS, grown, tree_operands
 import numpy as np
 from test_forest_kernels import assert_same_tree, random_case, random_forest_tables
-from fastmnist.kernels import reference_forest
+from fastmnist.kernels import reference
 from fastmnist.kernels.contract import JOBS
 from fastmnist.kernels.cpu import forest, simd
 assert not simd.JIT
@@ -216,14 +216,14 @@ with np.errstate(over="ignore"):
     for seed in range(12):
         plain, oracle, params = random_case(seed)
         call(forest.grow_tree, "grow_tree", list(plain.values()), params)
-        reference_forest.grow_tree(*oracle.values(), **params)
+        reference.grow_tree(*oracle.values(), **params)
         assert_same_tree(plain, oracle)
         n_nodes += plain["summary"][0]
     rng = np.random.default_rng(0)
     tables = random_forest_tables(rng, 4, 3)
     x, p, q = rng.integers(0, 9, (5, 4)).astype(np.uint8), np.zeros((5, 3)), np.zeros((5, 3))
     call(forest.forest_proba, "forest_proba", [p, x, *tables], {"scale": 1.0})
-    reference_forest.forest_proba(q, x, *tables, 1.0)
+    reference.forest_proba(q, x, *tables, 1.0)
     np.testing.assert_array_equal(p, q)
 print(n_nodes)
 """

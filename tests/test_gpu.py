@@ -6,8 +6,8 @@ from functools import partial
 import numpy as np
 import pytest
 from cusim import compiler_missing, fake_cupy
+from executor_cases import CASES, _train
 from kernel_cases import assert_within_budget, n_variants, sizes
-from test_executors import CASES, _train
 from test_image_layers import CASES as IMAGE_CASES
 from test_image_layers import _train as _train_images
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from cusim import Module, compiler_missing, fake_cupy
 
+import fastmnist
 from fastmnist.backends import gpu, gpu_probe
 
 if compiler_missing():
@@ -30,7 +31,7 @@ def bench(monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", cupy)
     usable = gpu_probe.GpuStatus("ok", True, "", "", "Fake GPU", (9, 0), 1 << 30, (13, 0), 1, "cupy-cuda13x 14.2.0")
     monkeypatch.setattr(gpu_probe, "probe", lambda: usable)
-    monkeypatch.syspath_prepend(str(BENCH / "gpu"))
+    monkeypatch.setattr(sys, "path", [str(BENCH / "gpu"), *sys.path])
     gpu.open_device.cache_clear()
     loaded = []
 
@@ -87,20 +88,50 @@ def test_models(bench, tmp_path, monkeypatch):
     models = bench("models")
     monkeypatch.setattr(models, "MODELS", {"softmax": models.MODELS["softmax"]})
     monkeypatch.setattr(models, "BATCHES", (32,))
-    monkeypatch.setattr(models, "FITS", 1)
     find = models.importlib.util.find_spec
     monkeypatch.setattr(models.importlib.util, "find_spec", lambda name: None if name == "torch" else find(name))
     monkeypatch.setattr(sys, "argv", ["models.py", "--out", str(tmp_path), "--rows", "60"])
     models.main()
     measured = [(row["job"], row["way"]) for row in rows(tmp_path / "models.csv")]
     assert measured == [("cupy", "one launch"), ("cupy graph", "graph"), ("numba", "")]
-    fits = rows(tmp_path / "fits.csv")
-    assert [row["job"] for row in fits] == ["cupy", "numba"] * 2
-    for ours, theirs in zip(fits[::2], fits[1::2], strict=True):
-        assert float(ours["objective"]) == pytest.approx(float(theirs["objective"]), rel=1e-3)
     kernels = [row["kernel"] for row in rows(tmp_path / "steps.csv")]
     # A device of four multiprocessors takes the largest tile for 784 weights, and that one leaves the step to another kernel.
     assert kernels[0] == "gather_rows_uint8_kernel" and kernels[-1] == "advance_kernel" and len(kernels) == 7
+
+
+def test_fits(bench, tmp_path, monkeypatch):
+    fits = bench("fits")
+    layers = [fastmnist.Conv2D(2, 5, stride=3), fastmnist.BatchNorm(), fastmnist.Flatten()]
+    monkeypatch.setattr(fits.to_accuracy, "arguments", lambda recipe: {"layers": layers, "max_iter": 1})
+    monkeypatch.setattr(fits, "FITS", 1)
+    find = fits.importlib.util.find_spec
+    monkeypatch.setattr(fits.importlib.util, "find_spec", lambda name: None if name == "torch" else find(name))
+    monkeypatch.setattr(sys, "argv", ["fits.py", "--out", str(tmp_path), "--rows", "60", "--seeds", "2"])
+    fits.main()
+    written = rows(tmp_path / "fits.csv")
+    assert [(row["job"], row["seed"]) for row in written] == [
+        ("cupy", "0"),
+        ("cupy", "1"),
+        *[("cupy", ""), ("numba", "")] * 2,
+    ]
+    assert written[0]["compile_seconds"] and 0 < float(written[0]["accuracy"]) <= 1
+    for ours, theirs in zip(written[2::2], written[3::2], strict=True):
+        assert float(ours["objective"]) == pytest.approx(float(theirs["objective"]), rel=1e-3)
+
+
+def test_goals_are_reached_missed_or_open(bench, tmp_path, capsys):
+    goals = bench("goals")
+    (tmp_path / "kernels.csv").write_text(
+        "kernel,shape,of_cublas,of_copy\n"
+        "gemm_nn_large_kernel,1024x1024x1024,0.95,\ngemm_nn_large_kernel,4096x4096x4096,0.85,\n"
+        "gemm_nn_small_kernel,32x784x128,1.5,\ngemm_nn_large_bf16_kernel,4096x4096x4096,0.81,\nrelu_kernel,9x9,,0.93\n"
+    )
+    (tmp_path / "fits.csv").write_text(
+        "model,job,accuracy,seconds\n" + "time to accuracy 99.0,cupy,0.991,0.2\n" * goals.SEEDS
+    )
+    lines = [goals.line(*goal) for goal in goals.measured(tmp_path)]
+    verdicts = [next(word for word in ("reached", "missed", "open") if word in line) for line in lines]
+    assert verdicts == ["missed", "reached", "reached", "reached", *["open"] * 4, "reached", "missed"]
 
 
 def test_the_training_that_the_sanitizer_watches(bench, capsys):
@@ -127,4 +158,26 @@ def test_the_suite_fails_without_a_gpu(tmp_path):
     command = ["bash", str(BENCH / "gpu_suite.sh"), "--out", str(tmp_path)]
     result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
     assert result.returncode == 1
-    assert "FAILED: tests" in result.stderr and "FAILED: kernels" in result.stderr
+    for part in ("tests", "kernels", "models", "fits", "profile"):
+        assert f"FAILED: {part}" in result.stderr, result.stderr
+    assert result.stdout.count("open: not measured") == 10
+    assert (tmp_path / "info.json").stat().st_size > 100
+
+
+def test_the_suite_takes_its_parts_by_name(tmp_path):
+    command = ["bash", str(BENCH / "gpu_suite.sh"), "--out", str(tmp_path / "records")]
+    environment = {**os.environ, "PYTHON": sys.executable}
+    result = subprocess.run([*command, "kernel"], env=environment, capture_output=True, text=True, timeout=60)
+    assert result.returncode == 2 and "PART must be of: facts tests" in result.stderr
+    # A tool that refuses the device leaves its line open; one that finds something fails.
+    (tool := tmp_path / "compute-sanitizer").write_text(
+        "#!/bin/sh\n[ $2 = memcheck ] && echo Error: Device not supported && exit 1\necho ERROR SUMMARY: 1 error; exit 3\n"
+    )
+    tool.chmod(0o755)
+    environment["PATH"] = f"{tmp_path}:{environment['PATH']}"
+    result = subprocess.run([*command, "sanitizer"], env=environment, capture_output=True, text=True, timeout=60)
+    assert result.returncode == 1 and "memcheck cannot attach" in result.stdout
+    assert [line for line in result.stderr.splitlines() if "FAILED" in line] == [
+        "FAILED: compute-sanitizer racecheck (exit 3)"
+    ]
+    assert "Device not supported" in (tmp_path / "records" / "sanitizer.log").read_text()

@@ -12,9 +12,9 @@ import pytest
 from cusim import compiler_missing, device, fake_cupy
 from cusim.device import SimulatedDevice
 from cusim.simulator import Module
+from executor_cases import CASES, _data, _parameters, _spec, _train
 from kernel_cases import make_case, n_variants, run_reference, sizes
 from sklearn.base import clone
-from test_executors import CASES, _data, _parameters, _spec, _train
 from test_image_layers import CASES as IMAGE_CASES
 from test_image_layers import _train as _train_images
 
@@ -46,14 +46,14 @@ def rounded(x, precision):
     return np.ldexp(whole, exponent - BITS[precision] - 1)
 
 
-def multiply(tile, layout, a, b, c, *, facts=device.FACTS, mode="plain", reverse=False, **extras):
+def multiply(tile, layout, a, b, c, *, facts=device.FACTS, reverse=False, **extras):
     """c = a b by one tile, a and b stored as the layout has it."""
     stored = [np.ascontiguousarray(x) for x in (a.T if layout == "tn" else a, b.T if layout == "nt" else b)]
     extras = {name: device.array(x) if isinstance(x, np.ndarray) else x for name, x in extras.items()}
     operands = [device.array(x) for x in (c, *stored)]
     for launch in matmul.product(facts, layout, *operands, a.shape[1], tile=tile, **extras):
         assert tile.name in launch.kernel or launch.kernel == "add_shares_kernel"
-        device.run(launch, mode=mode, reverse=reverse)
+        device.run(launch, reverse=reverse)
     return c
 
 
@@ -86,23 +86,15 @@ def test_factors_are_rounded_to_nearest(precision, layout):
     np.testing.assert_array_equal(c, rounded(x, precision).astype("f"))
 
 
-def _modes(tile):
-    """The race checker costs seconds: always for the largest tile of the one precision and the smallest of the other."""
-    seldom = tile.name not in ("large_bf16", "small_tf32")
-    return [(tile, "plain"), pytest.param(tile, "race", marks=pytest.mark.long if seldom else ())]
-
-
-@pytest.mark.parametrize(
-    ("tile", "mode"), [case for tile in TILES for case in _modes(tile)], ids=lambda value: getattr(value, "name", value)
-)
-def test_epilogue(tile, mode):
+@pytest.mark.parametrize("tile", TILES, ids=lambda tile: tile.name)
+def test_epilogue(tile):
     rng = np.random.default_rng(1)
     m, n, k = tile.rows + 3, tile.columns + 5, 2 * 64 + 9
     a, b, c, kept = (rng.integers(-9, 9, shape).astype("f") for shape in ((m, k), (k, n), (m, n), (m, n)))
     bias = rng.integers(-9, 9, n).astype("f")
     expected = np.where(kept > 0, np.maximum(a @ b + c + bias, 0), 0)
     layout = ("nn", "nt", "tn")[TILES.index(tile) % 3]
-    multiply(tile, layout, a, b, c, mode=mode, bias=bias, kept=kept, flags=matmul.ADD | matmul.RELU)
+    multiply(tile, layout, a, b, c, bias=bias, kept=kept, flags=matmul.ADD | matmul.RELU)
     np.testing.assert_array_equal(c, expected)
     assert (c == 0).any() and (c > 0).any()
 
@@ -146,15 +138,15 @@ def test_a_wrong_kernel_is_found(bug):
 
 # --- ops, against float64 -----------------------------------------------------------------------------------------------------------------
 
-PRODUCTS = ("linear", "linear_relu", "linear_dx", "linear_dx_add", "linear_dw", "linear_dw_add")
+PRODUCTS = ("linear", "linear_relu", "linear_dx", "linear_dx_add", "linear_dx_relu", "linear_dw", "linear_dw_add")
 CONVOLUTIONS = ("conv2d", "conv2d_relu", "conv2d_dx", "conv2d_dw", "conv2d_dw_add")
 
 
-def _run(op, case, facts, mode="plain", reverse=False):
+def _run(op, case, facts, reverse=False):
     operands = [device.array(x) for x in case.arrays.values()]
     planned = launches(op, facts, operands, list(case.params.values()))
     for launch in planned:
-        device.run(launch, mode=mode, reverse=reverse)
+        device.run(launch, reverse=reverse)
     return planned
 
 
@@ -179,15 +171,6 @@ def test_error_of_an_op_is_within_the_stated_budget(op, precision):
             assert not (error > budget).any(), (dims, error.max())
             worst = max(worst, float((error / (unit * sums[name] + 1e-30)).max(initial=0)))
     assert worst > 0.01, "nothing was rounded"
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("op", CONVOLUTIONS)
-def test_convolutions_without_races(op):
-    facts = dataclasses.replace(device.FACTS, precision="bf16")
-    dims = list(sizes(op))[-1]
-    case = make_case(op, dims, np.random.default_rng(0))
-    _run(op, case, facts, mode="race")
 
 
 def test_sums_in_shares_are_those_of_one():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from cusim import compiler_missing, device
 from cusim.device import SimulatedDevice
-from test_executors import CASES, _data, _spec
+from executor_cases import CASES, _data, _spec
 
 from fastmnist.backends.gpu import CupyExecutor
 from fastmnist.kernels.gpu import Array, Facts, launches, plan, update
@@ -81,12 +81,6 @@ def test_biases_likewise(op):
         _run(op, two, fused=False, bias=True)
         assert all(a.tobytes() == b.tobytes() for a, b in zip(one[0], two[0], strict=True))
         assert np.isnan(one[3]).all()
-
-
-@pytest.mark.parametrize("bias", [False, True])
-def test_without_races(bias):
-    operands = _operands("adam", 1 if bias else 65, 70, 33)
-    _run("adam", operands, fused=True, bias=bias, mode="race")
 
 
 def test_two_kernels_where_one_does_not_pay():

@@ -103,6 +103,23 @@ def _bits(a):
     return a.view(np.uint32)
 
 
+@pytest.mark.parametrize("add", ["", "_add"])
+@pytest.mark.parametrize(("rows", "inputs", "units"), [(1, 1, 1), (5, 17, 3), (16, 128, 64), (23, 70, 700), (3, 65, 0)])
+def test_a_gate_in_the_product_has_the_bits_of_a_pass_of_its_own(rows, inputs, units, add):
+    """Also where the sum is cut into blocks, where there is none, and where the gate holds no number."""
+    rng = np.random.default_rng(0)
+    dy, w, y, old = (
+        rng.standard_normal(shape).astype(np.float32)
+        for shape in ((rows, units), (inputs, units), (rows, inputs), (rows, inputs))
+    )
+    y = np.where(rng.random(y.shape) < 0.2, rng.choice([np.nan, np.inf, -np.inf, 0, -0.0, 1e-45], y.shape), y)
+    apart, together, y = old.copy(), old.copy(), y.astype(np.float32)
+    cpu.call(f"linear_dx{add}", apart, dy, w)
+    cpu.call("relu_backward", apart, apart, y)
+    cpu.call(f"linear_dx{add}_relu", together, dy, w, y)
+    np.testing.assert_array_equal(_bits(apart), _bits(together))
+
+
 @pytest.mark.parametrize("dtype", ["uint8", "float32"])
 @pytest.mark.parametrize("units", [3, 10, 70, 128])
 def test_gradients_of_compressed_rows_have_the_bits_of_dense_ones(dtype, units):

@@ -66,7 +66,7 @@ def test_every_folder_of_code_is_a_listed_package():
 def test_bare_checkout(tmp_path):
     files = run(sys.executable, "-c", WHERE, cwd=tmp_path, path=ROOT).split()
     assert files[0] == str(ROOT / "fastmnist" / "__init__.py")
-    assert files[1] == str(ROOT / "kernels" / "contract.py")
+    assert files[1] == str(ROOT / "kernels" / "contract" / "__init__.py")
 
 
 def test_editable_install(tmp_path):
@@ -75,7 +75,10 @@ def test_editable_install(tmp_path):
     except importlib.metadata.PackageNotFoundError:
         pytest.skip("a bare checkout; `make test` installs the package and runs this")
     files = run(sys.executable, "-c", WHERE, cwd=tmp_path).split()
-    assert files[1] in (str(ROOT / "kernels" / "contract.py"), str(Path(files[0]).parent / "kernels" / "contract.py"))
+    assert files[1] in (
+        str(ROOT / "kernels" / "contract" / "__init__.py"),
+        str(Path(files[0]).parent / "kernels" / "contract" / "__init__.py"),
+    )
     run(sys.executable, "-m", "fastmnist", "--help", cwd=tmp_path)
 
 
@@ -111,7 +114,8 @@ def test_wheel_installs_and_works(wheel, tmp_path):
         archive.extractall(target)
     files = run(sys.executable, "-c", WHERE, cwd=tmp_path, path=target).split()
     assert files == [
-        str(target / "fastmnist" / name) for name in ("__init__.py", "kernels/contract.py", "kernels/cpu/__init__.py")
+        str(target / "fastmnist" / name)
+        for name in ("__init__.py", "kernels/contract/__init__.py", "kernels/cpu/__init__.py")
     ]
     code = "import fastmnist; X, y = fastmnist.load_mnist('test', return_X_y=True); print(X.shape, y[:3].tolist())"
     assert run(sys.executable, "-c", code, cwd=tmp_path, path=target).strip() == "(10000, 784) [7, 2, 1]"
@@ -148,7 +152,7 @@ def test_wheel_in_a_fresh_environment(wheel, tmp_path):
     dependencies = Path(importlib.metadata.distribution("numpy").locate_file(""))
     (site / "dependencies.pth").write_text(f"{dependencies}\n", encoding="utf-8")
     files = run(python, "-c", WHERE, cwd=tmp_path).split()
-    assert files[1] == str(site / "fastmnist" / "kernels" / "contract.py")
+    assert files[1] == str(site / "fastmnist" / "kernels" / "contract" / "__init__.py")
     assert version() in run(tmp_path / "venv" / "bin" / "fastmnist", "--version", cwd=tmp_path)
 
 

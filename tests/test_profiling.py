@@ -15,9 +15,9 @@ from fastmnist.backends.compressed import choose_format
 from fastmnist.backends.cpu import CpuExecutor
 from fastmnist.backends.recording import Recorder, recording_to
 from fastmnist.backends.reference import ReferenceExecutor
-from fastmnist.network.layers import Dense
+from fastmnist.network.layers import Conv2D, Dense, Flatten
 from fastmnist.network.optimizers import Adam
-from fastmnist.network.program import Table
+from fastmnist.network.program import BARRIER, Table
 from fastmnist.network.spec import Spec
 from fastmnist.profiling import crossovers as measuring
 from fastmnist.profiling import machine
@@ -102,16 +102,32 @@ def _twice(program, op, place):
 
 
 def test_a_kernel_that_runs_twice_takes_twice_the_time(monkeypatch):
+    # Two executors' tensors lie elsewhere in memory, which neighbours on the same core make felt: tried again with other ones. Times that were
+    # shared out instead of measured would be wrong every time.
+    twice, wrong = ("linear_relu", "forward 1"), {}
+    for _ in range(4):
+        medians, shares = _beside_one_that_runs_it_twice(twice, monkeypatch)
+        wrong = {twice: medians.pop(twice)}
+        if wrong[twice] == pytest.approx(2, rel=0.15):
+            # shorter ones are as long as reading the clock
+            wrong = {line: m for line, m in medians.items() if shares[line] > 0.01 and m != pytest.approx(1, rel=0.10)}
+        if not wrong:
+            break
+    assert not wrong
+
+
+def _beside_one_that_runs_it_twice(twice, monkeypatch):
+    """By line: how many times as long it took where `twice` was run twice, the median of pairs; and its share of the step."""
     from fastmnist.backends import cpu
 
-    twice = ("linear_relu", "forward 1")
     recorders = [Recorder(every=1), Recorder(every=1)]
     once = _executor(recorders[0], n_threads=1)
     _epoch(once)
     lower = cpu.training_program
-    monkeypatch.setattr(cpu, "training_program", lambda *arguments: _twice(lower(*arguments), *twice))
-    doubled = _executor(recorders[1], n_threads=1)
-    _epoch(doubled)
+    with monkeypatch.context() as patch:
+        patch.setattr(cpu, "training_program", lambda *arguments: _twice(lower(*arguments), *twice))
+        doubled = _executor(recorders[1], n_threads=1)
+        _epoch(doubled)
     ratios = {}
     for _ in range(25):  # by turns, each epoch by itself: neighbours that come and go spoil some of the pairs
         seconds = []
@@ -125,10 +141,7 @@ def test_a_kernel_that_runs_twice_takes_twice_the_time(monkeypatch):
             ratios.setdefault(line, []).append(seconds[1][line] / value)
     medians = {line: statistics.median(values) for line, values in ratios.items()}
     total = sum(seconds[0].values())
-    assert medians.pop(twice) == pytest.approx(2, rel=0.15)
-    for line, median in medians.items():
-        if seconds[0][line] > 0.01 * total:  # shorter ones are as long as reading the clock
-            assert median == pytest.approx(1, rel=0.10), line
+    return medians, {line: value / total for line, value in seconds[0].items()}
 
 
 def test_few_steps_are_timed_and_some_in_the_middle_traced():
@@ -325,12 +338,33 @@ def test_crossovers_are_measured_kept_and_gone_by(nothing_measured, monkeypatch)
     monkeypatch.setattr(
         measuring, "_times", lambda units, batch: ([9.0] * 5, [2.0 + 14 * share for share in measuring.SHARES])
     )
-    assert machine.measure_machine().crossovers == dict.fromkeys(crossovers.NAMES, 0.5)
+    monkeypatch.setattr(measuring, "_tiles_and_direct", lambda shape, filters: (shape[2] / 20, 1.8 * shape[2] / 20))
+    expected = dict.fromkeys(crossovers.NAMES, 0.5)
+    image = Spec(
+        18 * 18, (Conv2D(32, 3, activation="relu"), Conv2D(32, 3), Flatten(), Dense(3)), image_shape=(18, 18, 1)
+    )
+    assert "46%, at most 50% (stated, not measured here)" in _about_winograd(image)
+    assert machine.measure_machine().crossovers == expected
     format_, _ = choose_format(X, 1.0, spec)
     assert format_.compressed and "at most 50% (measured here on 2026-11-21)" in format_.reason
-    assert machine.roofs(measure=True).crossovers == dict.fromkeys(crossovers.NAMES, 0.5), "kept"
+    assert "at most 50% (measured here on 2026-11-21)" in _about_winograd(image)
+    monkeypatch.setattr(measuring, "_tiles_and_direct", lambda shape, filters: (shape[2] / 50, shape[2] / 10))
+    machine.measure_machine()
+    assert "above the limit of 18% (measured here" in _about_winograd(image)
+    assert machine.roofs(measure=True).crossovers == expected | {crossovers.WINOGRAD: 0.18}, "kept"
     model = MLPClassifier((8,), max_iter=1, backend="numba", batch_size=50).fit(X, np.arange(50) % 3)
     assert "measured here on 2026-11-21" in model.backend_reason_
+
+
+def _about_winograd(spec):
+    """What an executor says of the second convolution, and does."""
+    executor = CpuExecutor(spec)
+    executor.bind(np.zeros((64, 18 * 18), np.uint8), np.zeros(64, np.int32), pixel_scale=1.0)
+    program = executor.program((64,))
+    (said,) = (line.partition(": ")[2] for line in program.decisions if line.startswith("convolution 2: "))
+    ops = {i.op for thread in program.tables[64].threads for i in thread if i is not BARRIER}
+    assert ("conv2d_winograd" in ops) == said.startswith("by Winograd")
+    return said
 
 
 @pytest.mark.parametrize(
@@ -366,6 +400,8 @@ def test_crossovers_of_this_machine_are_shares():
     share = measuring.crossing(measuring.SHARES, dense, compressed)
     assert share is None or measuring.SHARES[0] <= share <= measuring.SHARES[-1]
     assert compressed[0] < compressed[-1], "five times as many nonzeros take longer"
+    few, many = (measuring._tiles_and_direct((26, 26, channels), 16) for channels in (4, 32))
+    assert few[0] > many[0] and few[1] > many[1], "of few channels it is mostly transformations"
 
 
 def test_the_triad_adds_and_the_chains_multiply():

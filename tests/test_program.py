@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fastmnist.backends.reference import ReferenceExecutor
-from fastmnist.network.layers import Activation, Dense, Dropout
+from fastmnist.network.layers import Activation, Conv2D, Dense, Dropout, Flatten, MaxPool2D
 from fastmnist.network.lowering import DataFormat, Target, inference_program, optimizer_op, training_program
 from fastmnist.network.optimizers import SGD, Adam, AdamW
 from fastmnist.network.program import ALIGNMENT, BARRIER, Instruction, Memory, TableBuilder
@@ -81,6 +81,7 @@ LAYERS = {
     "stacked activations": (Dense(40, "relu"), Activation("sigmoid"), Activation("gelu"), Dense(16, "gelu"), Dense(3)),
     "dropout": (Dropout(0.2), Dense(40, "relu"), Dropout(0.5), Dense(33, "leaky_relu"), Dropout(0.1), Dense(3)),
     "activation first": (Activation("tanh"), Dense(8), Dense(3)),
+    "relu as a layer": (Dense(40), Activation("relu"), Dense(9, "relu"), Activation("relu"), Dense(3)),
 }
 
 
@@ -128,6 +129,32 @@ def test_stacked_activations_differentiate_through_each():
             outputs = executor.outputs(moved, X)
             sides.append(-np.log(outputs[np.arange(9), y]).mean())
         assert gradient[i][at] == pytest.approx((sides[0] - sides[1]) / (2 * step), rel=1e-5)
+
+
+_RECTIFIED_IMAGES = (Conv2D(2, 3, activation="relu"), MaxPool2D(2), Flatten())
+
+
+@pytest.mark.parametrize(
+    ("layers", "expected"),
+    [
+        ((Dense(8, "relu"), Dense(3)), ["linear_dx_relu"]),
+        ((Dense(8), Activation("relu"), Dense(3)), ["linear_dx_relu"]),
+        ((Dense(8, "relu"), Dense(40, "relu"), Dense(3)), ["linear_dx_relu", "linear_dx", "linear_dx_add", "linear_dx_add_relu"]),
+        ((Dense(8, "tanh"), Dense(3)), ["linear_dx", "tanh_backward"]),
+        ((Dense(8, "relu"), Dropout(0.5), Dense(3)), ["linear_dx", "dropout_backward", "relu_backward"]),
+        ((Dense(8, "relu"), Activation("tanh"), Dense(3)), ["linear_dx", "tanh_backward", "relu_backward"]),
+        ((Dense(8, "relu"), Activation("relu"), Dense(3)), ["linear_dx", "relu_backward", "relu_backward"]),
+        ((*_RECTIFIED_IMAGES, Dense(3)), ["linear_dx_relu"]),
+        ((*_RECTIFIED_IMAGES, Dropout(0.5), Dense(3)), ["linear_dx", "dropout_backward", "relu_backward"]),
+        ((*_RECTIFIED_IMAGES[:1], Flatten(), Dense(3)), ["linear_dx_relu"]),
+    ],
+)  # fmt: skip
+def test_the_product_takes_the_derivative_of_a_relu_right_below(layers, expected):
+    images = isinstance(layers[0], Conv2D)
+    spec = Spec(36, layers, image_shape=(6, 6, 1) if images else None)
+    program = training_program(spec, Target(1, (16,), 4), DataFormat("float32"), (5,))
+    ops = [instruction.op for instruction in program.tables[5].threads[0]]
+    assert [op for op in ops if op.startswith("linear_dx") or op.endswith("_backward")] == expected
 
 
 def test_a_bias_that_is_not_used_stays_zero():

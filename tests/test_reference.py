@@ -97,6 +97,27 @@ def test_linear_relu_gradient(layer):
     _assert_gradient(dw, loss, w)
 
 
+@pytest.mark.parametrize("panels", [1, 2])
+def test_gradient_of_a_relu_below_a_layer(layer, panels):
+    x, w, b, dy = layer.values()
+    hidden, y = _like(x), _like(dy)
+
+    def loss():
+        op.relu(hidden, x)
+        op.linear(y, hidden, w, b)
+        return float((y * dy).sum())
+
+    loss()
+    assert 0 < (hidden == 0).sum() < hidden.size
+    dx = _like(x)
+    if panels == 1:
+        op.linear_dx_relu(dx, dy, w, hidden)
+    else:
+        op.linear_dx(dx, dy[:, :1], w[:, :1])
+        op.linear_dx_add_relu(dx, dy[:, 1:], w[:, 1:], hidden)
+    _assert_gradient(dx, loss, x)
+
+
 def test_accumulating_ops_sum_over_halves(layer):
     x, w, _, dy = layer.values()
     whole = _like(w), _like(layer["b"]), _like(x)

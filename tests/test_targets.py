@@ -117,6 +117,7 @@ from fastmnist.kernels import cpu
 from fastmnist.kernels.cpu.isa import MACHINE
 for op, dims in {
     "linear_relu": dict(B=17, I=33, O=65), "linear_dx": dict(B=17, I=33, O=65), "linear_dw": dict(B=17, I=33, O=65),
+    "linear_dx_relu": dict(B=17, I=33, O=65),
     "sparse_linear": dict(B=5, I=31, O=70), "skipping_linear": dict(B=20, I=150, O=70),
     "softmax_cross_entropy": dict(B=7, C=10), "binary_cross_entropy": dict(B=7, C=10),
     "adam": dict(R=5, Q=37), "gelu": dict(B=3, O=37), "tanh": dict(B=3, O=37), "elu": dict(B=3, O=37),
@@ -212,6 +213,7 @@ TILES = {
     "gemm_nn": (16, 8),
     "linear": (16, 8),
     "linear_dx": (16, 8),
+    "linear_dx_relu": (16, 8),
     "linear_dw": (16, 8),
     "sparse_linear": (4, 4),  # one bank of four vectors, two of two
     "skipping_linear": (4, 4),

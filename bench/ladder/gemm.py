@@ -17,13 +17,14 @@ from numba import njit
 
 import fastmnist.kernels.cpu as cpu
 from fastmnist.kernels.cpu.isa import LANES
-from fastmnist.kernels.cpu.matmul import DEPTH, NO_FLOOR, ONE, ZERO, _copy, packed_strip, tile_full, tile_row
+from fastmnist.kernels.cpu.matmul import DEPTH, NO_FLOOR, ONE, ZERO, copy_block, packed_strip
 from fastmnist.kernels.cpu.simd import OPTIONS, address_to, inline, offset
-from fastmnist.kernels.cpu.tile import STRIP, TILE_ROWS
+from fastmnist.kernels.cpu.tile import STRIP, TILE_ROWS, TILE_VECTORS, dense_tile
 
 SHAPES = [(32, 784, 128), (256, 784, 512), (512, 512, 512)]
 ROUNDS = 9
 pointer = address_to["float32"]
+tile_full, tile_row = dense_tile(TILE_ROWS, TILE_VECTORS), dense_tile(1, TILE_VECTORS)
 
 
 @njit(**OPTIONS)
@@ -89,7 +90,7 @@ def _packed_blocks(y, x, w, m, k, n):
     for j in range(0, n, STRIP):
         for k0 in range(0, k, DEPTH):
             depth, beta = min(DEPTH, k - k0), ZERO if k0 == 0 else ONE
-            _copy(strip, STRIP, offset(w, k0 * n + j), n, depth, STRIP)
+            copy_block(strip, STRIP, offset(w, k0 * n + j), n, depth, STRIP)
             _rows(offset(y, j), offset(x, k0), k, strip, STRIP, depth, beta, m, n)
 
 

@@ -100,7 +100,10 @@ class Worker:
         if not line:
             raise WorkerError(f"failed: {self._last_words()}")
         self.process.send_signal(signal.SIGSTOP)
-        return json.loads(line)
+        try:
+            return json.loads(line)
+        except ValueError:  # something of the library's writes to the pipe: this peer's problem, not the others'
+            raise WorkerError(f"failed: it answered {line.strip()[:100]!r}") from None
 
     def _last_words(self) -> str:
         code = self.process.wait()
@@ -132,12 +135,12 @@ def runner_class(job: Job, provider: str) -> type[Runner]:
 
 
 class Pair:
-    """One job, one peer, one run: starts both sides and collects their records."""
+    """One job, one peer, one run: starts both sides and collects their records; by default the run begins now."""
 
-    def __init__(self, job: Job, peer: str, python: str, path: Sequence[str] = ()) -> None:
+    def __init__(self, job: Job, peer: str, python: str, path: Sequence[str] = (), run: str = "") -> None:
         self.job, self.peer, self.python, self.path = job, peer, python, path
         self.parameters = job.parameters_for(peer)
-        self.run = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        self.run = run or now()
         self.records: list[Record] = []
         self._versions = {OURS: "", peer: ""}
 
@@ -222,6 +225,11 @@ class Pair:
         except WorkerError as error:
             self._fail(side, str(error))
         return self.records
+
+
+def now() -> str:
+    """What a run is called: when it was begun, UTC."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def as_text(settings: dict[str, Any]) -> str:
@@ -342,13 +350,13 @@ def is_done(job: Job, peer: str, known: Sequence[Record]) -> bool:
 
 def compare_all(plan: Plan, arguments: argparse.Namespace) -> tuple[bool, int]:
     """Run the pairs; whether one failed, and how many there was no time for."""
-    failed = False
+    failed, run = False, now()
     for index, (job, peer) in enumerate(plan.pairs):
         if plan.over:
             return failed, len(plan.pairs) - index
         known = [] if arguments.tune else records.load(arguments.results)
         rounds = arguments.rounds or job.rounds
-        found = Pair(job, peer, arguments.python).sample(rounds, known, plan.share(index))
+        found = Pair(job, peer, arguments.python, run=run).sample(rounds, known, plan.share(index))
         records.append(found, arguments.results)
         outcome = judge(job, [record for record in found if record.round != TRIAL])
         failed |= bool(outcome.problem) and not outcome.problem.startswith("not available")

@@ -82,7 +82,14 @@ PREDICTION = _runners("prediction", "jax", "torch", "torch.compile", "scikit-lea
 FIRST_FIT = {"seconds": "import to end of fit", "fit_seconds": "the same fit once more"}
 
 
-def _mlp(hidden: tuple[int, ...], solver: str, learning_rate: float, batch_size: int, rounds: int) -> Job:
+def _mlp(
+    hidden: tuple[int, ...],
+    solver: str,
+    learning_rate: float,
+    batch_size: int,
+    rounds: int,
+    short: dict[str, dict[str, int]] = SHORT_FITS,
+) -> Job:
     widths = "-".join(map(str, hidden))
     return Job(
         f"mlp-{widths}-{solver}-{batch_size}",
@@ -95,7 +102,7 @@ def _mlp(hidden: tuple[int, ...], solver: str, learning_rate: float, batch_size:
             "batch_size": batch_size,
             "epochs": 10,
         },
-        SHORT_FITS,
+        short,
         EPOCH,
         rounds=rounds,
     )
@@ -103,7 +110,7 @@ def _mlp(hidden: tuple[int, ...], solver: str, learning_rate: float, batch_size:
 
 CNN_TRAINING = _runners("cnn", "torch")
 CNN_PREDICTION = _runners("cnn_prediction", "torch")
-# Title, layers before the output layer, images an epoch: as many as PyTorch takes some seconds for.
+# Title, layers before the output layer, images an epoch: as many as PyTorch takes three to five seconds for.
 NETWORKS: dict[str, tuple[str, list[list[Any]], int]] = {
     "lenet5": (
         "LeNet-5 (6c5 same, 16c5)",
@@ -116,7 +123,7 @@ NETWORKS: dict[str, tuple[str, list[list[Any]], int]] = {
             ["dense", 120],
             ["dense", 84],
         ],
-        60_000,
+        30_000,
     ),
     "lenet5-valid": (
         "LeNet-5 without padding",
@@ -129,7 +136,7 @@ NETWORKS: dict[str, tuple[str, list[list[Any]], int]] = {
             ["dense", 120],
             ["dense", 84],
         ],
-        60_000,
+        30_000,
     ),
     "simple": (
         "CNN 32c3-pool-64c3-pool-10",
@@ -139,7 +146,7 @@ NETWORKS: dict[str, tuple[str, list[list[Any]], int]] = {
     "example": (
         "CNN 32c3-64c3-pool-128-10 (PyTorch's example)",
         [["conv", 32, 3, "valid"], ["conv", 64, 3, "valid"], ["pool"], ["flatten"], ["dense", 128]],
-        12_000,
+        6_000,
     ),
 }
 
@@ -175,7 +182,7 @@ JOBS = {
     for job in (
         _mlp((128, 64), "adam", 1e-3, 32, rounds=6),
         _mlp((128, 64), "adam", 1e-3, 256, rounds=7),
-        _mlp((500, 250, 100), "sgd", 0.01, 64, rounds=6),
+        _mlp((500, 250, 100), "sgd", 0.01, 64, rounds=6, short=SHORT_FITS | {"torch": {"epochs": 4}}),
         Job(
             "ovr-gradient-step",
             "one-vs-rest logistic, full-batch gradient step",

@@ -119,10 +119,11 @@ def table(records: Sequence[Record]) -> str:
     missing = sum(bool(outcome.problem) for _, outcome in outcomes)
     counts = [f"{verdicts[v]} {v}" for v in ("FASTER", "SAME", "SLOWER", "UNCLEAR") if verdicts[v]]
     days = sorted({record.run[:10] for record in used})
+    runs_used = len({record.run for record in used})
     about = [
         f"{used[-1].machine}",
         f"Python {used[-1].python}",
-        " to ".join(dict.fromkeys((days[0], days[-1]))),
+        f"{'one run' if runs_used == 1 else f'{runs_used} runs'} of {' to '.join(dict.fromkeys((days[0], days[-1])))}",
         "commit " + ", ".join(dict.fromkeys(record.commit for record in used)),
         ", ".join(counts) + (f", {missing} without a number" if missing else ""),
     ]

@@ -19,7 +19,7 @@ class Record:
     Attributes
     ----------
     run : str
-        When this pair was begun, UTC: samples with the same run, job and peer alternated.
+        When the command was begun that compared them, UTC: samples with the same run, job and peer alternated.
     job, peer : str
         What was compared: fastmnist with that peer.
     provider : str

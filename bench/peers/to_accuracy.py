@@ -125,7 +125,9 @@ class Torch(Runner):
         model, loss = self.fit(seed)
         seconds = time.perf_counter() - start
         with self.torch.no_grad():
-            found = self.torch.cat([model(part) for part in self.images(self.data[2]).split(1000)]).argmax(1).numpy()
+            found = (
+                self.torch.cat([model(part) for part in self.images(self.data[2]).split(1000)]).argmax(1).cpu().numpy()
+            )
         return {"seconds": seconds, "loss": loss, "accuracy": float((found == self.data[3]).mean())}
 
     def images(self, X: np.ndarray) -> Any:
@@ -137,10 +139,11 @@ class Torch(Runner):
         """The trained network, and its mean training loss; `steps`: no more than so many."""
         torch, nn = self.torch, self.torch.nn
         torch.manual_seed(seed)
-        images, labels = self.images(self.data[0]), torch.from_numpy(self.data[1].astype(np.int64))
+        images = self.images(self.data[0])
+        labels = torch.from_numpy(self.data[1].astype(np.int64)).to(images.device)
         layers = [nn.Conv2d(1, 24, 5), nn.MaxPool2d(2), nn.ReLU(), nn.Conv2d(24, 32, 3), nn.MaxPool2d(2), nn.ReLU()]
         layers += [nn.Flatten(), nn.Linear(800, 256), nn.ReLU(), nn.Linear(256, 10)]
-        model = nn.Sequential(*layers).to(memory_format=self.layout)
+        model = nn.Sequential(*layers).to(images.device, memory_format=self.layout)
         batches = list(zip(images.split(256), labels.split(256), strict=True))
         optimizer = torch.optim.Adam(model.parameters(), lr=0.01, betas=(0.7, 0.9), fused=True)
         schedule = torch.optim.lr_scheduler.OneCycleLR(

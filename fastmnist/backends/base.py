@@ -123,8 +123,12 @@ class BoundExecutor(Protocol):
             Of the losses' sum.
         """
 
-    def outputs(self, parameters: Parameters, X: np.ndarray, *, pixel_scale: float = 1.0) -> np.ndarray:
-        """Network outputs (n, n_outputs) after the loss's link: softmax probabilities, or one sigmoid each for one-vs-rest."""
+    def outputs(
+        self, parameters: Parameters, X: np.ndarray, *, pixel_scale: float = 1.0, link: bool = True
+    ) -> np.ndarray:
+        """Network outputs (n, n_outputs) after the loss's link: softmax probabilities, or one sigmoid each for one-vs-rest; without the link,
+        logits.
+        """
 
 
 class Executor(BoundExecutor, Protocol):

@@ -22,7 +22,7 @@ SAMPLE_ROWS = 512  # that the layouts are compared on
 
 @dataclass(frozen=True)
 class BlockRows:
-    """X's rows in occupied blocks; `kernels/contract.py` says what the arrays hold.
+    """X's rows in occupied blocks; `kernels/contract/blocks.py` says what the arrays hold.
 
     Attributes
     ----------

@@ -55,12 +55,16 @@ def compress(X: np.ndarray, n_threads: int = 1, *, indptr: np.ndarray | None = N
     return CompressedRows(indptr, columns, values, X.shape[1])
 
 
+def most_nonzeros(spec: Spec, size: int) -> float:
+    """Up to how many nonzeros among `size` values the first layer skips zeros of dense rows that are read once; -1 where it can't."""
+    return float(share_to_compress(full_batch=False).share * size) if isinstance(spec.layers[0], Dense) else -1.0
+
+
 def skips_zeros(X: np.ndarray, spec: Spec) -> bool:
     """Whether the first layer skips the zeros of dense rows that are read once: by the limit of compressed rows, from a sample of X."""
-    if not isinstance(spec.layers[0], Dense):
-        return False
     sample = X if len(X) <= SAMPLE_ROWS else X[:: len(X) // SAMPLE_ROWS]
-    return int(np.count_nonzero(sample)) <= share_to_compress(full_batch=False).share * sample.size
+    most = most_nonzeros(spec, sample.size)
+    return most >= 0 and int(np.count_nonzero(sample)) <= most
 
 
 def choose_format(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import operator
 import os
 import sys
@@ -9,7 +10,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
@@ -19,7 +20,8 @@ import fastmnist.kernels.cpu as cpu
 from fastmnist.backends.base import Epoch, Parameters, weighted_sum
 from fastmnist.backends.binding import Binding, constant_scale, epoch_inputs, logical_parameters, place_parameters
 from fastmnist.backends.blocks import BlockRows
-from fastmnist.backends.compressed import choose_format, skips_zeros
+from fastmnist.backends.compressed import choose_format, most_nonzeros, skips_zeros
+from fastmnist.backends.crossovers import winograd_limit
 from fastmnist.backends.dispatch_log import announce_decisions
 from fastmnist.backends.recording import TRACED_STEPS, Line, Recorder, Span, Trace, active, line_of
 from fastmnist.backends.recording import Table as RecordedTable
@@ -58,6 +60,9 @@ from fastmnist.network.spec import Spec
 BLOCK_ROWS = 120
 # So few rows are predicted with everything settled beforehand: one such prediction is kept for each number of rows.
 SMALL_ROWS = 16
+# Where training steps would take so few FLOPs, predicting takes 100 us at most and keeps the interpreter's lock: other Python threads hold it
+# for 5 ms before they give it back.
+LOCKED_FLOPS = 1e7
 # Blocks that make it worth starting another thread to predict.
 BLOCKS_A_THREAD = 4
 # The full-batch gradient is summed in at most so many chunks of rows, each from its first row to its last, then chunk by chunk in float64:
@@ -95,13 +100,13 @@ def _announce(op: str) -> None:
 
 
 cpu.on_compile.append(_announce)
-_executors: weakref.WeakSet[CpuExecutor] = weakref.WeakSet()
+_lock_owners: weakref.WeakSet[CpuExecutor | SmallPrediction] = weakref.WeakSet()
 
 
 def _free_locks() -> None:
     """In a forked child: the thread that held a lock when the parent forked does not exist here."""
-    for executor in _executors:
-        executor._predicting = threading.Lock()
+    for owner in _lock_owners:
+        owner._predicting = threading.Lock()
 
 
 if hasattr(os, "register_at_fork"):
@@ -140,7 +145,13 @@ class CpuExecutor:
         self._predicted = FoldedNetwork(spec)
         self._compiled_before = cpu.compile_seconds()
         self._target = Target(
-            n_threads, PANEL_WIDTHS, ROW_BLOCK, gradient_groups=GRADIENT_GROUPS, lanes=LANES, chunk_bytes=CHUNK_BYTES
+            n_threads,
+            PANEL_WIDTHS,
+            ROW_BLOCK,
+            gradient_groups=GRADIENT_GROUPS,
+            lanes=LANES,
+            chunk_bytes=CHUNK_BYTES,
+            winograd=winograd_limit(),
         )
         self._state: np.ndarray | None = None
         self._initial: list[np.ndarray] | None = None
@@ -150,14 +161,14 @@ class CpuExecutor:
         self._fixed: dict[str, np.ndarray] = {}
         self._partial: list[np.ndarray] = []  # the chunks' gradients
         self._inference: dict[Any, _Runner] = {}
-        self._small_predictions: dict[Any, _SmallPrediction] = {}
+        self._small_predictions: dict[Any, SmallPrediction] = {}
         self._step = 0
         self._format, self._n_rows = DataFormat(""), 0  # nothing is bound
         self._blocks: BlockRows | None = None
         self._bind_for_epochs: Callable[[], None] | None = None
         self._positions = np.arange(BLOCK_ROWS)
         self._predicting = threading.Lock()
-        _executors.add(self)
+        _lock_owners.add(self)
 
     @property
     def compile_seconds(self) -> float:
@@ -240,7 +251,7 @@ class CpuExecutor:
             self._team = Team(self.n_threads)
             # What `predict` will need is compiled with the rest: the first prediction should not wait.
             data_format = DataFormat(self._format.dtype, self._format.scale, skipping=self._format.compressed)
-            _compile(inference_program(self._predicted.spec, data_format, (1,), lanes=LANES))
+            _compile(_inference_program(self._predicted.spec, data_format, (1,)))
         runner = self._training[1]
         if self._initial is not None:
             place_parameters(runner.binding, self._initial)
@@ -373,23 +384,30 @@ class CpuExecutor:
 
     # --- inference ----------------------------------------------------------------------------------------------------------------
 
-    def outputs(self, parameters: Parameters, X: np.ndarray, *, pixel_scale: float = 1.0) -> np.ndarray:
+    def outputs(
+        self, parameters: Parameters, X: np.ndarray, *, pixel_scale: float = 1.0, link: bool = True
+    ) -> np.ndarray:
         """See `Executor.outputs`; may be called from several threads, which take turns."""
+        if 0 < len(X) <= SMALL_ROWS:
+            return self.small_prediction(len(X), X.dtype, pixel_scale=pixel_scale, link=link)(parameters, X)
         parameters = self._predicted.parameters(parameters)
         with self._predicting:
-            skipping = skips_zeros(X, self._predicted.spec)
-            if 0 < len(X) <= SMALL_ROWS:
-                key = (len(X), X.dtype, pixel_scale, skipping)
-                if key not in self._small_predictions:
-                    data = DataFormat(X.dtype.name, pixel_scale, skipping=skipping)
-                    self._small_predictions[key] = _SmallPrediction(self._predicted.spec, len(X), data)
-                return self._small_predictions[key](parameters, X)
             result = np.empty((len(X), self.spec.n_outputs), np.float32)
             if len(X):
-                self._predict(parameters, X, DataFormat(X.dtype.name, pixel_scale, skipping=skipping), result)
+                data = DataFormat(X.dtype.name, pixel_scale, skipping=skips_zeros(X, self._predicted.spec))
+                self._predict(parameters, X, data, link, result)
             return result
 
-    def _predict(self, parameters: Parameters, X: np.ndarray, data: DataFormat, result: np.ndarray) -> None:
+    def small_prediction(self, rows: int, dtype: np.dtype, *, pixel_scale: float, link: bool) -> SmallPrediction:
+        """What predicts so few rows of a dtype: `outputs` without what can be settled before the values are known."""
+        key = rows, dtype, pixel_scale, link
+        known = self._small_predictions.get(key)
+        if known is None:
+            made = SmallPrediction(self._predicted, rows, DataFormat(dtype.name, pixel_scale), link)
+            known = self._small_predictions.setdefault(key, made)
+        return known
+
+    def _predict(self, parameters: Parameters, X: np.ndarray, data: DataFormat, link: bool, result: np.ndarray) -> None:
         n = len(X)
         if n > len(self._positions):
             self._positions = np.arange(n)
@@ -410,7 +428,7 @@ class CpuExecutor:
             lo, hi = shares[thread]
             full, tail = divmod(hi - lo, BLOCK_ROWS)
             passes = ([(BLOCK_ROWS, full)] if full else []) + ([(tail, 1)] if tail else [])
-            runner = self._inference_runner(thread, data, tuple(rows for rows, _ in passes))
+            runner = self._inference_runner(thread, data, link, tuple(rows for rows, _ in passes))
             runner.bind(**arrays)
             used[thread] = runner
             return runner.walk(0, passes, team, position=lo)
@@ -425,51 +443,107 @@ class CpuExecutor:
         seconds = time.perf_counter() - start
         self._record([used[thread] for thread in range(n_threads)], start, seconds, n_threads, blocks)
 
-    def _inference_runner(self, thread: int, data: DataFormat, sizes: tuple[int, ...]) -> _Runner:
-        key = (thread, data, sizes)
+    def _inference_runner(self, thread: int, data: DataFormat, link: bool, sizes: tuple[int, ...]) -> _Runner:
+        key = (thread, data, link, sizes)
         if key not in self._inference:
-            program = inference_program(self._predicted.spec, data, sizes, chunk_bytes=CHUNK_BYTES, lanes=LANES)
+            program = _inference_program(self._predicted.spec, data, sizes, link, CHUNK_BYTES)
             self._inference[key] = _Runner(program, None, "inference", self._recorder)
         return self._inference[key]
 
 
-class _SmallPrediction:
+class SmallPrediction:
     """Prediction of a few rows with everything settled beforehand: a call copies the rows in, walks, and copies the outputs out.
+
+    May be called from several threads, which take turns.
 
     Parameters
     ----------
-    spec : Spec
+    network : FoldedNetwork
     rows : int
     data : DataFormat
         Of the rows.
+    link : bool
+        Whether outputs pass the loss's link.
     """
 
-    def __init__(self, spec: Spec, rows: int, data: DataFormat) -> None:
-        self._runner = _Runner(inference_program(spec, data, (rows,), lanes=LANES))
-        self._passes = [(rows, 1)]
-        self._team = Team(1)
-        self._source = np.empty((rows, spec.n_features), data.dtype)
-        self._outputs = np.empty((rows, spec.n_outputs), np.float32)
-        self._order = np.arange(rows)
-        self._bound: list[np.ndarray] = []
+    def __init__(self, network: FoldedNetwork, rows: int, data: DataFormat, link: bool) -> None:
+        self._network, self._data, self._link = network, data, link
+        self._source = np.empty((rows, network.spec.n_features), data.dtype)
+        self._outputs = np.empty((rows, network.spec.n_outputs), np.float32)
+        self._most_nonzeros = most_nonzeros(network.spec, self._source.size)
+        self._walks: dict[bool, _SmallWalk] = {}  # by whether zeros are skipped
+        self._predicting = threading.Lock()
+        _lock_owners.add(self)
 
     def __call__(self, parameters: Parameters, X: np.ndarray) -> np.ndarray:
-        if len(self._bound) != len(parameters) or not all(map(operator.is_, parameters, self._bound)):
-            self._bind(parameters)
-        self._source[...] = X
-        self._runner.walk(0, self._passes, self._team)
-        return self._outputs.copy()
+        """Outputs (rows, n_outputs) for X (rows, n_features).
 
-    def _bind(self, parameters: Parameters) -> None:
-        arrays = [np.ascontiguousarray(p, np.float32) for p in parameters]
-        self._runner.bind(
-            source=self._source,
-            order=self._order,
-            outputs=self._outputs,
-            **{f"parameter_{i}": array for i, array in enumerate(arrays)},
-        )
-        # A converted copy would not follow what its owner writes into the original: it is made anew for each call.
-        self._bound = list(parameters) if all(map(operator.is_, arrays, parameters)) else []
+        What is written into the parameters is followed. It is found out fastest of a tuple that they are the same arrays as before.
+        """
+        with self._predicting:
+            self._source[...] = X
+            skipping = self._most_nonzeros >= 0 and int(np.count_nonzero(self._source)) <= self._most_nonzeros
+            walk = self._walks.get(skipping) or self._prepare(skipping)
+            if walk.parameters is not parameters and not _same_arrays(walk.parameters, parameters):
+                walk.bind(parameters, self._network.parameters(parameters))
+            walk()
+            return self._outputs.copy()
+
+    def _prepare(self, skipping: bool) -> _SmallWalk:
+        data = replace(self._data, skipping=skipping)
+        program = _inference_program(self._network.spec, data, (len(self._source),), self._link)
+        walk = _SmallWalk(program, self._source, self._outputs, self._network.spec.flops_per_sample)
+        self._walks[skipping] = walk
+        return walk
+
+
+def _same_arrays(one: Parameters, other: Parameters) -> bool:
+    return len(one) == len(other) and all(map(operator.is_, one, other))
+
+
+class _SmallWalk:
+    """One table of a `SmallPrediction`, and the arguments of the compiled call.
+
+    Attributes
+    ----------
+    parameters : tuple of ndarray
+        What the table is bound to, and may stay bound to whatever is written into it; () for nothing.
+    """
+
+    def __init__(self, program: Program, source: np.ndarray, outputs: np.ndarray, flops: float) -> None:
+        self._runner = _Runner(program)
+        self._rows = len(source)
+        self._fixed = {"source": source, "outputs": outputs, "order": np.arange(self._rows)}
+        self._walk = cpu.walk(keeps_lock=self._rows * flops <= LOCKED_FLOPS)
+        self._team = Team(1)
+        self._arguments: tuple[Any, ...] = ()
+        self._rewind = self._runner.binding["cursor_0"].fill
+        self.parameters: tuple[np.ndarray, ...] = ()
+
+    def bind(self, given: Parameters, used: Parameters) -> None:
+        """Bind the table to `used`, which the network makes of the parameters that were `given`."""
+        self.parameters = ()
+        arrays = [np.ascontiguousarray(p, np.float32) for p in used]
+        self._runner.bind(**self._fixed, **{f"parameter_{i}": array for i, array in enumerate(arrays)})
+        lanes, address = self._runner._bound.lanes[self._rows]
+        p, n = ctypes.c_void_p, ctypes.c_int64  # made once: ctypes takes as long to convert numbers as to call
+        self._arguments = p(address), n(len(lanes)), n(0), n(1), p(self._team.control_address)
+        # A copy would not follow what its owner writes into the original: it is made anew for each call. (That arrays are the same objects is
+        # not asked: those of an unpickled model have dtypes that are equal, but not float32 itself, and come back as views.)
+        if len(arrays) == len(given) and all(map(np.may_share_memory, arrays, given)):
+            self.parameters = tuple(given)
+
+    def __call__(self) -> None:
+        self._rewind(0)
+        self._walk(*self._arguments)
+
+
+def _inference_program(
+    spec: Spec, data: DataFormat, sizes: tuple[int, ...], link: bool = True, chunk_bytes: int = 0
+) -> Program:
+    """For this machine."""
+    limit = winograd_limit()
+    return inference_program(spec, data, sizes, chunk_bytes=chunk_bytes, lanes=LANES, winograd=limit, link=link)
 
 
 def _compile(program: Program) -> None:
@@ -641,7 +715,7 @@ class _Records:
     def _settle(self, n_lines: int, step_seconds: float) -> None:
         """Time as many steps as `OVERHEAD` allows."""
         if not self._chosen:
-            share = n_lines * max(self._table.reading_seconds) / step_seconds
+            share = n_lines * max(self._table.reading(lane) for lane in range(len(self._words))) / step_seconds
             self._every = min(max(int(np.ceil(share / OVERHEAD)), 1), LONGEST_TIMED_EVERY)
 
     def _trace(self, words: np.ndarray, lines: list[Line], second: float, thread: int) -> Trace:

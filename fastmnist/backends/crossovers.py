@@ -8,10 +8,12 @@ the kernels' budgets of rounding, not to the bit.
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+from fastmnist.network.crossover import STATED, Crossover
+from fastmnist.network.image_lowering import STATED_WINOGRAD
 
 VERSION = 2  # of the file's form and of how it is measured
 
@@ -20,25 +22,8 @@ VERSION = 2  # of the file's form and of how it is measured
 # bytes and floats alike: bench/bench_crossover.py, records in bench/results/crossover.csv. At 30 % no job loses more than a tenth.
 STATED_SHARE = 0.3
 EPOCH, GRADIENT = "compressed rows, mini-batches", "compressed rows, full-batch gradient"
-NAMES = (EPOCH, GRADIENT)
-
-
-@dataclass(frozen=True)
-class Crossover:
-    """A share of nonzero values up to which compressed rows are used.
-
-    Attributes
-    ----------
-    share : float
-    origin : str
-        Where the number comes from, for people.
-    """
-
-    share: float
-    origin: str
-
-    def __str__(self) -> str:
-        return f"{self.share:.0%} ({self.origin})"
+WINOGRAD = "Winograd's algorithm, of the direct products"
+NAMES = (EPOCH, GRADIENT, WINOGRAD)
 
 
 def machine_file() -> Path:
@@ -86,10 +71,15 @@ def share_to_compress(*, full_batch: bool) -> Crossover:
     return crossovers()[GRADIENT if full_batch else EPOCH]
 
 
+def winograd_limit() -> Crossover:
+    """Up to which part of the direct convolution's products Winograd's algorithm is used, see `fastmnist.network.image_lowering`."""
+    return crossovers()[WINOGRAD]
+
+
 @cache
 def crossovers() -> dict[str, Crossover]:
     """All crossovers by name, read once a process; a file that can't be used is ignored with one warning."""
-    stated = dict.fromkeys(NAMES, Crossover(STATED_SHARE, "stated, not measured here"))
+    stated = dict.fromkeys((EPOCH, GRADIENT), Crossover(STATED_SHARE, STATED)) | {WINOGRAD: STATED_WINOGRAD}
     try:
         values = read_machine_file()
         return stated if values is None else stated | _measured(values)

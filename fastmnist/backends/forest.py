@@ -1,6 +1,6 @@
 """Forests on a backend: growing trees side by side, and asking all of them.
 
-A tree is one call of the job `grow_tree` (`kernels/contract.py`), so threads take whole trees, one after the other. A tree depends on its number
+A tree is one call of the job `grow_tree` (`kernels/contract/`), so threads take whole trees, one after the other. A tree depends on its number
 and the key alone: the forest has the same bits on any number of threads, and on both backends.
 """
 
@@ -18,7 +18,7 @@ from fastmnist.backends import BackendUnavailable
 from fastmnist.backends.job_clock import JobClock
 from fastmnist.backends.recording import Line, active
 from fastmnist.backends.team import Team
-from fastmnist.kernels import reference_forest
+from fastmnist.kernels import reference
 from fastmnist.kernels.contract import JOBS
 from fastmnist.kernels.cpu.layout import ABORT, STOP, block_stride
 
@@ -188,7 +188,7 @@ class ForestExecutor:
         self._recorder = active()
         self._job: dict[str, Callable[..., None]]
         if backend == "numpy":
-            self._job = {name: getattr(reference_forest, name) for name in _JOB_NAMES}
+            self._job = {name: getattr(reference, name) for name in _JOB_NAMES}
         else:
             from fastmnist.kernels import cpu
 

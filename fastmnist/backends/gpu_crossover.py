@@ -6,12 +6,11 @@ interpolated on logarithmic axes; below the first they are its own, since a step
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
-import os
 import platform
-import tempfile
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fastmnist.files import write_atomically
 from fastmnist.threads import default_threads
 
 if TYPE_CHECKING:
@@ -165,11 +165,6 @@ def _path(device: str) -> Path:
 
 def _write(path: Path, table: Crossover) -> None:
     """Whole or not at all; where nothing can be written the assumptions stay."""
-    try:
+    with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-        with os.fdopen(handle, "w") as file:
-            json.dump(asdict(table), file, indent=1)
-        os.replace(temporary, path)
-    except OSError:
-        return
+        write_atomically(path, json.dumps(asdict(table), indent=1).encode())

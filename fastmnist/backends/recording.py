@@ -106,7 +106,7 @@ class Table:
     timed_seconds : list of ndarray of float64
         How long each instruction took in the timed steps together, on whatever thread; of barriers, the waiting.
     reading_seconds : list of float
-        By how much a reading of the clock prolongs a timed step.
+        By how much a reading of the clock prolongs a timed step, as the shortest steps with and without tell.
     walked_seconds : list of float
         Wall time that the thread of each lane spent in compiled code, by the clock; 0 where it was not taken.
     waited_alone : list of float
@@ -145,8 +145,18 @@ class Table:
 
     def seconds_a_call(self, lane: int) -> np.ndarray:
         """Mean seconds of each instruction of a lane, without what it took to read the clock; zeros where none was timed."""
-        mean = self.timed_seconds[lane] / max(self.timed[lane], 1)
-        return np.maximum(mean - self.reading_seconds[lane], 0.0)
+        return self._timed_mean(lane) - self.reading(lane)
+
+    def reading(self, lane: int) -> float:
+        """Seconds of one reading of the clock, by which a timed instruction is prolonged.
+
+        `reading_seconds` says too much where steps differ for other reasons too, as beside busy neighbours. But the shortest instruction's time has
+        a reading in it.
+        """
+        return min(self.reading_seconds[lane], float(self._timed_mean(lane).min(initial=np.inf)))
+
+    def _timed_mean(self, lane: int) -> np.ndarray:
+        return self.timed_seconds[lane] / max(self.timed[lane], 1)
 
 
 @dataclass(frozen=True)
@@ -173,7 +183,7 @@ class Recorder:
     Parameters
     ----------
     every : int, optional
-        Compiled executors time the instructions of every so manieth step; default: as many as cost little.
+        The instructions of every so manieth step are timed; default: as many as cost little.
 
     Attributes
     ----------

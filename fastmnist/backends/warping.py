@@ -85,9 +85,9 @@ class ImageJobs:
     ) -> None:
         params = dict(zip(("height", "width", "channels"), map(float, self._shape), strict=True)) | params
         if self._backend == "numpy":
-            from fastmnist.kernels import reference_warping
+            from fastmnist.kernels import reference
 
-            function = getattr(reference_warping, job)
+            function = getattr(reference, job)
             for lo in range(0, len(images), BLOCK_ROWS):
                 hi = min(lo + BLOCK_ROWS, len(images))
                 function(images[lo:hi], np.empty(0), *inputs(lo, hi), **params)

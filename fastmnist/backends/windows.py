@@ -226,18 +226,25 @@ class WindowedExecutor:
                 sum_ += share * part
         return losses / total, [sum_ / total for sum_ in gradient]
 
-    def outputs(self, parameters: Parameters, X: np.ndarray, *, pixel_scale: float = 1.0) -> np.ndarray:
+    def outputs(
+        self, parameters: Parameters, X: np.ndarray, *, pixel_scale: float = 1.0, link: bool = True
+    ) -> np.ndarray:
         """See `Executor.outputs`."""
-        return self._executor.outputs(parameters, X, pixel_scale=pixel_scale)
+        return self._executor.outputs(parameters, X, pixel_scale=pixel_scale, link=link)
 
 
 def outputs_of(
-    executor: BoundExecutor, parameters: Parameters, X: np.ndarray | StoredRows, *, pixel_scale: float
+    executor: BoundExecutor,
+    parameters: Parameters,
+    X: np.ndarray | StoredRows,
+    *,
+    pixel_scale: float,
+    link: bool = True,
 ) -> np.ndarray:
     """`Executor.outputs` of data of any kind; stored rows are converted block by block."""
     if not isinstance(X, StoredRows):
-        return executor.outputs(parameters, X, pixel_scale=pixel_scale)
+        return executor.outputs(parameters, X, pixel_scale=pixel_scale, link=link)
     result = np.empty((len(X), executor.spec.n_outputs), executor.dtype)
     for block, dense in X.blocks():
-        result[block] = executor.outputs(parameters, dense, pixel_scale=pixel_scale)
+        result[block] = executor.outputs(parameters, dense, pixel_scale=pixel_scale, link=link)
     return result

@@ -31,7 +31,7 @@ DEFAULT_OPS = ("linear_relu", "linear_dx", "linear_dw", "conv2d_relu", "adam", "
     "--kernel",
     multiple=True,
     metavar="MODULE:FUNCTION",
-    help="A function of yours, called as kernels/reference.py does; repeatable.",
+    help="A function of yours, called as those of fastmnist.kernels.reference are; repeatable.",
 )
 @click.option("--seed", type=click.IntRange(0), default=0, help="Of the random operands; default: 0.")
 @json_option

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
@@ -40,6 +41,17 @@ class Widths(click.ParamType):
         return tuple(map(int, words))
 
 
+class FiniteRange(click.FloatRange):
+    """A range without NaN, which no comparison finds to be outside."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Turn text into a number of the range."""
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{number} is no number in the range {self._describe_range()}.", param, ctx)
+        return number
+
+
 def data_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the data; the command receives `splits`, a function that loads them."""
 
@@ -63,7 +75,7 @@ def _data_options() -> list[Callable[..., Any]]:
         click.option("--label-column", help="Column of labels of a .csv; default: label, class or target."),
         click.option(
             "--test-size",
-            type=click.FloatRange(0, 1, min_open=True, max_open=True),
+            type=FiniteRange(0, 1, min_open=True, max_open=True),
             help="Part to test on; default: 0.2.",
         ),
     ]
@@ -124,7 +136,7 @@ def parameter_options(several: tuple[str, ...] = ()) -> list[Callable[..., Any]]
             type=click.Choice(["lenet5", "simple", "fast", "accurate"]),
             help="Architecture of a cnn, trained by its recipe; default: fast.",
         ),
-        option("--learning-rate", type=click.FloatRange(0, min_open=True), help="Default: 0.001 (mlp), 0.005 (cnn)."),
+        option("--learning-rate", type=FiniteRange(0, min_open=True), help="Default: 0.001 (mlp), 0.005 (cnn)."),
         option("--solver", help="adam, adamw, sgd, lbfgs (mlp, cnn); lbfgs, gd, sgd (softmax, ovr)."),
         option(
             "--augment",

@@ -13,6 +13,7 @@ import click
 from fastmnist.commands.options import (
     MODELS,
     PARAMETERS,
+    FiniteRange,
     build_estimator,
     data_options,
     json_option,
@@ -61,7 +62,7 @@ class SeveralValues(click.Command):
 )
 @click.option(
     "--validation",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    type=FiniteRange(0, 1, min_open=True, max_open=True),
     default=0.1,
     show_default=True,
     help="Part of the training data that chooses the setting.",

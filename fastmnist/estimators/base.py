@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import operator
 import threading
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from numbers import Integral, Real
@@ -34,6 +32,8 @@ from fastmnist.estimators.inputs import (
     fit_pixel_scale,
     predict_pixel_scale,
 )
+from fastmnist.estimators.single_row import PreparedRow
+from fastmnist.estimators.warning import warn_user
 from fastmnist.memory import default_memory
 from fastmnist.network.spec import Spec
 from fastmnist.training.validation import Validation
@@ -44,10 +44,19 @@ if TYPE_CHECKING:
     from fastmnist.training.history import EpochRecord, OnEpoch
 
 # What lives only as long as the process: compiled state, locks, listeners. Not copied, pickled or saved.
-_TRANSIENT = ("_executor", "_executor_checked", "_known_parameters", "_lock", "_fit_lock", "_on_epoch", "_asked")
+_TRANSIENT = (
+    "_executor",
+    "_executor_checked",
+    "_known_parameters",
+    "_lock",
+    "_fit_lock",
+    "_on_epoch",
+    "_asked",
+    "_prepared_rows",
+)
 MAX_THREADS = 1024  # more would spend their time waiting for each other
-# Mean weights beyond these leave float32 when a batch's weights are summed, or 1 is divided by the sum.
 FULL_BATCH_BLOCK = 4096  # rows of a full-batch gradient that a GPU has in work at most
+# Mean weights beyond these leave float32 when a batch's weights are summed, or 1 is divided by the sum.
 LEAST_MEAN_WEIGHT, LARGEST_MEAN_WEIGHT = 1e-30, 1e30
 
 
@@ -382,10 +391,9 @@ class NetworkClassifier(Classifier):
         if self.batch_size == "auto":
             return min(self._auto_batch_size, n_samples)
         if self.batch_size > n_samples:  # type: ignore[operator]
-            warnings.warn(
+            warn_user(
                 f"batch_size={self.batch_size} is larger than the number of training samples, {n_samples}; it is clipped to that.",
                 UserWarning,
-                stacklevel=5,
             )
         return min(int(self.batch_size), n_samples)
 
@@ -482,6 +490,7 @@ class NetworkClassifier(Classifier):
 
     def _keep_executor(self, executor: Executor) -> None:
         self._lock = threading.Lock()  # first: another thread may look for an executor right now
+        self._prepared_rows: dict[tuple[np.dtype, bool], PreparedRow] = {}
         self._executor = executor
         self._remember_network(executor)
 
@@ -534,14 +543,39 @@ class NetworkClassifier(Classifier):
 
     # --- inference --------------------------------------------------------------------------------------------------------------
 
-    def _outputs(self, X: Matrix | DeviceRows, scale: float) -> np.ndarray:
-        """Outputs of the network after the loss's link, (n, n_outputs)."""
+    def _outputs_of_row(self, X: ArrayLike, *, link: bool = True) -> np.ndarray | None:
+        """`_outputs` of one row like one that was predicted before, with all of its validation; None: X has to go the long way."""
+        if type(X) is not np.ndarray:
+            return None
+        prepared = getattr(self, "_prepared_rows", {}).get((X.dtype, link))
+        return None if prepared is None else prepared.outputs(self, X)
+
+    def _outputs(self, X: Matrix | DeviceRows, scale: float, *, link: bool = True) -> np.ndarray:
+        """Outputs of the network, after the loss's link or without it, (n, n_outputs), for validated X."""
         executor, parameters, data = self._inference_operands(X)
         with self._lock:  # an executor has one workspace
-            outputs = outputs_of(executor, parameters, data, pixel_scale=scale)
-        if not math.isfinite(outputs.sum()):  # probabilities: their sum does not overflow
+            outputs = outputs_of(executor, parameters, data, pixel_scale=scale, link=link)
+        if not np.isfinite(outputs).all():
             raise self._no_finite_outputs(executor, X)
+        if len(outputs) == 1 and isinstance(X, np.ndarray):
+            self._prepare_row(X, link)
         return outputs
+
+    def _prepare_row(self, X: np.ndarray, link: bool) -> None:
+        """Have the next row like X answered by `_outputs_of_row`."""
+        prepared = self._prepared_rows.get((X.dtype, link))
+        if prepared is None or not prepared.speaks_for(self):
+            prepared = PreparedRow(self)
+            if prepared.prepare(self, X, link=link):
+                self._prepared_rows[X.dtype, link] = prepared
+
+    def _fitted_arrays(self) -> list[np.ndarray]:
+        """The arrays that `_parameters` are made of."""
+        raise NotImplementedError
+
+    def _row_shapes(self) -> set[tuple[int, ...]]:
+        """Of X with one row."""
+        return {(1, self.n_features_in_)}
 
     def _predicted_labels(self, X: Matrix | DeviceRows, scale: float) -> np.ndarray | None:
         """Index in `classes_` of each prediction, where only they leave the device; None where there is no device."""
@@ -654,7 +688,7 @@ class NetworkClassifier(Classifier):
         """Set `interrupted_`; warns as scikit-learn does."""
         self.interrupted_ = interrupted
         if interrupted:
-            warnings.warn("Training interrupted by user.", UserWarning, stacklevel=4)
+            warn_user("Training interrupted by user.", UserWarning)
 
     def _require_finite(self, parameters: list[np.ndarray], diverged: bool, advice: str) -> None:
         """Refuse a model that has blown up."""

@@ -207,9 +207,17 @@ feature_names_in_, history_, step_losses_, backend_, backend_reason_, pixel_scal
             return OneCycle() if constant and self.solver != "lbfgs" and not incremental else None
         return super()._learning_rate_schedule(incremental=incremental)
 
+    def _fitted_arrays(self) -> list[np.ndarray]:
+        return [*self.coefs_, *self.intercepts_, *self.batch_norms_]
+
+    def _row_shapes(self) -> set[tuple[int, ...]]:
+        height, width, channels = self.image_shape_
+        images = {(1, height, width, channels)} | ({(1, height, width)} if channels == 1 else set())
+        return super()._row_shapes() | images
+
     def _parameters(self) -> list[np.ndarray]:
         # Predicting one image takes some microseconds, as describing the network does: while the fitted arrays are the same, so are their rows.
-        arrays = [*self.coefs_, *self.intercepts_, *self.batch_norms_]
+        arrays = self._fitted_arrays()
         fitted = [self.layers, self.n_features_in_, *arrays]
         known, parameters = getattr(self, "_known_parameters", ([], []))
         if len(known) != len(fitted) or not all(map(operator.is_, known, fitted)):
@@ -280,9 +288,9 @@ feature_names_in_, history_, step_losses_, backend_, backend_reason_, pixel_scal
     def _predicted_labels(self, X: Matrix, scale: float) -> np.ndarray | None:
         return None if self.test_time_augmentation else super()._predicted_labels(X, scale)
 
-    def _outputs(self, X: Matrix, scale: float) -> np.ndarray:
+    def _outputs(self, X: Matrix, scale: float, *, link: bool = True) -> np.ndarray:
         if not self.test_time_augmentation:
-            return super()._outputs(X, scale)
+            return super()._outputs(X, scale, link=link)
         if isinstance(X, DeviceRows):
             raise ValueError(
                 "test_time_augmentation needs X in the host's memory, where images are shifted; got X on the GPU. Pass X.get() (CuPy) or X.cpu() "
@@ -294,7 +302,7 @@ feature_names_in_, history_, step_losses_, backend_, backend_reason_, pixel_scal
         for start in range(0, n, block):
             part = X[start : start + block]
             versions = shifted_images(part if isinstance(part, np.ndarray) else part.toarray(), self.image_shape_)
-            outputs = super()._outputs(np.concatenate(versions), scale)
+            outputs = super()._outputs(np.concatenate(versions), scale, link=link)
             means.append(outputs.reshape(len(versions), part.shape[0], -1).mean(axis=0))
         return np.concatenate(means)
 

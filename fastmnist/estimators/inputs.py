@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +13,7 @@ from numpy.typing import ArrayLike
 from fastmnist.backends.device_rows import DeviceRows
 from fastmnist.backends.rows import Matrix, StoredRows, convert, is_mapped
 from fastmnist.estimators.device_input import on_device, on_host, take_rows
+from fastmnist.estimators.warning import warn_user
 from fastmnist.network.rules import is_count
 from fastmnist.network.shapes import Shape
 
@@ -117,11 +117,10 @@ def predict_pixel_scale(pixel_scale: str | float, fitted_scale: float, fitted_ma
     """
     if X.dtype != np.uint8:
         if fitted_scale != 1 and X.max() > LARGEST_SCALED_VALUE:
-            warnings.warn(
+            warn_user(
                 f"X has values up to {float(X.max()):g} and dtype {X.dtype}, but this model was fitted on uint8 pixels multiplied by "
                 f"{fitted_scale:.6g}. Pass the pixels as uint8, or multiply X by {fitted_scale:.6g}.",
                 UserWarning,
-                stacklevel=4,
             )
         return 1.0
     if pixel_scale != "auto":
@@ -129,6 +128,13 @@ def predict_pixel_scale(pixel_scale: str | float, fitted_scale: float, fitted_ma
     if fitted_scale != 1:
         return fitted_scale
     return PIXEL_SCALE if fitted_max <= 1 and X.max() > 1 else 1.0
+
+
+def scale_follows_from_values(
+    pixel_scale: str | float, fitted_scale: float, fitted_max: float, dtype: np.dtype
+) -> bool:
+    """Whether `predict_pixel_scale` depends on more of X than its dtype."""
+    return dtype == np.uint8 and pixel_scale == "auto" and fitted_scale == 1 and fitted_max <= 1
 
 
 def as_rows(X: ArrayLike) -> tuple[Any, tuple[int, int, int] | None]:

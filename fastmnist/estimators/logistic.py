@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
@@ -22,6 +21,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from fastmnist.backends.device_rows import DeviceRows
 from fastmnist.backends.rows import Matrix, convert
 from fastmnist.estimators.base import NetworkClassifier
+from fastmnist.estimators.warning import warn_user
 from fastmnist.network.layers import Dense
 from fastmnist.network.losses import BinaryCrossEntropy, SoftmaxCrossEntropy
 from fastmnist.network.optimizers import SGD
@@ -178,7 +178,8 @@ class _LogisticBase(NetworkClassifier):
                 parameters, diverged = self._fit_full_batch(objective, initial, validation, X)
         advice = "" if self.solver == "lbfgs" else f"; or learning_rate_init={self.learning_rate_init:g} is too large"
         self._require_finite(parameters, diverged, advice)
-        self.coef_ = np.ascontiguousarray(parameters[0].T, executor.dtype)
+        # Kernels read coef_.T, feature by feature, in place.
+        self.coef_ = np.array(parameters[0], executor.dtype, order="C").T
         self.intercept_ = np.ascontiguousarray(parameters[1], executor.dtype)
         self._release_data(executor, data, labels)
         self.compile_seconds_ = executor.compile_seconds
@@ -211,6 +212,9 @@ class _LogisticBase(NetworkClassifier):
     def _spec(self, l2: float = 0.0) -> Spec:
         layer = Dense(self._n_outputs, kernel_initializer="zeros", use_bias=bool(self.fit_intercept))
         return Spec(self.n_features_in_, (layer,), self._loss(), SGD(), l2)
+
+    def _fitted_arrays(self) -> list[np.ndarray]:
+        return [self.coef_, self.intercept_]
 
     def _parameters(self) -> list[np.ndarray]:
         return [np.ascontiguousarray(self.coef_.T), self.intercept_]
@@ -302,11 +306,10 @@ class _LogisticBase(NetworkClassifier):
         advice = f" Increase max_iter ({self.max_iter})" if n_iter >= self.max_iter else " Increase tol"
         if self.solver != "lbfgs":
             advice += ", change learning_rate_init,"
-        warnings.warn(
+        warn_user(
             f"{self.solver} failed to converge after {n_iter} iteration(s): {message}.{advice} "
             "or scale the data (sklearn.preprocessing.StandardScaler).",
             ConvergenceWarning,
-            stacklevel=5,
         )
 
     def _fit_sgd(
@@ -363,24 +366,22 @@ class _LogisticBase(NetworkClassifier):
         ndarray of shape (n_samples,) or (n_samples, n_classes)
             `scale * X @ coef_.T + intercept_`; of two classes only the logit of `classes_[1]`.
         """
-        X, scale = self._validate_new_data(X)
-        return self._logits(X, scale)
+        logits = self._outputs_of_row(X, link=False)
+        if logits is None:
+            logits = self._logits(*self._validate_new_data(X))
+        return logits.ravel() if logits.shape[1] == 1 else logits
 
     def _logits(self, X: Matrix | DeviceRows, scale: float) -> np.ndarray:
-        if isinstance(X, DeviceRows):
-            executor, parameters, data = self._inference_operands(X)
-            with self._lock:
-                there = executor.outputs(  # type: ignore[call-arg]
-                    parameters, data, pixel_scale=scale, link=False
-                )
-            return there.ravel() if there.shape[1] == 1 else there
+        """Logits (n, n_outputs) for validated X."""
+        if self._current_executor().backend != "numpy":
+            return self._outputs(X, scale, link=False)
         dtype = self.coef_.dtype
         weights = np.ascontiguousarray(self.coef_.T) * dtype.type(scale)
         logits = np.empty((X.shape[0], len(self.intercept_)), dtype)
         for rows in gen_batches(X.shape[0], CHUNK_ROWS):
             np.matmul(convert(X[rows], dtype), weights, out=logits[rows])
         logits += self.intercept_
-        return logits.ravel() if logits.shape[1] == 1 else logits
+        return logits
 
     def predict(self, X: ArrayLike) -> np.ndarray:
         """Predicted class labels.
@@ -394,12 +395,14 @@ class _LogisticBase(NetworkClassifier):
         ndarray of shape (n_samples,)
             Of the type of `classes_`.
         """
-        rows, scale = self._validate_new_data(X)
-        predicted = self._predicted_labels(rows, scale)
-        if predicted is not None:
-            return self.classes_[predicted]
-        scores = self._logits(rows, scale)
-        indices = (scores > 0).astype(int) if scores.ndim == 1 else scores.argmax(axis=1)
+        logits = self._outputs_of_row(X, link=False)
+        if logits is None:
+            rows, scale = self._validate_new_data(X)
+            predicted = self._predicted_labels(rows, scale)
+            if predicted is not None:
+                return self.classes_[predicted]
+            logits = self._logits(rows, scale)
+        indices = (logits[:, 0] > 0).astype(int) if logits.shape[1] == 1 else logits.argmax(axis=1)
         return self.classes_[indices]
 
 
@@ -507,7 +510,9 @@ class LogisticRegression(_LogisticBase):
         ndarray of shape (n_samples, n_classes)
             Columns as in `classes_`.
         """
-        outputs = self._outputs(*self._validate_new_data(X))
+        outputs = self._outputs_of_row(X)
+        if outputs is None:
+            outputs = self._outputs(*self._validate_new_data(X))
         return np.hstack([1 - outputs, outputs]) if self._n_outputs == 1 else outputs
 
 
@@ -564,13 +569,15 @@ class OneVsRestLogisticRegression(_LogisticBase):
             Columns as in `classes_`. Where all sigmoids are too small to be represented, their ratio is that of the
             exponentials of the logits.
         """
-        X, scale = self._validate_new_data(X)
-        outputs = self._outputs(X, scale)
+        outputs = self._outputs_of_row(X)
+        if outputs is None:
+            outputs = self._outputs(*self._validate_new_data(X))
         if self._n_outputs == 1:
             return np.hstack([1 - outputs, outputs])
         total = outputs.sum(axis=1, keepdims=True)
         vanished = total[:, 0] < np.finfo(outputs.dtype).tiny
+        if not vanished.any():
+            return outputs / total
         probabilities = np.divide(outputs, total, where=~vanished[:, None], out=np.zeros_like(outputs))
-        if vanished.any():
-            probabilities[vanished] = softmax(self._logits(X[vanished], scale), axis=1)
+        probabilities[vanished] = softmax(self.decision_function(X)[vanished], axis=1)
         return probabilities

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import time
-import warnings
 from contextlib import nullcontext
 from dataclasses import dataclass
 from numbers import Integral, Real
@@ -27,6 +26,7 @@ from fastmnist.backends import PRECISIONS
 from fastmnist.backends.rows import Matrix, StoredRows
 from fastmnist.backends.warping import AugmentedExecutor
 from fastmnist.estimators.base import NetworkClassifier
+from fastmnist.estimators.warning import warn_user
 from fastmnist.network.augmentation import FOR_DIGITS, Augment
 from fastmnist.network.initializers import initial_parameters
 from fastmnist.network.losses import BinaryCrossEntropy, Loss, SoftmaxCrossEntropy
@@ -216,11 +216,13 @@ class NetworkFitting(NetworkClassifier):
         ndarray of shape (n_samples,)
             Of the type of `classes_`.
         """
-        rows, scale = self._validate_new_data(X)
-        predicted = self._predicted_labels(rows, scale)
-        if predicted is not None:
-            return self.classes_[predicted]
-        outputs = self._outputs(rows, scale)
+        outputs = self._outputs_of_row(X)
+        if outputs is None:
+            rows, scale = self._validate_new_data(X)
+            predicted = self._predicted_labels(rows, scale)
+            if predicted is not None:
+                return self.classes_[predicted]
+            outputs = self._outputs(rows, scale)
         indices = (outputs[:, 0] > 0.5).astype(int) if self.n_outputs_ == 1 else outputs.argmax(axis=1)
         return self.classes_[indices]
 
@@ -236,7 +238,9 @@ class NetworkFitting(NetworkClassifier):
         ndarray of shape (n_samples, n_classes)
             Columns as in `classes_`.
         """
-        outputs = self._outputs(*self._validate_new_data(X))
+        outputs = self._outputs_of_row(X)
+        if outputs is None:
+            outputs = self._outputs(*self._validate_new_data(X))
         return np.hstack([1 - outputs, outputs]) if self.n_outputs_ == 1 else outputs
 
     # --- the network ------------------------------------------------------------------------------------------------------------
@@ -260,6 +264,9 @@ class NetworkFitting(NetworkClassifier):
     def _learning_rate_schedule(self, *, incremental: bool) -> Schedule | None:
         """`schedule` as a Schedule; `incremental` in `partial_fit`, which knows no end."""
         return None if self.schedule is None else parse(self.schedule)
+
+    def _fitted_arrays(self) -> list[np.ndarray]:
+        return [*self.coefs_, *self.intercepts_]
 
     def _parameters(self) -> list[np.ndarray]:
         return [p for layer in zip(self.coefs_, self.intercepts_, strict=True) for p in layer]
@@ -546,10 +553,9 @@ class NetworkFitting(NetworkClassifier):
         # A schedule is made for max_iter epochs: to use them all is no failure.
         unfinished = not (progress.converged or progress.interrupted or progress.diverged)
         if warn and unfinished and self._learning_rate_schedule(incremental=False) is None:
-            warnings.warn(
+            warn_user(
                 f"Stochastic Optimizer: Maximum iterations ({self.max_iter}) reached and the optimization hasn't converged yet.",
                 ConvergenceWarning,
-                stacklevel=4,
             )
 
     def _fit_lbfgs(
@@ -576,10 +582,9 @@ class NetworkFitting(NetworkClassifier):
         self._set_interrupted(solution.interrupted)
         diverged = not (solution.interrupted or math.isfinite(solution.loss))
         if not (solution.converged or solution.interrupted or diverged):
-            warnings.warn(
+            warn_user(
                 f"lbfgs failed to converge after {solution.n_iter} iteration(s): {solution.message}. Increase max_iter "
                 f"({self.max_iter}) or max_fun ({self.max_fun}), or scale the data (sklearn.preprocessing.StandardScaler).",
                 ConvergenceWarning,
-                stacklevel=5,
             )
         return solution.parameters, diverged

@@ -243,10 +243,11 @@ def _encode_array(array: np.ndarray, name: str, tensors: dict[str, np.ndarray]) 
         }
     if array.dtype.kind == "U":
         return {"strings": array.ravel().tolist(), "dtype": array.dtype.newbyteorder("=").str, "shape": shape}
+    by_columns = array.flags.f_contiguous and not array.flags.c_contiguous
     array = np.asarray(array, array.dtype.newbyteorder("="), order="C")
     if array.dtype.name in _TENSOR_DTYPES:
         tensors[name] = array
-        return {"tensor": name}
+        return {"tensor": name} | ({"order": "F"} if by_columns else {})
     raise TypeError(
         f"{name} is an array of {array.dtype}, which can't be saved. Fit with labels and data of another type."
     )
@@ -301,7 +302,7 @@ def _plain_dtype(text: str, kinds: str) -> np.dtype:
 
 
 _DECODERS: dict[str, Callable[[dict[str, Any], dict[str, np.ndarray]], Any]] = {
-    "tensor": lambda value, tensors: tensors[value["tensor"]],
+    "tensor": lambda value, tensors: np.asarray(tensors[value["tensor"]], order=value.get("order", "C")),
     "strings": lambda value, tensors: np.array(value["strings"], _plain_dtype(value["dtype"], "U")).reshape(
         value["shape"]
     ),

@@ -9,6 +9,7 @@ from typing import Any
 from fastmnist.kernel_call import STANDARD_DIMS
 from fastmnist.kernels import reference
 from fastmnist.kernels.contract import CONTRACT, Operand
+from fastmnist.kernels.gpu import NOT_ON_GPU
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,7 @@ class ListedKernel:
     outputs, inputs : list of str
         As in "w[I,O]".
     parameters, backends : list of str
+        Backends that have it, whether or not they can run here.
     flops, nbytes : float
         At `STANDARD_DIMS`.
     doc : str
@@ -57,7 +59,11 @@ def list_kernels() -> list[ListedKernel]:
             parameters=list(op.params),
             backends=[
                 backend
-                for backend, has in (("numpy", hasattr(reference, op.name)), ("numba", op.name in compiled))
+                for backend, has in (
+                    ("numpy", hasattr(reference, op.name)),
+                    ("numba", op.name in compiled),
+                    ("cupy", op.name not in NOT_ON_GPU),
+                )
                 if has
             ],
             flops=float(op.flops(STANDARD_DIMS)),

@@ -230,4 +230,7 @@ def _settings(suffix: str, fps: float) -> dict[str, Any]:
     if suffix == ".gif":
         return {"format": "GIF", "mode": "I", "duration": 1000 / fps, "loop": 0}
     # Still pictures: a high quality is small; yuv420p is what browsers play.
-    return {"format": "FFMPEG", "mode": "I", "fps": fps, "codec": "libx264", "pixelformat": "yuv420p", "quality": 8}
+    settings = {"format": "FFMPEG", "mode": "I", "fps": fps, "codec": "libx264", "pixelformat": "yuv420p", "quality": 8}
+    return settings | {
+        "ffmpeg_log_level": "error"
+    }  # by itself it warns of guesses that a film of few frames a second needs

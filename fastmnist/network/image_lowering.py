@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from fastmnist.network.crossover import STATED, Crossover
 from fastmnist.network.layers import (
     IN_PLACE,
     Activation,
@@ -35,10 +36,32 @@ from fastmnist.network.shapes import Shape, conv_padding, pool_stride
 if TYPE_CHECKING:
     from fastmnist.network.lowering import Lowering
 
+# Largest window whose filter gradient takes pooled pixels as lanes, that of its smaller tile, and the vectors that come with registers enough.
+GREY_TAPS, FEW_GREY_TAPS, GREY_LANES = 5, 3, 16
 # Convolutions by transformed tiles: most channels that the kernel takes, most bytes of filters (half of a level-2 cache, they are read for
 # every few tiles), and what it costs, in products of vectors, to transform a vector of a tile, there or back, and one of filters (36 stores
 # far apart).
 WINOGRAD_CHANNELS, WINOGRAD_BYTES, WINOGRAD_TILE, WINOGRAD_FILTER = 128, 1 << 19, 200, 2600
+# Up to this part of the direct products tiles are taken: by that count both ways take the same time at 0.57 (Zen 5, AVX-512; from 8 to 32 channels),
+# and at 0.5 tiles save a tenth, without which they are not worth their rounding. `fastmnist info --measure` measures it.
+STATED_WINOGRAD = Crossover(0.5, STATED)
+
+
+def winograd_products(shape: Shape, filters: int, lanes: int, rows: int) -> tuple[int, int]:
+    """Products of vectors of a convolution of 3 x 3 pixels with stride 1: by Winograd's algorithm, transformations included, and directly.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Height, width and channels of an image, its border included.
+    filters, lanes, rows : int
+        `rows` images are convolved with the filters, which are transformed once.
+    """
+    height, width, channels = shape
+    tiles, vectors = -(-(height - 2) // 4) * -(-(width - 2) // 4), -(-filters // lanes)
+    transformed = rows * tiles * WINOGRAD_TILE * (-(-channels // lanes) + vectors)
+    by_tiles = rows * tiles * 36 * channels * vectors + transformed + WINOGRAD_FILTER * channels * vectors
+    return by_tiles, rows * (height - 2) * (width - 2) * 9 * channels * vectors
 
 
 @dataclass
@@ -198,6 +221,16 @@ class ImageLayers:
         """Parts of a batch whose filter gradients are summed apart."""
         return self.low.target.gradient_groups if self.low.purpose == "training" else 1
 
+    @property
+    def ends_rectified(self) -> bool:
+        """Whether the gradient of what the first Dense reads goes through the derivative of a ReLU before anything else."""
+        return bool(self.nodes) and self._takes_derivative(self.nodes[-1])
+
+    @staticmethod
+    def _takes_derivative(node: _Node) -> bool:
+        """Of the ReLU that the node ends with, or that stands before its pooling."""
+        return node.mask if isinstance(node, _MaxPool) else isinstance(node, _Conv) and node.relu and node.mask
+
     # --- from layers to nodes -----------------------------------------------------------------------------------------------------
 
     def _build_nodes(self) -> None:
@@ -279,8 +312,7 @@ class ImageLayers:
         """Of grey images, where vectors of pixels are no more than vectors of filters."""
         low, lanes = self.low, self.low.target.lanes
         for node, after in self._pooled_convolutions():
-            grey = node.source.shape[2] == 1 and node.layer.stride == 1
-            if not (grey and node.relu and after.params[3:] == (2, 2, 2)):
+            if not (_is_grey(node, after) and node.relu):
                 continue
             out_height, out_width, filters = node.output.shape
             by_filter = out_height * out_width * -(-filters // lanes)
@@ -303,6 +335,9 @@ class ImageLayers:
             run = columns * node.source.shape[2]
             dense = out_height * out_width * rows * run * -(-filters // lanes)
             pooled = after.output.size * rows * -(-run // lanes)
+            if lanes >= GREY_LANES and _is_grey(node, after) and max(rows, columns) <= GREY_TAPS:
+                taps = FEW_GREY_TAPS if max(rows, columns) <= FEW_GREY_TAPS else GREY_TAPS
+                pooled = min(pooled, (out_height // 2) * -(-(out_width // 2) // lanes) * filters * 2 * taps**2)
             if 1.5 * pooled < dense:
                 node.pooled, after.sends = after, False
                 low.decisions.append(
@@ -311,25 +346,27 @@ class ImageLayers:
                 )
 
     def _decide_what_goes_by_tiles(self) -> None:
-        """Of 3 x 3 pixels with stride 1: by the vectors multiplied either way. Measured: tiles are worth it from a half of them on."""
-        low, lanes = self.low, self.low.target.lanes
+        """Of 3 x 3 pixels with stride 1: by the products of vectors either way."""
+        low, lanes, limit = self.low, self.low.target.lanes, self.low.target.winograd
         for node in self.convolutions:
-            out_height, out_width, filters = node.output.shape
-            channels, tiles = node.source.shape[2], -(-out_height // 4) * -(-out_width // 4)
-            if not lanes or (*node.layer.window, node.layer.stride) != (3, 3, 1):
+            channels, filters = node.source.shape[2], node.layer.filters
+            if not lanes or node.fused or (*node.layer.window, node.layer.stride) != (3, 3, 1):
                 continue
-            if channels > WINOGRAD_CHANNELS or 4 * 36 * channels * filters > WINOGRAD_BYTES:
-                continue
-            vectors = -(-filters // lanes)
-            direct = low.rows * out_height * out_width * 9 * channels * vectors
-            transformed = low.rows * tiles * WINOGRAD_TILE * (-(-channels // lanes) + vectors)
-            by_tiles = low.rows * tiles * 36 * channels * vectors + transformed + WINOGRAD_FILTER * channels * vectors
-            if 2 * by_tiles <= direct:
+            by_tiles, direct = winograd_products(node.source.shape, filters, lanes, low.rows)
+            nbytes = 4 * 36 * channels * filters
+            if channels > WINOGRAD_CHANNELS:
+                why = f"direct, Winograd's algorithm is for {WINOGRAD_CHANNELS} channels at most"
+            elif nbytes > WINOGRAD_BYTES:
+                why = f"direct, Winograd's filters would take {nbytes:,} bytes of the cache, above the limit of {WINOGRAD_BYTES:,}"
+            elif by_tiles > limit.share * direct:
+                why = f"direct, Winograd's algorithm would take {by_tiles / direct:.0%} of its products of vectors, above the limit of {limit}"
+            else:
                 node.winograd = True
-                low.decisions.append(
-                    f"convolution {node.index + 1}: by Winograd's algorithm F(4 x 4, 3 x 3), as dear as {by_tiles // low.rows:,} products of vectors "
-                    f"an image instead of {direct // low.rows:,}"
+                why = (
+                    f"by Winograd's algorithm F(4 x 4, 3 x 3), as dear as {by_tiles // low.rows:,} products of vectors an image instead of "
+                    f"{direct // low.rows:,}: {by_tiles / direct:.0%}, at most {limit}"
                 )
+            low.decisions.append(f"convolution {node.index + 1}: {why}")
 
     def _unmade(self) -> list[_Image]:
         """Outputs of convolutions that are pooled at once."""
@@ -551,8 +588,8 @@ class ImageLayers:
         w, b = (self.low.placements[2 * node.index + k][0].tensor.view for k in (0, 1))
         return w, b
 
-    def backward(self, rows: int) -> None:
-        """From the gradient of the rows of numbers to those of all filters."""
+    def backward(self, rows: int, gated: bool) -> None:
+        """From the gradient of the rows of numbers to those of all filters; `gated`: the derivative of a ReLU at the end is already taken."""
         low, pieces = self.low, self._pieces(rows)
         low.builder.stage([self._transposed_filters(t) if mine else [] for t, mine in enumerate(pieces)])
         after: _Norm | None = None  # the batch normalisation that parts this segment from the one behind it
@@ -566,7 +603,7 @@ class ImageLayers:
                         instructions.append(self._norm_backward(after, piece, rows))
                     for node in reversed(segment):
                         if node is not begins_with:
-                            instructions += self._backward(node, piece)
+                            instructions += self._backward(node, piece, gated and node is self.nodes[-1])
                 stage.append(instructions)
             low.builder.stage(stage)
             if begins_with is not None:
@@ -602,10 +639,10 @@ class ImageLayers:
         params = (rows * self._pixels(node), node.layer.epsilon)
         return Instruction("batch_norm_dx", (node.source.gradient(piece),), ins, params, "batch_norm_dx")
 
-    def _backward(self, node: _Node, piece: _Piece) -> Iterator[Instruction]:
+    def _backward(self, node: _Node, piece: _Piece, gated: bool) -> Iterator[Instruction]:
         after = node.pooled.output if isinstance(node, _Conv) and node.pooled else node.output
         dy = after.gradient(piece)
-        if isinstance(node, (_Conv, _MaxPool)) and node.mask and (isinstance(node, _MaxPool) or node.relu):
+        if self._takes_derivative(node) and not gated:
             yield Instruction("relu_backward", (dy,), (dy, node.output.view(piece)), (), "relu_backward")
         if isinstance(node, _Conv):
             yield from self._filter_gradient(node, piece)
@@ -706,6 +743,11 @@ class ImageLayers:
         hyper = low.bound["hyper_biases" if kind else "hyper_weights"].view
         ins = (gradient, hyper, low.cursors[thread].view)
         yield Instruction(low.op, outs, ins, low.op_params, f"{low.op} {node.index + 1}")
+
+
+def _is_grey(node: _Conv, after: _MaxPool) -> bool:
+    """Of one channel with stride 1, pooled 2 x 2: pooled pixels can be the lanes of a vector."""
+    return (node.source.shape[2], node.layer.stride, *after.params[3:]) == (1, 1, 2, 2, 2)
 
 
 def _pooled_window(node: _Conv) -> tuple[float, ...]:

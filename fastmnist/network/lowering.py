@@ -18,7 +18,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
-from fastmnist.network.image_lowering import ImageLayers
+from fastmnist.network.crossover import Crossover
+from fastmnist.network.image_lowering import STATED_WINOGRAD, ImageLayers
 from fastmnist.network.layers import IN_PLACE, Activation, Dense, Dropout
 from fastmnist.network.losses import BinaryCrossEntropy, SoftmaxCrossEntropy, SoftmaxTwiceCrossEntropy
 from fastmnist.network.optimizers import SGD, Optimizer
@@ -52,6 +53,8 @@ class Target:
         float32 values of a vector, by which ways to compute are compared; 0: every image layer as it is written.
     chunk_bytes : int
         Images that a thread drives through the image layers at once: as many as make the largest tensor between them that large; 0: a group.
+    winograd : Crossover
+        Up to which part of the direct products convolutions go by Winograd's algorithm, where vectors have `lanes`.
     """
 
     n_threads: int = 1
@@ -61,6 +64,7 @@ class Target:
     gradient_groups: int = 1
     lanes: int = 0
     chunk_bytes: int = 0
+    winograd: Crossover = STATED_WINOGRAD
 
 
 @dataclass(frozen=True)
@@ -113,6 +117,7 @@ class _Value:
     gradient: Tensor | None
     by_columns: bool  # threads own columns (else rows)
     panels: list[tuple[int, int]] = field(default_factory=list)
+    rectified: bool = False  # ReLU has made it: its gradient is to be set to 0 where it is not above 0
 
 
 @dataclass(frozen=True)
@@ -174,10 +179,14 @@ def inference_program(
     dtype: str = "float32",
     chunk_bytes: int = 0,
     lanes: int = 0,
+    winograd: Crossover = STATED_WINOGRAD,
+    link: bool = True,
 ) -> Program:
-    """Writes the outputs of a block of rows to the bound tensor `outputs`; parameters are bound as `parameter_<i>`."""
-    target = Target(dtype=dtype, lanes=lanes, chunk_bytes=chunk_bytes)
-    return Lowering(spec, target, data, max(block_sizes), "inference").program(block_sizes)
+    """Writes the outputs of a block of rows, without the loss's link its logits, to the bound tensor `outputs`; parameters are bound as
+    `parameter_<i>`.
+    """
+    target = Target(dtype=dtype, lanes=lanes, chunk_bytes=chunk_bytes, winograd=winograd)
+    return Lowering(spec, target, data, max(block_sizes), "inference", link=link).program(block_sizes)
 
 
 def optimizer_op(optimizer: Optimizer) -> tuple[str, int, tuple[float, ...]]:
@@ -192,8 +201,11 @@ def optimizer_op(optimizer: Optimizer) -> tuple[str, int, tuple[float, ...]]:
 class Lowering:
     """Lowers one Spec for one purpose: "training", "gradient" or "inference"."""
 
-    def __init__(self, spec: Spec, target: Target, data: DataFormat, rows: int, purpose: str) -> None:
+    def __init__(
+        self, spec: Spec, target: Target, data: DataFormat, rows: int, purpose: str, *, link: bool = True
+    ) -> None:
         self.spec, self.target, self.data, self.rows, self.purpose = spec, target, data, rows, purpose
+        self.link = link
         self.n_threads = target.n_threads
         # Full-batch solvers want the loss of each one-vs-rest problem by itself.
         self.loss_by_class = purpose == "gradient" and isinstance(spec.loss, BinaryCrossEntropy)
@@ -271,7 +283,8 @@ class Lowering:
         first = n_dense = 0
         if self.images:
             made, first, n_dense = self.images.output, self.images.n_layers, self.images.n_pairs
-            value = _Value(made.tensors[0], made.gradients[0] if made.gradients else None, False, [(0, made.size)])
+            gradient = made.gradients[0] if made.gradients else None
+            value = _Value(made.tensors[0], gradient, False, [(0, made.size)], self.images.ends_rectified)
         else:
             value = self._value("x", self.spec.n_features) if self.data.dense else None
         for i, layer in enumerate(self.spec.layers[first:], start=first):
@@ -279,7 +292,7 @@ class Lowering:
                 panels, by_columns = self._panels(layer.units)
                 output = self._value(f"h{n_dense + 1}", layer.units, by_columns, panels)
                 inputs = self.spec.n_features if value is None else value.tensor.shape[1]
-                fused = layer.activation == "relu"
+                fused = output.rectified = layer.activation == "relu"
                 nodes.append(_DenseNode(n_dense, inputs, layer, value, output, fused))
                 owner = f"columns in panels of {panels[0][1]}" if by_columns else "rows"
                 self.decisions.append(f"dense {n_dense + 1} ({inputs} -> {layer.units}): threads own {owner}")
@@ -305,6 +318,7 @@ class Lowering:
         in_place = name in IN_PLACE and isinstance(last, _DenseNode) and not last.fused_relu
         if not in_place:
             output = self._value(f"{name}_{i}", value.tensor.shape[1], value.by_columns, value.panels)
+        output.rectified = in_place and name == "relu"
         nodes.append(_ActivationNode(name, value, output))
         return output
 
@@ -391,7 +405,7 @@ class Lowering:
             for node in reversed(self.nodes):
                 self._backward(node, rows)
             if self.images:
-                self.images.backward(rows)
+                self.images.backward(rows, isinstance(self.nodes[0], _DenseNode))
             for node in self.dense:
                 if self.purpose == "training":
                     self._update(node, rows)
@@ -520,7 +534,8 @@ class Lowering:
     def _emit_outputs(self) -> None:
         link = "sigmoid" if isinstance(self.spec.loss, BinaryCrossEntropy) else "softmax"
         z = self.nodes[-1].output.tensor.view.rows(0, self.row_shares[0][1])
-        self.builder.stage([[Instruction(link, (z,), (z,), (), link)]])
+        if self.link:
+            self.builder.stage([[Instruction(link, (z,), (z,), (), link)]])
         scatter = Instruction("scatter_rows", (self.bound["outputs"].view,), (z, self.cursors[0].view), (), "outputs")
         self.builder.stage([[scatter]])
 
@@ -529,18 +544,25 @@ class Lowering:
 
         Elementwise steps run on the regions in which the gradient was made, so they need no barrier.
         """
-        if isinstance(node, _DenseNode) and node.fused_relu:
+        if isinstance(node, _DenseNode) and node.fused_relu and not self._is_gated(node):
             self._elementwise_backward("relu_backward", node.output, node.output, node.output.tensor)
         source, output = node.source, node.output
         if source is None or not self._needs_gradient(node):
             return
         if isinstance(node, _ActivationNode):
+            if self._is_gated(node):
+                return
             kept = node.output if node.name in IN_PLACE else node.source
             self._elementwise_backward(f"{node.name}_backward", source, output, kept.tensor)
         elif isinstance(node, _DropoutNode):
             self._elementwise_backward("dropout_backward", source, output, node.mask)
         else:
             self._dense_backward(node, source, rows)
+
+    def _is_gated(self, node: _Node) -> bool:
+        """Whether the product of the layer behind takes the derivative of the ReLU that the node ends with (`_dense_backward`)."""
+        behind = self.nodes[self.nodes.index(node) + 1 :]
+        return node.output.rectified and bool(behind) and isinstance(behind[0], _DenseNode)
 
     def _elementwise_backward(self, op: str, source: _Value, output: _Value, kept: Tensor) -> None:
         assert source.gradient is not None and output.gradient is not None
@@ -565,13 +587,16 @@ class Lowering:
         stage = []
         for region in regions:
             instructions = []
-            for k, (c0, c1) in enumerate(output.panels if region else []):
+            for c0, c1 in output.panels if region else []:
                 assert region is not None
                 dy = View(output.gradient, region[0], region[1], c0, c1)
                 w = self._panel(2 * node.index, c0).rows(region[2], region[3])
-                op = "linear_dx_add" if k else "linear_dx"
+                op = "linear_dx_add" if c0 else "linear_dx"
+                gate: tuple[View, ...] = ()
+                if source.rectified and c1 == node.layer.units:
+                    op, gate = f"{op}_relu", (self._block(source.tensor, region),)
                 dx = self._block(source.gradient, region)
-                instructions.append(Instruction(op, (dx,), (dy, w), (), f"backward {node.index + 1}"))
+                instructions.append(Instruction(op, (dx,), (dy, w, *gate), (), f"backward {node.index + 1}"))
             stage.append(instructions)
         self.builder.stage(stage)
         self.gradient_regions[source.tensor.name] = regions

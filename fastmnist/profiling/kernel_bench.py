@@ -121,7 +121,7 @@ def bench_op(
     providers : sequence of str, default=("numba", "numpy")
         Backends.
     functions : dict of str to callable, optional
-        Further implementations by name, called as `kernels/reference.py` has it: outputs, inputs, parameters, all as positional arguments.
+        Further implementations by name, called as those of `fastmnist.kernels.reference`: outputs, inputs, parameters, all as positional arguments.
     seed : int, default=0
         Of the operands.
 

@@ -45,7 +45,7 @@ class Roofs:
     gpu : dict
         Of the GPU, where there is one: "name", "gflops", "memory" (GB/s that it is filled with), "upload", "download".
     crossovers : dict
-        Shares of nonzero values by name, see `fastmnist.backends.crossovers`; empty where they were not measured.
+        Shares by name, see `fastmnist.backends.crossovers`; empty where they were not measured.
     measured : str
         When.
     """

@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from fastmnist.profiling.machine import Roofs
     from fastmnist.profiling.profiles import BackendProfile, KernelTime
 
-LEFT, TOP, BOTTOM = 62, 16, 44
+LEFT, TOP, BOTTOM = 62, 34, 52
+NUMBERED = 5  # points that have a number, by which the page names them
 
 
 def speed_picture(runs: Sequence[BackendProfile]) -> str:
@@ -55,7 +56,7 @@ def roofline_picture(kernels: Sequence[KernelTime], roofs: Roofs, threads: int =
     threads : int
         Whose roof is drawn.
     """
-    points = [k for k in kernels if k.gflops and k.intensity and k.share >= 0.001]
+    points = _points(kernels)
     if not points:
         return ""
     width, height, right = 640, 400, 60
@@ -76,7 +77,7 @@ def roofline_picture(kernels: Sequence[KernelTime], roofs: Roofs, threads: int =
         value = 2.0**exponent
         name = f"{value:g}" if value >= 1 else f"1/{round(1 / value)}"
         parts.append(f'<path class="grid" d="M{x(value):.1f} {TOP}V{height - BOTTOM}"/>')
-        parts.append(f'<text x="{x(value):.1f}" y="{height - BOTTOM + 18}" text-anchor="middle">{name}</text>')
+        parts.append(f'<text x="{x(value):.1f}" y="{height - BOTTOM + 22}" text-anchor="middle">{name}</text>')
     for exponent in range(round(math.log10(low_y)), round(math.log10(high_y)) + 1):
         value = 10.0**exponent
         parts.append(f'<path class="grid" d="M{LEFT} {y(value):.1f}H{width - right}"/>')
@@ -97,18 +98,29 @@ def roofline_picture(kernels: Sequence[KernelTime], roofs: Roofs, threads: int =
     parts.append(
         f'<text class="strong" x="{width - right}" y="{y(peak) - 7:.1f}" text-anchor="end">peak {peak:,.0f} GFLOP/s</text>'
     )
-    for kernel in sorted(points, key=lambda k: -k.share):
+    for i, kernel in enumerate(points, 1):
         radius = 4 + 22 * math.sqrt(kernel.share)
         text = f"{kernel.backend}: {kernel.op}, {kernel.place}: {kernel.gflops:.3g} GFLOP/s, {kernel.share:.1%} of the time"
         parts.append(
             f'<circle class="{escape(kernel.backend)}" cx="{x(kernel.intensity or 1):.1f}" cy="{y(kernel.gflops or 1):.1f}" '
             f'r="{radius:.1f}"><title>{escape(text)}</title></circle>'
         )
+        if i <= NUMBERED:
+            parts.append(
+                f'<text class="point" x="{x(kernel.intensity or 1):.1f}" y="{y(kernel.gflops or 1):.1f}" dy=".36em" text-anchor="middle">{i}</text>'
+            )
     parts.append(f'<text x="{(LEFT + width - right) / 2}" y="{height - 6}" text-anchor="middle">FLOPs a byte</text>')
-    parts.append(
-        f'<text x="14" y="{height / 2}" text-anchor="middle" transform="rotate(-90 14 {height / 2})">GFLOP/s</text>'
-    )
+    parts.append('<text x="0" y="16">GFLOP/s</text>')
     return _svg(width, height, "Roofline", parts)
+
+
+def numbered(kernels: Sequence[KernelTime]) -> list[KernelTime]:
+    """Those that `roofline_picture` marks with 1, 2, ..., the longest first."""
+    return _points(kernels)[:NUMBERED]
+
+
+def _points(kernels: Sequence[KernelTime]) -> list[KernelTime]:
+    return sorted((k for k in kernels if k.gflops and k.intensity and k.share >= 0.001), key=lambda k: -k.share)
 
 
 def _slope(x: object, y: object, bandwidth: float) -> float:

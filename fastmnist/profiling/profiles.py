@@ -547,19 +547,24 @@ _CONVOLUTIONS = {
     "conv2d_grey_pooled": "Direct convolution of one channel: pixels are the lanes, ReLU and pooling happen in registers.",
     "conv2d_pooled": "Direct convolution that reads the pixels that pooling kept, a quarter of all.",
     "conv2d_winograd": "Winograd's algorithm F(4 x 4, 3 x 3): 36 products for 144, counted here as they are, not as those of the convolution.",
-    "conv2d": "Direct convolution, filters or channels are the lanes: not 3 x 3 with stride 1, or too small for Winograd's algorithm.",
+    "conv2d": "Direct convolution, filters or channels are the lanes; Winograd's algorithm is for 3 x 3 pixels with stride 1.",
 }
 
 
 def _reason(run: BackendProfile, op: str, place: str) -> str:
     """Why there is no faster variant of this line, where there is one."""
     first_layer = place.endswith(" 1") or op in ("gather_rows", "sparse_transpose")
-    if op in _OF_FORESTS:
+    if run.unit == "tree" and op in _OF_FORESTS:
         return _OF_FORESTS[op]
     if op == "barrier":
         return "Threads wait for the slowest: work that does not divide, or a neighbour on the same core."
     if run.backend == "numba" and op.startswith("conv2d") and not op.startswith("conv2d_db"):
-        return next(text for start, text in _CONVOLUTIONS.items() if op.startswith(start))
+        number = place.removeprefix("forward ")
+        decided = next(
+            (d.partition(": ")[2] for d in run.decisions if d.startswith(f"convolution {number}: direct, ")), ""
+        )
+        how = next(text for start, text in _CONVOLUTIONS.items() if op.startswith(start))
+        return f"{how} {decided[0].upper()}{decided[1:]}." if decided else how
     if first_layer and op.startswith(("linear", "gather")):
         return next((d.partition(". ")[2] for d in run.decisions if d.startswith("rows of X: dense")), "")
     if op.startswith(("sparse", "block")):

@@ -9,7 +9,7 @@ from string import Template
 from typing import TYPE_CHECKING
 
 from fastmnist.kernels.contract import CONTRACT, JOBS
-from fastmnist.profiling.pictures import _seconds, roofline_picture, speed_picture
+from fastmnist.profiling.pictures import _seconds, numbered, roofline_picture, speed_picture
 from fastmnist.version import __version__
 
 if TYPE_CHECKING:
@@ -23,11 +23,12 @@ PHASES = {
     "out of bag": "Prediction of the rows that trees did not get",
 }
 INTRODUCTION = """A model learns by running a few small computations, the <em>kernels</em>, again and again. This page shows how long each of them
-took on this machine, measured while the model was really trained. Start with the bars: they say which <em>backend</em> was faster. Then look at
-the tables: the kernels at the top of them are where a second could be saved."""
+took on this machine, measured while the model was really trained. <em>Backends</em> are ways to run them: numba is compiled for this processor,
+numpy is the readable reference. The kernels at the top of the tables are where a second could be saved."""
 ROOFLINE = """Each point is a kernel; the larger, the more of the time it took. A kernel that does more arithmetic on each byte stands further right.
-None can stand above the lines: the flat one is the most arithmetic that a thread of this machine can do, the slanted ones the most bytes that
-its caches and its memory deliver. A point far below the line has room to become faster; one at the line has none."""
+None can stand above the solid line, but for what measurements differ by: its flat part is the most arithmetic that a thread of this machine can
+do, the slanted lines are the most bytes that its caches and its memory deliver. A point far below has room to become faster; one at the line
+has none."""
 
 
 def page(profile: Profile) -> str:
@@ -51,22 +52,22 @@ def _body(profile: Profile) -> str:
     parts = [
         "<h1>Where the time goes</h1>",
         f"<p><code>{escape(profile.model)}</code></p>",
-        f'<p class="soft">{escape(profile.data)} fastmnist {__version__}</p>',
+        f'<p class="soft">{escape(". ".join(text.rstrip(".") for text in (profile.data, f"fastmnist {__version__}") if text))}.</p>',
         f"<p>{INTRODUCTION}</p>",
         _cards(profile.backends),
-        "<h2>Which backend is faster</h2>",
-        f"<figure>{speed_picture(profile.backends)}<figcaption>Seconds for the same work: shorter is faster.</figcaption></figure>",
+        *_speeds(profile.backends),
         *(f"<p>{escape(name)} did not run: {escape(why)}</p>" for name, why in profile.missing.items()),
         _backends(profile),
     ]
     if profile.roofs is not None:
         compiled = [k for k in profile.kernels if k.backend == "numba" and k.phase != "inference"]
-        picture = roofline_picture(compiled or [k for k in profile.kernels if k.phase != "inference"], profile.roofs)
+        drawn = compiled or [k for k in profile.kernels if k.phase != "inference"]
+        picture = roofline_picture(drawn, profile.roofs)
         if picture:
             parts += ["<h2>How close to the machine's limits</h2>", f"<p>{ROOFLINE}</p>"]
-            parts += [
-                f"<figure>{picture}<figcaption>Kernels of the training, one thread. {escape(profile.roofs.machine)}.</figcaption></figure>"
-            ]
+            of = ", ".join(f"<b>{i}</b>&nbsp;{escape(f'{k.op} ({k.place})')}" for i, k in enumerate(numbered(drawn), 1))
+            about = f"Kernels of the training, one thread of {escape(profile.roofs.machine)}. The longest: {of}."
+            parts += [f"<figure>{picture}<figcaption>{about}</figcaption></figure>"]
     parts.append("<h2>Kernel by kernel</h2>")
     parts.append('<p class="soft">Click on a heading to sort.</p>')
     for run in sorted(profile.backends, key=lambda run: run.train_seconds):
@@ -77,6 +78,14 @@ def _body(profile: Profile) -> str:
             parts.append(f"<details><summary>All numbers</summary>{_kernels(kernels, _LONG)}</details>")
     parts += [_meanings(profile.kernels), _decisions(profile.backends), _method(profile)]
     return "\n".join(parts)
+
+
+def _speeds(runs: Sequence[BackendProfile]) -> list[str]:
+    """The bars, where there is more than one backend."""
+    if len(runs) == 1:
+        return ["<h2>What it took</h2>"]
+    caption = "<figcaption>Seconds for the same work: shorter is faster.</figcaption>"
+    return ["<h2>Which backend is faster</h2>", f"<figure>{speed_picture(runs)}{caption}</figure>"]
 
 
 def _cards(runs: Sequence[BackendProfile]) -> str:
@@ -130,19 +139,9 @@ def _plain(value: float) -> str:
 
 
 def _backends(profile: Profile) -> str:
-    heads = [
-        "backend",
-        *(
-            "training",
-            "compiling",
-            "preparing",
-            "waiting, a thread",
-            "prediction",
-            "memory",
-            "GPU memory",
-            "recording costs",
-        ),
-    ]
+    on_gpu = any(run.device_peak is not None for run in profile.backends)
+    heads = ["backend", "training", "compiling", "preparing", "waiting, a thread", "prediction", "memory"]
+    heads += ["GPU memory"] * on_gpu + ["recording costs"]
     rows = [
         [
             _text(run.backend),
@@ -152,10 +151,10 @@ def _backends(profile: Profile) -> str:
             _number(run.idle_seconds / run.n_threads, _seconds),
             _number(run.predict_seconds, _seconds),
             _number(run.host_peak, _mebibytes),
-            _number(run.device_peak, _mebibytes),
+            *[_number(run.device_peak, _mebibytes)] * on_gpu,
             _overhead(run.overhead),
         ]
-        for run in profile.backends
+        for run in sorted(profile.backends, key=lambda run: run.train_seconds)
     ]
     table = _table([(head, head == "backend") for head in heads], rows)
     if not profile.speed_ups:

@@ -163,8 +163,11 @@ def _helper_address(name: str) -> int:
     return _addresses[key]
 
 
-def walk(*, recording: bool = False) -> Callable[..., int]:
-    """The compiled walker as a ctypes function, see `walker.walk` and `walk_recording`; it releases the interpreter's lock."""
+def walk(*, recording: bool = False, keeps_lock: bool = False) -> Callable[..., int]:
+    """The compiled walker as a ctypes function, see `walker.walk` and `walk_recording`.
+
+    It releases the interpreter's lock, unless it `keeps_lock`: for microseconds, where getting it back may take another thread's time slice.
+    """
     name = "walk_recording" if recording else "walk"
     key = (name, ())
     if key not in _addresses:
@@ -178,4 +181,4 @@ def walk(*, recording: bool = False) -> Callable[..., int]:
 
                 _addresses[key] = _load(name, compile_it)
     n, p = ctypes.c_int64, ctypes.c_void_p
-    return ctypes.CFUNCTYPE(n, p, n, n, n, p)(_addresses[key])
+    return (ctypes.PYFUNCTYPE if keeps_lock else ctypes.CFUNCTYPE)(n, p, n, n, n, p)(_addresses[key])

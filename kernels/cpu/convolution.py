@@ -19,7 +19,7 @@ import numpy as np
 
 from .isa import LANES
 from .registry import kernel
-from .simd import apart, inline, load_n, offset, splat, stack_array, store_n
+from .simd import apart, fill_zeros, inline, load_n, offset, splat, stack_array, store_n
 from .tile import transpose_block
 from .window_tile import MOST_ROWS, WINDOW_ROWS, WINDOW_STRIP, WINDOW_VECTORS, window_tile
 
@@ -146,8 +146,7 @@ def conv2d_dw(
     dw, x, dy, height, width, channels, kernel_height, kernel_width, stride, K, O, B, X, Y, ld_dw, ld_x, ld_dy
 ):
     for k in range(K):
-        for j in range(0, O, LANES):
-            store_n(dw, k * ld_dw + j, splat(_F(0)), O - j)
+        fill_zeros(offset(dw, k * ld_dw), O)
     _add_weight_gradient(
         dw, x, dy, height, width, channels, kernel_height, kernel_width, stride, K, O, B, ld_dw, ld_x, ld_dy
     )
@@ -233,8 +232,7 @@ def conv2d_dx(
     )
     OH, OW = (np.int64(height) - KH) // S + 1, (W - KW) // S + 1
     for image in range(B):
-        for j in range(0, X, LANES):
-            store_n(dx, image * ld_dx + j, splat(_F(0)), X - j)
+        fill_zeros(offset(dx, image * ld_dx), X)
     # Vectors a product takes, partly empty ones and rows of the tile beyond the image included.
     below = tile_rows(KW * C)
     by_run = (KW * C + LANES - 1) // LANES * ((OH + below - 1) // below * below)
@@ -288,12 +286,6 @@ def transpose(wt, w, O, K, ld_wt, ld_w):
 
 
 @inline
-def _fill(p, n):
-    for i in range(0, n, LANES):
-        store_n(p, i, splat(_F(0)), n - i)
-
-
-@inline
 def _copy(target, source, n):
     for i in range(0, n, LANES):
         store_n(target, i, load_n(source, i, n - i), n - i)
@@ -305,13 +297,13 @@ def pad(y, x, height, width, channels, top, bottom, left, right, B, Y, X, ld_y, 
     before, wide = np.int64(left) * C, row + (np.int64(left) + np.int64(right)) * C
     for image in range(B):
         yi, xi = offset(y, image * ld_y), offset(x, image * ld_x)
-        _fill(yi, np.int64(top) * wide)
+        fill_zeros(yi, np.int64(top) * wide)
         for h in range(H):
             to = offset(yi, (np.int64(top) + h) * wide)
-            _fill(to, before)
+            fill_zeros(to, before)
             _copy(offset(to, before), offset(xi, h * row), row)
-            _fill(offset(to, before + row), wide - before - row)
-        _fill(offset(yi, (np.int64(top) + H) * wide), np.int64(bottom) * wide)
+            fill_zeros(offset(to, before + row), wide - before - row)
+        fill_zeros(offset(yi, (np.int64(top) + H) * wide), np.int64(bottom) * wide)
 
 
 @kernel

@@ -1,4 +1,5 @@
-"""Matrix products: `gemm_*`, and the fully connected layers, which are the same product with a bias, a floor or an old content.
+"""Matrix products: `gemm_*`, and the fully connected layers, which are the same product with a bias, an old content and, at its end,
+a floor (ReLU) or a gate (the derivative of the ReLU below, taken where the gradient is stored).
 
 Layout: row-major, leading dimensions of their own. B rows of the result, O its columns, I what is summed over.
 
@@ -21,7 +22,7 @@ import numpy as np
 from .caches import CACHES
 from .isa import LANES
 from .registry import kernel
-from .simd import inline, load, load_n, offset, stack_array, store, store_n
+from .simd import fill_zeros, inline, load, load_n, offset, stack_array, store, store_n
 from .tile import STRIP, TILE_ROWS, TILE_VECTORS, dense_tile, transpose_block
 
 L1_BYTES, L2_BYTES = CACHES[1], CACHES[2]
@@ -49,51 +50,77 @@ BLOCK_LD = BLOCK_ROWS + LANES  # an odd number of vectors: rows of a power of tw
 packed_block = stack_array(DEPTH * BLOCK_LD)
 transpose = transpose_block()
 
-# Full strips, strips of fewer vectors (the last one masked) and, for the rows that are left, one row at a time.
-tile_full = dense_tile(TILE_ROWS, TILE_VECTORS)
-tile_packing = dense_tile(TILE_ROWS, TILE_VECTORS, packing=True)
-tile_part = [dense_tile(TILE_ROWS, vectors, masked=True) for vectors in range(1, TILE_VECTORS + 1)]
-tile_part_1, tile_part_2, tile_part_3, tile_part_4 = (tile_part * 2)[:4]  # machines with few registers have two
-tile_row = dense_tile(1, TILE_VECTORS)
-tile_row_part = dense_tile(1, 1, masked=True)
+
+# A product ends with what is done to each element before it is stored: it is clipped at a floor; or it passes a gate, a matrix like the result.
+# The `end` of a tile is the floor, or a pointer to where its part of the gate begins and the gate's leading dimension.
 
 
 @inline
-def _tiles(a, row_stride, column_stride, b, ld_b, k, alpha, beta, init, ld_init, c, ld_c, floor, m, n):
-    """Cover an m x n output, n <= STRIP, with tiles."""
-    vectors = (n + LANES - 1) // LANES
-    tail = n - (vectors - 1) * LANES
-    r = 0
-    while m - r >= TILE_ROWS:
-        ar, cr, ir = offset(a, r * row_stride), offset(c, r * ld_c), offset(init, r * ld_init)
-        if n == STRIP:
-            tile_full(ar, row_stride, column_stride, b, ld_b, k, alpha, beta, ir, ld_init, cr, ld_c, floor, 0, b)
-        elif vectors == 1:
-            tile_part_1(ar, row_stride, column_stride, b, ld_b, k, alpha, beta, ir, ld_init, cr, ld_c, floor, tail, b)
-        elif vectors == 2:
-            tile_part_2(ar, row_stride, column_stride, b, ld_b, k, alpha, beta, ir, ld_init, cr, ld_c, floor, tail, b)
-        elif vectors == 3:
-            tile_part_3(ar, row_stride, column_stride, b, ld_b, k, alpha, beta, ir, ld_init, cr, ld_c, floor, tail, b)
-        else:
-            tile_part_4(ar, row_stride, column_stride, b, ld_b, k, alpha, beta, ir, ld_init, cr, ld_c, floor, tail, b)
-        r += TILE_ROWS
-    while r < m:
-        ar, cr, ir = offset(a, r * row_stride), offset(c, r * ld_c), offset(init, r * ld_init)
-        if n == STRIP:
-            tile_row(ar, row_stride, column_stride, b, ld_b, k, alpha, beta, ir, ld_init, cr, ld_c, floor, 0, b)
-        else:
-            for j in range(0, n, LANES):
-                bj, cj, ij = offset(b, j), offset(cr, j), offset(ir, j)
-                tile_row_part(
-                    ar, row_stride, column_stride, bj, ld_b, k, alpha, beta, ij, ld_init, cj, ld_c, floor, n - j, b
-                )
-        r += 1
+def _floor_from(floor, is_last, i, j):
+    """The end of what begins at row i and column j, in the last block of a sum or in one before."""
+    return floor if is_last else NO_FLOOR
 
 
 @inline
-def _fill_zeros(p, n):
-    for i in range(n):
-        p[i] = np.float32(0)
+def _gate_from(end, is_last, i, j):
+    """Likewise. Every block of a sum passes: what is set to 0 before the last one will be again."""
+    gate, ld_gate = end
+    return offset(gate, i * ld_gate + j), ld_gate
+
+
+@inline
+def _clip(value, floor):
+    """What a tile does at its end to a single element."""
+    return floor if value < floor else value
+
+
+@inline
+def _pass_gate(value, end):
+    """Likewise."""
+    return value if end[0][0] > ZERO else ZERO
+
+
+def _make_tiles(gated: bool) -> Any:
+    """`tiles`: cover an m x n output, n <= STRIP. Whole strips, or fewer vectors of which the last is masked; rows that are left one at a time."""
+    full = dense_tile(TILE_ROWS, TILE_VECTORS, gated=gated)
+    part = [dense_tile(TILE_ROWS, vectors, masked=True, gated=gated) for vectors in range(1, TILE_VECTORS + 1)]
+    part_1, part_2, part_3, part_4 = (part * 2)[:4]  # machines with few registers have two
+    row, row_part = dense_tile(1, TILE_VECTORS, gated=gated), dense_tile(1, 1, masked=True, gated=gated)
+    end_from = _gate_from if gated else _floor_from
+
+    @inline
+    def tiles(a, row_stride, column_stride, b, ld_b, k, alpha, beta, init, ld_init, c, ld_c, end, m, n):
+        vectors = (n + LANES - 1) // LANES
+        tail = n - (vectors - 1) * LANES
+        r = 0
+        while m - r >= TILE_ROWS:
+            ar, cr, ir = offset(a, r * row_stride), offset(c, r * ld_c), offset(init, r * ld_init)
+            er = end_from(end, True, r, 0)
+            if n == STRIP:
+                full(ar, row_stride, column_stride, b, ld_b, k, alpha, beta, ir, ld_init, cr, ld_c, er, 0, b)
+            elif vectors == 1:
+                part_1(ar, row_stride, column_stride, b, ld_b, k, alpha, beta, ir, ld_init, cr, ld_c, er, tail, b)
+            elif vectors == 2:
+                part_2(ar, row_stride, column_stride, b, ld_b, k, alpha, beta, ir, ld_init, cr, ld_c, er, tail, b)
+            elif vectors == 3:
+                part_3(ar, row_stride, column_stride, b, ld_b, k, alpha, beta, ir, ld_init, cr, ld_c, er, tail, b)
+            else:
+                part_4(ar, row_stride, column_stride, b, ld_b, k, alpha, beta, ir, ld_init, cr, ld_c, er, tail, b)
+            r += TILE_ROWS
+        while r < m:
+            ar, cr, ir = offset(a, r * row_stride), offset(c, r * ld_c), offset(init, r * ld_init)
+            if n == STRIP:
+                er = end_from(end, True, r, 0)
+                row(ar, row_stride, column_stride, b, ld_b, k, alpha, beta, ir, ld_init, cr, ld_c, er, 0, b)
+            else:
+                for j in range(0, n, LANES):
+                    bj, cj, ij, ej = offset(b, j), offset(cr, j), offset(ir, j), end_from(end, True, r, j)
+                    row_part(
+                        ar, row_stride, column_stride, bj, ld_b, k, alpha, beta, ij, ld_init, cj, ld_c, ej, n - j, b
+                    )
+            r += 1
+
+    return tiles
 
 
 @inline
@@ -137,32 +164,33 @@ def _rows_collide(ld, depth):
     return distance >= PAGE or depth * spacing > L1_BYTES * 2 // 3
 
 
-@inline
-def _without_sum(beta, init, ld_init, c, ld_c, floor, m, n):
-    """`c = max(beta init, floor)`: what is left of a product with nothing to sum; init is not read where beta is 0."""
-    for r in range(m):
-        for j in range(n):
-            value = ZERO if beta == ZERO else beta * init[r * ld_init + j]
-            c[r * ld_c + j] = floor if value < floor else value
-
-
-def _make_product(a_transposed: bool, b_transposed: bool) -> Any:
+def _make_product(a_transposed: bool, b_transposed: bool, gated: bool = False) -> Any:
     """`product`: `c = max(alpha op(a) op(b) + beta init, floor)`, c is m x n, the sum runs over k.
 
     init may be c itself (with ld_init = ld_c), or one row (ld_init = 0); it is not read where beta is 0. a and b are not read where alpha is 0.
+    `end` is floor; or, if `gated`, the pair (gate, ld_gate): then nothing is clipped, and c is 0 where not `gate > 0`.
     """
+    tiles, tile_packing = _make_tiles(gated), dense_tile(TILE_ROWS, TILE_VECTORS, packing=True, gated=gated)
+    end_from, finish = (_gate_from, _pass_gate) if gated else (_floor_from, _clip)
 
     @inline
-    def product(a, ld_a, b, ld_b, k, alpha, beta, init, ld_init, c, ld_c, floor, m, n):
+    def without_sum(beta, init, ld_init, c, ld_c, end, m, n):
+        for r in range(m):
+            for j in range(n):
+                value = ZERO if beta == ZERO else beta * init[r * ld_init + j]
+                c[r * ld_c + j] = finish(value, end_from(end, True, r, j))
+
+    @inline
+    def product(a, ld_a, b, ld_b, k, alpha, beta, init, ld_init, c, ld_c, end, m, n):
         if k == 0 or alpha == ZERO:
-            _without_sum(beta, init, ld_init, c, ld_c, floor, m, n)
+            without_sum(beta, init, ld_init, c, ld_c, end, m, n)
             return
         block_depth = _block_depth(k)
         packs_strips = b_transposed or (m >= PACKED_FROM_ROWS and _rows_collide(ld_b, block_depth))
         strip = packed_strip()
         for k0 in range(0, k, block_depth):
             depth = min(block_depth, k - k0)
-            limit = floor if k0 + depth == k else NO_FLOOR
+            is_last = k0 + depth == k
             for i0 in range(0, m, BLOCK_ROWS):
                 rows = min(BLOCK_ROWS, m - i0)
                 if a_transposed:
@@ -175,7 +203,7 @@ def _make_product(a_transposed: bool, b_transposed: bool) -> Any:
                     row_stride, column_stride, left = ld_a, 1, offset(a, i0 * ld_a + k0)
                 for j in range(0, n, STRIP):
                     width = min(STRIP, n - j)
-                    ci = offset(c, i0 * ld_c + j)
+                    ci, ei = offset(c, i0 * ld_c + j), end_from(end, is_last, i0, j)
                     start, ld_start, scale = ci, ld_c, ONE
                     if k0 == 0:
                         start, ld_start, scale = offset(init, i0 * ld_init + j), ld_init, beta
@@ -199,7 +227,7 @@ def _make_product(a_transposed: bool, b_transposed: bool) -> Any:
                                 ld_start,
                                 ci,
                                 ld_c,
-                                limit,
+                                ei,
                                 0,
                                 strip,
                             )
@@ -207,7 +235,7 @@ def _make_product(a_transposed: bool, b_transposed: bool) -> Any:
                         elif packs_strips:
                             copy_block(strip, STRIP, right, ld_b, depth, width)
                             right, ld_right = strip, STRIP
-                    _tiles(
+                    tiles(
                         offset(left, done * row_stride),
                         row_stride,
                         column_stride,
@@ -220,7 +248,7 @@ def _make_product(a_transposed: bool, b_transposed: bool) -> Any:
                         ld_start,
                         offset(ci, done * ld_c),
                         ld_c,
-                        limit,
+                        end_from(ei, True, done, 0),
                         rows - done,
                         width,
                     )
@@ -230,6 +258,7 @@ def _make_product(a_transposed: bool, b_transposed: bool) -> Any:
 
 product_nn, product_nt = _make_product(False, False), _make_product(False, True)
 product_tn, product_tt = _make_product(True, False), _make_product(True, True)
+gated_product_nt = _make_product(False, True, gated=True)
 
 
 @kernel
@@ -273,6 +302,16 @@ def linear_dx_add(dx, dy, w, B, I, O, ld_dx, ld_dy, ld_w):
 
 
 @kernel
+def linear_dx_relu(dx, dy, w, y, B, I, O, ld_dx, ld_dy, ld_w, ld_y):
+    gated_product_nt(dy, ld_dy, w, ld_w, O, ONE, ZERO, dx, ld_dx, dx, ld_dx, (y, ld_y), B, I)
+
+
+@kernel
+def linear_dx_add_relu(dx, dy, w, y, B, I, O, ld_dx, ld_dy, ld_w, ld_y):
+    gated_product_nt(dy, ld_dy, w, ld_w, O, ONE, ONE, dx, ld_dx, dx, ld_dx, (y, ld_y), B, I)
+
+
+@kernel
 def linear_dw(dw, x, dy, I, O, B, ld_dw, ld_x, ld_dy):
     product_tn(x, ld_x, dy, ld_dy, B, ONE, ZERO, dw, ld_dw, dw, ld_dw, NO_FLOOR, I, O)
 
@@ -300,7 +339,7 @@ def _add_rows(total, dy, B, O, ld_dy):
 
 @kernel
 def linear_db(db, dy, O, B, ld_dy):
-    _fill_zeros(db, O)
+    fill_zeros(db, O)
     _add_rows(db, dy, B, O, ld_dy)
 
 

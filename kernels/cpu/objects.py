@@ -53,8 +53,9 @@ def cache_root() -> Path:
 def code_key() -> str:
     """Hash of what decides the compiled code."""
     digest = hashlib.sha256()
-    for path in sorted([*_SOURCES.glob("*.py"), *(_SOURCES / "cpu").glob("*.py")]):
-        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    for path in sorted(path.relative_to(_SOURCES) for path in _SOURCES.rglob("*.py")):
+        if path.parts[0] != "gpu":
+            digest.update(path.as_posix().encode() + b"\0" + (_SOURCES / path).read_bytes())
     for package in ("numba", "llvmlite"):
         try:
             digest.update(version(package).encode())

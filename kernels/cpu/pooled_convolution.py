@@ -7,18 +7,19 @@ kernel_width * C neighbours, and the filter gradient is made filter by filter, s
 What was chosen differs from filter to filter. So the filter gradient takes a filter and walks over the pooled pixels, each with its own window of x;
 the input gradient takes a pooled pixel and, for each place of its window, the filters that chose it and whose gradient is not 0.
 
-The convolution of images of one channel takes pixels as lanes instead (`grey_tile.py`).
+The convolution of images of one channel takes pixels as lanes instead (`grey_tile.py`), and so does its filter gradient (`grey_gradient.py`).
 """
 
 from __future__ import annotations
 
 import numpy as np
 
+from .grey_gradient import TAPS, add_grey_gradient
 from .grey_tile import GREY_FILTERS, grey_tile
 from .isa import LANES
 from .pooled_tile import POOLED_ROWS, POOLED_VECTORS, gather_tile, send_tile
 from .registry import kernel
-from .simd import inline, load_bytes_n, load_n, mask_bits, offset, splat, stack_array, store_n
+from .simd import fill_zeros, inline, load_bytes_n, load_n, mask_bits, offset, splat, stack_array
 
 _F = np.float32
 STRIP = POOLED_VECTORS * LANES
@@ -126,6 +127,9 @@ def _add_filter_gradient(
     OH = ((np.int64(height) - KH) // S + 1 - PH) // PS + 1
     OW = ((np.int64(width) - KW) // S + 1 - PW) // PS + 1
     run = KW * C
+    if C == 1 and S == 1 and PH == 2 and PW == 2 and PS == 2 and KH <= TAPS and KW <= TAPS:
+        add_grey_gradient(dwt, x, dy, argmax, row, KH, KW, OH, OW, O, B, ld_dwt, ld_x, ld_dy, ld_argmax)
+        return
     places = places_of()
     _find_places(places, PH, PW, S * C, S * row)
     band = max(BAND // (PS * S * row), 1)
@@ -183,8 +187,7 @@ def conv2d_pooled_dwt(
     ld_argmax,
 ):
     for o in range(O):
-        for k in range(0, K, LANES):
-            store_n(dwt, o * ld_dwt + k, splat(_F(0)), K - k)
+        fill_zeros(offset(dwt, o * ld_dwt), K)
     _add_filter_gradient(
         dwt,
         x,
@@ -318,8 +321,7 @@ def conv2d_pooled_dx(
     _find_places(places, PH, PW, S * C, S * row)
     for image in range(B):
         dxi = offset(dx, image * ld_dx)
-        for j in range(0, X, LANES):
-            store_n(dxi, j, splat(_F(0)), X - j)
+        fill_zeros(dxi, X)
         for o in range(0, O, FILTERS):
             n = min(FILTERS, O - o)
             for oy in range(OH):

@@ -9,7 +9,7 @@ import numpy as np
 
 from .isa import LANES
 from .registry import kernel
-from .simd import inline, load_bytes_n, load_n, offset, splat, store_bytes_n, store_n, where
+from .simd import fill_zeros, load_bytes_n, load_n, offset, splat, store_bytes_n, store_n, where
 
 _F = np.float32
 
@@ -39,12 +39,6 @@ def max_pool(y, argmax, x, height, width, channels, pool_height, pool_width, str
                     store_bytes_n(argmax, image * ld_argmax + to + c, at, n)
 
 
-@inline
-def _fill(p, n):
-    for i in range(0, n, LANES):
-        store_n(p, i, splat(_F(0)), n - i)
-
-
 @kernel
 def max_pool_dx(
     dx, dy, argmax, height, width, channels, pool_height, pool_width, stride, B, X, Y, ld_dx, ld_dy, ld_argmax
@@ -57,7 +51,7 @@ def max_pool_dx(
     for image in range(B):
         dxi = offset(dx, image * ld_dx)
         if not covers:
-            _fill(dxi, X)
+            fill_zeros(dxi, X)
         for oy in range(OH):
             for ox in range(OW):
                 to = (oy * W + ox) * S * C
@@ -102,7 +96,7 @@ def avg_pool_dx(dx, dy, height, width, channels, pool_height, pool_width, stride
     share = splat(_F(1) / _F(PH * PW))
     for image in range(B):
         dxi = offset(dx, image * ld_dx)
-        _fill(dxi, X)
+        fill_zeros(dxi, X)
         for oy in range(OH):
             for ox in range(OW):
                 to = (oy * W + ox) * S * C

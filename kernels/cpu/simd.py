@@ -307,6 +307,21 @@ mask_bits = _vector_intrinsic(
 )
 
 
+def _shuffled(index: list[int]) -> Any:
+    """An intrinsic of two vectors: the lanes of both, counted on from the first to the second, in this order."""
+    return _vector_intrinsic(
+        (vector, vector),
+        vector,
+        lambda b, x, y: b.shuffle_vector(x, y, ir.Constant(lanes_ir, index)),
+        lambda x, y: np.concatenate([x, y])[index],
+    )
+
+
+# Lanes 0, 2, 4, ... of both; the first half of both.
+even_lanes = _shuffled(list(range(0, 2 * LANES, 2)))
+lower_halves = _shuffled([*range(LANES // 2), *range(LANES, LANES + LANES // 2)])
+
+
 def _emit_sum(b: ir.IRBuilder, v: ir.Value) -> ir.Value:
     """Halves are added to each other: a fixed tree, whatever the machine."""
     width = LANES
@@ -331,6 +346,14 @@ reduce_max = _vector_intrinsic(
     lambda b, v: b.call(function(b, f32, [vector_ir], f"llvm.vector.reduce.fmax.v{LANES}f32"), [v]),
     lambda v: np.fmax.reduce(v),
 )
+
+
+@inline
+def fill_zeros(p, n):
+    """`p[:n] = 0`."""
+    for i in range(0, n, LANES):
+        store_n(p, i, splat(np.float32(0)), n - i)
+
 
 # --- bytes: small whole numbers of a vector, kept in a quarter of the memory --------------------------------------------------------------
 

@@ -7,8 +7,9 @@ tile multiplies by A or by its transpose.
 `sparse_tile(vectors)` is a row of a product with a compressed matrix: the accumulators of one output row live in registers while the list of
 nonzeros runs. `list_tile(features, vectors)` is its transpose's: some output rows at once, each with a short list of its own.
 
-The first two add or start from `init` (a bias with stride 0, or the output itself to accumulate), and clip at `floor` (0 is ReLU, -inf nothing). With
-`masked` the last vector has only `tail` lanes: ragged edges touch nothing outside the matrices.
+The first two add or start from `init` (a bias with stride 0, or the output itself to accumulate), and clip at `floor` (0 is ReLU, -inf nothing); a
+`gated` dense tile takes the derivative of a ReLU instead. With `masked` the last vector has only `tail` lanes: ragged edges touch nothing outside
+the matrices.
 
 Sources: BLIS' micro-kernel (Van Zee & van de Geijn 2015) for the shape of the loop.
 """
@@ -21,6 +22,7 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 from .isa import LANES, MACHINE
@@ -109,21 +111,23 @@ def _loop(
     return results
 
 
-def dense_tile(rows: int, vectors: int, masked: bool = False, packing: bool = False) -> Any:
+def dense_tile(rows: int, vectors: int, masked: bool = False, packing: bool = False, gated: bool = False) -> Any:
     """`c[r, :] = max(alpha sum_k a[r, k] b[k, :] + beta init[r, :], floor)` for `rows` rows and `vectors` vectors of columns, k >= 1.
 
     init is not read where beta is 0. The sum runs in the order of k, whatever the tile's shape: which tile covers an element does not change
     its bits.
+
+    `end` is floor; or, if `gated`, the pair (gate, ld_gate): then nothing is clipped, and c is 0 where not `gate[r, :] > 0`.
 
     With `packing` it also copies b into `panel`, k x STRIP, for the tiles after it.
 
     Returns
     -------
     intrinsic
-        `tile(a, row_stride, column_stride, b, ld_b, k, alpha, beta, init, ld_init, c, ld_c, floor, tail, panel)`.
+        `tile(a, row_stride, column_stride, b, ld_b, k, alpha, beta, init, ld_init, c, ld_c, end, tail, panel)`.
     """
 
-    def twin(a, row_stride, column_stride, b, ld_b, k, alpha, beta, init, ld_init, c, ld_c, floor, tail, panel) -> None:
+    def twin(a, row_stride, column_stride, b, ld_b, k, alpha, beta, init, ld_init, c, ld_c, end, tail, panel) -> None:
         width = (vectors - 1) * LANES + (min(tail, LANES) if masked else LANES)
         if packing:
             for step in range(k):
@@ -134,25 +138,31 @@ def dense_tile(rows: int, vectors: int, masked: bool = False, packing: bool = Fa
             for step in range(k):
                 total += a[r * row_stride + step * column_stride] * b[step * ld_b : step * ld_b + width]
             total = total if alpha == 1 else alpha * total + old
-            c[r * ld_c : r * ld_c + width] = np.where(total < floor, floor, total)
+            if gated:
+                gate, at = end[0], r * end[1]
+                total[~(gate[at : at + width] > 0)] = 0
+            else:
+                total[total < end] = end
+            c[r * ld_c : r * ld_c + width] = total
 
     if not JIT:
         return twin
 
     @intrinsic
-    def tile(
-        context, a, row_stride, column_stride, b_, ld_b, k, alpha, beta, init, ld_init, c, ld_c, floor, tail, panel
-    ):
-        f = types.float32
-        sig = types.void(float_p, N, N, float_p, N, N, f, f, float_p, N, float_p, N, f, N, float_p)
+    def tile(context, a, row_stride, column_stride, b_, ld_b, k, alpha, beta, init, ld_init, c, ld_c, end, tail, panel):
+        f, ends = types.float32, types.Tuple((float_p, N)) if gated else types.float32
+        sig = types.void(float_p, N, N, float_p, N, N, f, f, float_p, N, float_p, N, ends, N, float_p)
 
         def generate(ctx: Any, b: ir.IRBuilder, sig: Any, args: list) -> Any:
-            A, row_stride, column_stride, B, ld_b, K, alpha, beta, init, ld_init, C, ld_c, floor, tail, panel = args
+            A, row_stride, column_stride, B, ld_b, K, alpha, beta, init, ld_init, C, ld_c, end, tail, panel = args
             edge = _Edge(b, vectors, emit_lane_mask(b, tail) if masked else None)
             grid = [(r, j) for r in range(rows) for j in range(vectors)]
+            gate, ld_gate = cgutils.unpack_tuple(b, end) if gated else (C, ld_c)
             # What the end of the tile reads and writes is asked for now: it arrives while the sums run.
             for r, j in grid:
                 emit_prefetch(b, _address(b, C, ld_c, r, j))
+                if gated:
+                    emit_prefetch(b, _address(b, gate, ld_gate, r, j))
             # One pointer a row of A: the loop then needs a single index register for all of them.
             a_rows = [_address(b, A, row_stride, r) for r in range(rows)]
             # A sum goes on where the last one ended (a bias, the block or panel before): where it is cut does not change its bits. Only a sum
@@ -189,11 +199,16 @@ def dense_tile(rows: int, vectors: int, masked: bool = False, packing: bool = Fa
             b.cbranch(b.icmp_signed("<", following, K), loop, done)
 
             b.position_at_end(done)
-            limit, alphas = emit_splat(b, floor), emit_splat(b, alpha)
+            alphas = emit_splat(b, alpha)
             rest = _start_values(b, edge, grid, last, init, ld_init, -0.0)
             for r, j in grid:
                 result = emit_fma(b, alphas, new[r, j], rest[r, j])
-                edge.store(_clip(b, result, limit), _address(b, C, ld_c, r, j), j)
+                if gated:
+                    passes = b.fcmp_ordered(">", edge.load(_address(b, gate, ld_gate, r, j), j), emit_constant(0))
+                    result = b.select(passes, result, emit_constant(0))
+                else:
+                    result = _clip(b, result, emit_splat(b, end))
+                edge.store(result, _address(b, C, ld_c, r, j), j)
             return ctx.get_dummy_value()
 
         return sig, generate

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from ..contract import CONTRACT
-from . import matmul, update
+from . import update
 from .launch import Array, Facts, Launch, launches
 
 Call = tuple[str, Sequence[Array], Sequence[float]]
@@ -26,11 +26,7 @@ def plan(facts: Facts, calls: Sequence[Call]) -> list[Launch]:
     while i < len(calls):
         op, arrays, params = calls[i]
         following = calls[i + 1] if i + 1 < len(calls) else ("", (), ())
-        if op == "linear_dx" and following[0] == "relu_backward" and arrays[0] == following[1][0] == following[1][1]:
-            dx, dy, w = arrays
-            result += matmul.product(facts, "nt", dx, dy, w, w.shape[1], kept=following[1][2])
-            i += 2
-        elif fused := _update(facts, op, arrays, following, calls[i + 2 :]):
+        if fused := _update(facts, op, arrays, following, calls[i + 2 :]):
             result += fused
             i += 2
         else:

@@ -87,6 +87,16 @@ def linear_dx_add(facts: Facts, dx: Array, dy: Array, w: Array) -> list[Launch]:
 
 
 @launcher
+def linear_dx_relu(facts: Facts, dx: Array, dy: Array, w: Array, y: Array) -> list[Launch]:
+    return product(facts, "nt", dx, dy, w, w.shape[1], kept=y)
+
+
+@launcher
+def linear_dx_add_relu(facts: Facts, dx: Array, dy: Array, w: Array, y: Array) -> list[Launch]:
+    return product(facts, "nt", dx, dy, w, w.shape[1], kept=y, flags=ADD)
+
+
+@launcher
 def linear_dw(facts: Facts, dw: Array, x: Array, dy: Array) -> list[Launch]:
     return product(facts, "tn", dw, x, dy, dy.shape[0])
 

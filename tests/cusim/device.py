@@ -21,13 +21,15 @@ SCRATCH_BYTES = 1 << 20
 
 
 class HostBuffer:
-    """Memory that a test can look into; NaN until something is written, so that reading too early shows."""
+    """Memory that a test can look into; NaN until something is written, so that reading too early shows.
+
+    It begins where the allocator puts it, and nothing stands behind it: so the sanitizers see the first byte too far.
+    """
 
     def __init__(self, nbytes: int) -> None:
-        memory = np.full(nbytes + 256, 0xFF, np.uint8)
-        start = -memory.ctypes.data % 256  # as CUDA aligns what it allocates
-        self.memory, self.nbytes = memory[start : start + nbytes], nbytes
+        self.memory, self.nbytes = np.full(nbytes, 0xFF, np.uint8), nbytes
         self.address = self.memory.ctypes.data
+        assert self.address % 16 == 0, "vectors of four floats need it; CUDA gives 256"
 
 
 _SCRATCH = HostBuffer(SCRATCH_BYTES)
@@ -38,6 +40,10 @@ FACTS = Facts(multiprocessors=4, scratch=Array(_SCRATCH.address, (SCRATCH_BYTES 
 COOPERATIVE_FACTS = replace(FACTS, multiprocessors=80, shared=99 << 10, cooperative=True)
 
 
+# (kernel, mode, whether blocks ran in reverse) of all launches so far: test_gpu_modes.py asks that none is missing.
+LAUNCHED: set[tuple[str, str, bool]] = set()
+
+
 @cache
 def module(file: str, mode: str) -> Module:
     """One of the CUDA sources, compiled for the simulator."""
@@ -46,6 +52,7 @@ def module(file: str, mode: str) -> Module:
 
 def run(launch: Launch, *, mode: str = "plain", reverse: bool = False) -> None:
     """Run one launch."""
+    LAUNCHED.add((launch.kernel, mode, reverse))
     kernels = module(file_of(launch.kernel), mode)
     kernels.launch(
         launch.kernel,
@@ -75,12 +82,11 @@ def call(
 class RecordedGraph:
     """Launches as they were when they were recorded."""
 
-    def __init__(self, launches: Sequence[Launch]) -> None:
-        self._launches = tuple(launches)
+    def __init__(self, device: SimulatedDevice, launches: Sequence[Launch]) -> None:
+        self._device, self._launches = device, tuple(launches)
 
     def replay(self) -> None:
-        for launch in self._launches:
-            run(launch)
+        self._device.run(self._launches)
 
 
 class SimulatedDevice:
@@ -91,6 +97,8 @@ class SimulatedDevice:
     memory : int
         Bytes that it has.
     facts : Facts
+    mode, reverse
+        How its launches run, see `Module`.
 
     Attributes
     ----------
@@ -102,8 +110,10 @@ class SimulatedDevice:
     compile_seconds = 0.0
     peak_bytes = 0
 
-    def __init__(self, memory: int = 1 << 30, facts: Facts = FACTS) -> None:
-        self.facts = facts
+    def __init__(
+        self, memory: int = 1 << 30, facts: Facts = FACTS, *, mode: str = "plain", reverse: bool = False
+    ) -> None:
+        self.facts, self._mode, self._reverse = facts, mode, reverse
         self._memory = memory
         self._buffers: weakref.WeakSet[HostBuffer] = weakref.WeakSet()
         self.recorded = 0
@@ -136,12 +146,12 @@ class SimulatedDevice:
 
     def run(self, launches: Sequence[Launch]) -> None:
         for launch in launches:
-            run(launch)
+            run(launch, mode=self._mode, reverse=self._reverse)
 
     def record(self, launches: Sequence[Launch]) -> RecordedGraph:
         assert not any(launch.cooperative for launch in launches), "a graph has no cooperative launches"
         self.recorded += 1
-        return RecordedGraph(launches)
+        return RecordedGraph(self, launches)
 
     def timed(self, groups: Sequence[tuple[str, Sequence[Launch]]]) -> list[tuple[float, float]]:
         first, result = time.perf_counter(), []

@@ -1,7 +1,7 @@
 """The jobs of a random forest in plain NumPy: their readable specification, and the oracle of the compiled ones.
 
-As in `reference.py`: the contract's name and positional order, outputs written in place, no tricks. Sums are made in the order that the
-compiled code has (`cumsum`, `bincount`; `sum` adds in pairs), so both give the same tree for any weights, to the last bit.
+Sums are made in the order that the compiled code has (`cumsum`, `bincount`; `sum` adds in pairs), so both give the same tree for any weights, to
+the last bit.
 
 N rows, I features, C classes, B rows of a batch, T trees, M nodes, V mixed leaves.
 
@@ -16,7 +16,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .reference import Array, philox4x32
+from .common import Array
+from .philox import philox4x32
 
 _FEATURES, _SAMPLES = 0, 1  # third word of the counter: what a random number is for
 

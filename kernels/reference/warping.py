@@ -1,7 +1,6 @@
 """The jobs on images in plain NumPy: their readable specification, and the oracle of the compiled ones.
 
-As in `reference.py`: the contract's name and positional order, outputs written in place, no tricks. Places are computed in the images' own float
-type, those of bytes in float32; what is drawn in float64.
+Places are computed in the images' own float type, those of bytes in float32; what is drawn in float64.
 
 B images of the result, N of the source, H height, W width, C channels.
 
@@ -13,9 +12,9 @@ document recognition"); Philox, Salmon et al. 2011.
 from __future__ import annotations
 
 import numpy as np
-from scipy.ndimage import correlate1d
 
-from .reference import Array, philox4x32
+from .common import Array
+from .philox import philox4x32
 
 _AFFINE, _ELASTIC = 0, 1  # fourth word of the counter: what a random number is for
 _NARROWEST = 0.3  # side over side of an erased rectangle
@@ -109,6 +108,8 @@ def augment_images(
 
 def _displacements(numbers: Array, epoch: float, key: Array, taps: Array, shape: tuple[int, int, int]) -> Array:
     """Two smooth random fields (2, B, H, W), along x and y: each half of a word is a number from -1 to 1, the low half first."""
+    from scipy.ndimage import correlate1d  # here: it takes a tenth of a second to import, and nothing else needs it
+
     size = 2 * shape[0] * shape[1]
     words = _words(_ELASTIC, numbers, epoch, key, -(-size // 8))
     halves = np.stack([words & 0xFFFF, words >> 16], axis=-1).reshape(len(numbers), -1)[:, :size]
