@@ -17,6 +17,9 @@ from kernel_cases import (
 
 from fastmnist.kernels import cpu, reference
 from fastmnist.kernels.contract import CONTRACT
+from fastmnist.kernels.cpu import grey_gradient
+from fastmnist.kernels.cpu.isa import LANES
+from fastmnist.network import image_lowering
 
 # --- compiled kernels -------------------------------------------------------------------------------------------------
 
@@ -44,6 +47,12 @@ def test_compiled_kernel_in_place(op):
     for rows, columns in UGLY_MATRICES:
         dims = dict(zip(CONTRACT[op].dims, (rows, columns), strict=True))
         assert_within_budget(cpu.call, op, dims, in_place=True, strided=columns % 2 == 0)
+
+
+def test_the_lowering_counts_with_the_windows_that_the_grey_gradient_takes():
+    taken = grey_gradient.TAPS, grey_gradient.FEW_TAPS  # none where there are few registers
+    assert taken in ((image_lowering.GREY_TAPS, image_lowering.FEW_GREY_TAPS), (0, 0))
+    assert taken[0] or LANES < image_lowering.GREY_LANES
 
 
 @pytest.mark.parametrize(("filters", "width"), [(1, 8), (6, 32), (7, 41)])
