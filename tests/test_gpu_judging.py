@@ -39,7 +39,7 @@ class Given:
     def __init__(self, p, loss):
         self.spec, self._p = Spec(3, (Dense(p.shape[1]),), loss), p
 
-    def outputs(self, parameters, X, *, pixel_scale=1.0):
+    def outputs(self, parameters, X, *, pixel_scale=1.0, link=True):
         return self._p
 
 
