@@ -29,6 +29,8 @@ import verdict  # noqa: E402
 from jobs import JOBS, OURS, Job  # noqa: E402
 from runner import Runner  # noqa: E402
 
+from fastmnist.recipes import RECIPES  # noqa: E402
+
 for _ in range(2):
     sys.path.pop(0)
 
@@ -412,21 +414,60 @@ def test_estimates_follow_the_records(found):
     assert compare.estimate(job, "peer", 6, []) > few, "settings have to be tried"
 
 
-def test_times_of_the_sources_are_medians_of_rounds(monkeypatch, tmp_path):
-    sys.path.insert(0, str(PEERS))
+@pytest.fixture
+def sources(monkeypatch):
+    monkeypatch.syspath_prepend(str(PEERS))
     import sources
 
+    return sources
+
+
+def test_the_sources_take_turns_with_us(sources, monkeypatch, tmp_path):
     from fastmnist.recipes.peer_times import COLUMNS, peer_times
 
-    seconds = iter([3.0, 1.0, 2.0])
-    monkeypatch.setattr(sources, "JOBS", {("fcnn", ""): lambda: ("Keras 3", "epoch", next(seconds), None, "")})
+    asked, closed = [], []
+    seconds = {"source": iter([3.0, 1.0, 2.0]), OURS: iter([1.0, 0.5, 0.5])}
+
+    class Worker:
+        version = "0.1 abc"
+
+        def __init__(self, python, job, side, parameters, settings):
+            assert parameters == {"recipe": "fcnn", "system": ""}
+            self.side = side
+
+        def ask(self, method, **arguments):
+            asked.append((self.side, arguments))
+            about = {"software": "Keras 3", "unit": "epoch", "accuracy": None, "settings": "batch 64"}
+            return {"seconds": next(seconds[self.side]), **(about if self.side == "source" else {})}
+
+        def close(self):
+            closed.append(self.side)
+
+    monkeypatch.setattr(sources, "Worker", Worker)
     file = tmp_path / "times.csv"
     file.write_text(",".join(COLUMNS) + "\n")
-    sources.main(["fcnn", "--rounds", "3", "--records", str(file)])
+    assert sources.main(["fcnn", "--rounds", "3", "--records", str(file)]) == 0
     (time,) = peer_times(file).values()
-    assert (time.seconds, time.samples) == (2.0, 3)
+    assert (time.seconds, time.samples, time.ratio.middle, time.ratio.our_seconds) == (2.0, 3, 3.0, 0.5)
+    assert [side for side, _ in asked] == ["source", OURS] * 3
+    assert asked[1][1] == {"seed": 0, "unit": "epoch"}
+    assert sorted(closed) == [OURS, "source"]
     with pytest.raises(SystemExit):
         sources.main(["no-such-recipe"])
+
+
+@pytest.mark.parametrize(
+    "recipe, system, unit", [("fcnn", "", "epoch"), ("ova-logistic", "digit 0 alone", "iteration")]
+)
+def test_our_side_fits_the_recipe_s_estimator(sources, monkeypatch, recipe, system, unit):
+    from fastmnist.recipes.splits import split_for
+
+    monkeypatch.setattr(sources, "split_for", lambda name, seed: split_for(name, seed).first(300, 100))
+    ours, fits = sources.Ours({"recipe": recipe, "system": system}, {}), []
+    monkeypatch.setattr(ours, "fit", lambda seed, max_iter: fits.append(max_iter) or 0.1 * max_iter)
+    assert ours.sample(0, unit)["seconds"] == pytest.approx(0.1)
+    assert fits == [1, ours.MORE[unit] + 1]
+    assert {key[0] for key in sources.JOBS} <= set(RECIPES)
 
 
 # --- this tree beside an older one --------------------------------------------------------------------------------------------------------

@@ -2,7 +2,9 @@
 
 import sys
 import warnings
+from contextlib import contextmanager
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,14 +21,22 @@ from fastmnist.backends import BackendUnavailable, gpu, gpu_memory, gpu_probe
 from fastmnist.backends.gpu import CupyExecutor
 from fastmnist.backends.reference import ReferenceExecutor
 from fastmnist.kernels.gpu import launches
-from fastmnist.network.layers import BatchNorm, Dense
+from fastmnist.network.layers import BatchNorm, Conv2D, Dense, Flatten, MaxPool2D
 from fastmnist.network.losses import BinaryCrossEntropy
 from fastmnist.network.optimizers import Adam
+from fastmnist.network.spec import Spec
 
 if compiler_missing():
     pytest.skip(compiler_missing(), allow_module_level=True)
 
 CLASSES = 5
+# A step of it takes the simulator milliseconds: for some hundred of them.
+SMALL_IMAGES = Spec(
+    36,
+    (Conv2D(4, 3, activation="relu"), MaxPool2D(), Flatten(), Dense(7, "relu"), Dense(CLASSES)),
+    optimizer=Adam(),
+    image_shape=(6, 6, 1),
+)
 
 
 def executor(spec, **options):
@@ -154,11 +164,11 @@ def test_image_layers_follow_the_float64_oracle(name, monkeypatch):
 
 @pytest.mark.parametrize(
     ("name", "epochs"),
-    [("batch normalisation", 7), pytest.param("lenet", 40, marks=pytest.mark.long)],
+    [("small", 34), ("batch normalisation", 7), pytest.param("lenet", 40, marks=pytest.mark.long)],
 )
 def test_many_steps_of_images_follow_the_oracle(name, epochs):
     """In float32, beside NumPy's: both drift from float64 by their rounding, grown by the learning itself."""
-    spec = IMAGE_CASES[name]
+    spec = SMALL_IMAGES if name == "small" else IMAGE_CASES[name]
     exact, losses, _, _ = _train_images(ReferenceExecutor(spec, dtype=np.float64), batch=10, epochs=epochs)
     numpys, _, _, _ = _train_images(ReferenceExecutor(spec, dtype=np.float32), batch=10, epochs=epochs)
     got, ours, _, _ = _train_images(executor(spec), batch=10, epochs=epochs)
@@ -170,26 +180,50 @@ def test_many_steps_of_images_follow_the_oracle(name, epochs):
 # --- recorded launches ------------------------------------------------------------------------------------------------------------------
 
 
-class UnrecordedDevice(SimulatedDevice):
-    """Runs a graph's launches as they would be made for that step: nothing is frozen."""
+@pytest.fixture
+def unrecorded(monkeypatch):
+    """A context in which the launches of each step are made anew from the operands as they are then: nothing is frozen."""
 
-    def record(self, launches):
-        device = self
+    @contextmanager
+    def context():
+        def graph(runner, rows, steps):
+            def replay():
+                for _ in range(steps):
+                    runner._device.run(runner.launches(rows))
 
-        class Plain:
-            def replay(self):
-                device.run(launches)
+            return SimpleNamespace(replay=replay)
 
-        return Plain()
+        with monkeypatch.context() as patch:
+            patch.setattr(gpu._Runner, "_graph", graph)
+            yield
+
+    return context
 
 
-@pytest.mark.parametrize("name", ["nesterov, l2", "adamw, smoothing", "dropout"])
-def test_replayed_launches_give_the_bits_of_plain_ones(name):
-    spec = CASES[name]
-    plain, plain_epochs = _train(CupyExecutor(spec, device=UnrecordedDevice()), spec, batch=10)
-    replayed, epochs = _train(executor(spec), spec, batch=10)
+@pytest.mark.parametrize(
+    ("name", "precision"),
+    [("nesterov, l2", "float32"), ("dropout", "float32"), ("adamw, smoothing", "bf16"), ("momentum", "tf32")],
+)
+def test_replayed_launches_give_the_bits_of_plain_ones(name, precision, unrecorded):
+    """The optimizer's step in one kernel with its gradient among them."""
+    spec, how = CASES[name], {"batch": 10, "epochs": 3 if precision == "float32" else 1}
+    with unrecorded():
+        plain_run = CupyExecutor(spec, device=SimulatedDevice(), precision=precision)
+        plain, plain_epochs = _train(plain_run, spec, **how)
+    assert plain_run.device.recorded == 0
+    run = CupyExecutor(spec, device=SimulatedDevice(), precision=precision)
+    replayed, epochs = _train(run, spec, **how)
+    assert any(launch.kernel.startswith("update_") for launch in run.launches(10))
     assert all(a.tobytes() == b.tobytes() for a, b in zip(plain, replayed, strict=True))
     assert all(a.losses.tobytes() == b.losses.tobytes() for a, b in zip(plain_epochs, epochs, strict=True))
+
+
+def test_replayed_launches_of_images_give_the_bits_of_plain_ones(unrecorded):
+    with unrecorded():
+        plain, losses, _, _ = _train_images(executor(SMALL_IMAGES), batch=10)
+    replayed, our_losses, _, _ = _train_images(executor(SMALL_IMAGES), batch=10)
+    assert all(a.tobytes() == b.tobytes() for a, b in zip(plain, replayed, strict=True))
+    np.testing.assert_array_equal(our_losses, losses)
 
 
 def test_fused_kernels_give_the_bits_of_single_ones(monkeypatch):

@@ -12,9 +12,9 @@ from click.testing import CliRunner
 
 from fastmnist.cli import main
 from fastmnist.evaluation import classification_report
-from fastmnist.recipes import RECIPES, find, pictures, running
+from fastmnist.recipes import RECIPES, find, page, pictures, running
 from fastmnist.recipes.page import cells, write_page
-from fastmnist.recipes.peer_times import COLUMNS, RECORDS, peer_times
+from fastmnist.recipes.peer_times import COLUMNS, RECORDS, PeerTime, Ratio, peer_times
 from fastmnist.recipes.results import RecipeResult, Run, results_file, rows_of, verdict
 from fastmnist.recipes.running import Options, reproduce
 from fastmnist.recipes.splits import SPLITS
@@ -184,13 +184,27 @@ def test_a_row_has_mean_and_deviation_of_the_seeds():
 # --- peers' times -----------------------------------------------------------------------------------------------------
 
 
-def test_peers_times_are_medians_of_records(tmp_path):
+def test_peers_times_are_medians_of_the_newest_run(tmp_path):
     path = tmp_path / "times.csv"
-    samples = [("2026-01-01", 9.0), ("2026-01-02", 3.0), ("2026-01-02", 1.0), ("2026-01-02", 2.0)]
-    lines = [",".join(COLUMNS), *(f"{day},fcnn,,torch 2,epoch,{s},,,a machine" for day, s in samples)]
+    samples = [("2026-01-01", 9.0, 3.0), ("2026-01-02", 3.0, 1.0), ("2026-01-02", 1.0, 0.5), ("2026-01-02", 2.0, 0.2)]
+    lines = [",".join(COLUMNS), *(f"{day},fcnn,,torch 2,epoch,{s},,,a machine,{ours},0.1" for day, s, ours in samples)]
     path.write_text("\n".join(lines) + "\n")
     (time,) = peer_times(path).values()
     assert (time.seconds, time.samples, time.date, str(time)) == (2.0, 3, "2026-01-02", "torch 2: 2.00 s an epoch")
+    assert (time.ratio.middle, time.ratio.our_seconds) == (3.0, 0.5)  # of 3, 2 and 10; of 1, 0.5 and 0.2
+    assert time.ratio.low == pytest.approx(2.4) and time.ratio.high == pytest.approx(7.2)
+
+
+@pytest.mark.parametrize(("ratio", "expected"), [(24.9, "not reached"), (25.0, "reached"), (None, "")])
+def test_a_goal_of_speed_is_judged_by_the_median_of_ratios(monkeypatch, ratio, expected):
+    found = None if ratio is None else Ratio(1.0, ratio, 99.0, 0.1, "0.1 abc")
+    time = PeerTime("Keras 3", "epoch", 2.5, 7, "batch 32", "a machine", "2026-01-02T03:04:05+00:00", found)
+    monkeypatch.setattr(page, "peer_times", lambda: {("keras-mlp", ""): time})
+    result = RecipeResult("keras-mlp", "", False, "a machine", "0", "2026-01-01")
+    line = next(line for line in page._speed([(RECIPES["keras-mlp"], result)]) if line.startswith("| keras-mlp"))
+    assert line.endswith(f"| 7 | 25 | {expected} |")
+    assert ("24.9 (1.0 .. 99.0)" in line) == (ratio == 24.9)
+    assert page._speed([]) == []
 
 
 def test_every_record_names_a_system_and_a_machine():

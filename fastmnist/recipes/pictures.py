@@ -68,7 +68,7 @@ def _importances(model: Any, judged: Evaluation, images: np.ndarray, title: str)
 def _costs(model: Any, judged: Evaluation, images: np.ndarray, title: str) -> Any:
     """A panel a class, on one scale: ten curves in one are not told apart. Logarithmic: most of the way is gone in the first few iterations."""
     curves = model.loss_curve_by_class_.T
-    names = [f"digit {name}" for name in model.classes_] if len(curves) > 1 else ["cost"]
+    names = [f"digit {name}" for name in model.classes_] if len(curves) > 1 else [str(model.classes_[-1])]
     columns = min(len(curves), 5)
     width, height = (2.2, 2.0) if len(curves) > 1 else (4.4, 3.2)
     figure = new_figure(width * columns + 0.6, height * -(-len(curves) // columns) + 0.6, title)
@@ -109,7 +109,7 @@ def draw_model(recipe: Recipe, system: System, model: Any, split: Split, out: Pa
     wanted = [name for name in recipe.pictures if name in MODEL_PICTURES]
     if not wanted:
         return
-    judged = evaluate(model, X, y if system.digit is None else (y == system.digit).astype(int))
+    judged = evaluate(model, X, system.labels(y))
     images = X.reshape(-1, SIDE, SIDE)
     for name in wanted:
         figure = MODEL_PICTURES[name](model, judged, images, _title(recipe, system))
@@ -178,12 +178,29 @@ def _short(row: Row) -> str:
     return f"{row.recipe} {row.system.partition(',')[0]}".strip()
 
 
-def files_of(recipe: Recipe, out: Path) -> list[str]:
-    """Names of the recipe's pictures that are in the folder, in the order in which they are to be shown."""
-    names = []
+CAPTIONS = {
+    "curves": "Loss and accuracy after each epoch; of the first seed.",
+    "steps": "Loss of each batch, and its mean over the last 200.",
+    "confusion": "Confusion matrix of the test part: mistakes are coloured, recall stands at the right, precision below.",
+    "samples": "The first test images that are classified correctly (blue) and wrongly (orange): bars are the probabilities of the classes, "
+    "the outlined one is the true class.",
+    "mistakes": "The wrong answers that the model is surest of; the outlined bar is the true class.",
+    "weights": "Learned weights of each class as images: red pixels speak for it, blue ones against it.",
+    "filters": "Weights of the first layer's units or filters, the largest first.",
+    "importances": "What share of the trees' decrease of impurity each pixel has.",
+    "costs": "Cost against iteration, both logarithmic; above each panel the first and the last value.",
+    "learning-rates": "Left: training loss after each epoch, mean and range of the seeds; right: training accuracy after the last one, a point "
+    "a seed.",
+    "time-accuracy": "Test accuracy against seconds of training; bars are one standard deviation of the seeds.",
+}
+
+
+def files_of(recipe: Recipe, out: Path) -> list[tuple[str, str]]:
+    """Names and captions of the recipe's pictures that are in the folder, in the order in which they are to be shown."""
+    files = []
     for picture in recipe.pictures:
         systems = [system.name for system in recipe.systems]
         if picture in RESULT_PICTURES:
             systems = [system for system, _ in RESULT_PICTURES[picture]]
-        names += [picture_file(recipe.name, system, picture) for system in systems]
-    return [name for name in names if (out / name).exists()]
+        files += [(picture_file(recipe.name, system, picture), CAPTIONS[picture]) for system in systems]
+    return [(name, caption) for name, caption in files if (out / name).exists()]

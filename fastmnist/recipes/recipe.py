@@ -1,10 +1,12 @@
-"""What a recipe consists of: frozen descriptions, no data and no arithmetic."""
+"""What a recipe consists of: frozen descriptions, no data and no fits."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+import numpy as np
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,10 @@ class System:
     lines: tuple[Line, ...] = (Line(),)
     digit: int | None = None
 
+    def labels(self, y: np.ndarray) -> np.ndarray:
+        """What the model is to tell from images of the digits `y` (n,): `y`, or "another" and "digit 0" (last, so the positive class)."""
+        return y if self.digit is None else np.where(y == self.digit, f"digit {self.digit}", "another")
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -66,6 +72,8 @@ class Recipe:
     systems : tuple of System
     published_time : str
         As it was published; empty if it was not.
+    goal : float or None
+        How many times as fast as the source's software the first system should be; None: no goal was set for it.
     convex : bool
         One solution whatever the seed: the published number is met within 0.1 points.
     random : bool
@@ -89,6 +97,7 @@ class Recipe:
     split: str
     systems: tuple[System, ...]
     published_time: str = ""
+    goal: float | None = None
     convex: bool = False
     random: bool = True
     excepted: str = ""

@@ -152,10 +152,6 @@ def _split(recipe: Recipe, seed: int, options: Options) -> Split:
     return split.first(QUICK_ROWS, QUICK_OTHER_ROWS) if options.quick else split
 
 
-def _labels(system: System, y: np.ndarray) -> np.ndarray:
-    return y if system.digit is None else (y == system.digit).astype(int)
-
-
 def _estimator(system: System, parameters: dict[str, Any]) -> Any:
     return getattr(estimators, system.model)(**{**system.parameters, **parameters})
 
@@ -166,13 +162,13 @@ def _fit(recipe: Recipe, system: System, seed: int, chosen: dict[str, Any], opti
     model = _estimator(system, {**chosen, "random_state": seed})
     validation = {}
     if split.validation is not None:
-        validation["validation_data"] = (split.validation[0], _labels(system, split.validation[1]))
-    model.fit(X, _labels(system, y), **validation)
+        validation["validation_data"] = (split.validation[0], system.labels(split.validation[1]))
+    model.fit(X, system.labels(y), **validation)
     if getattr(model, "interrupted_", False):
         raise KeyboardInterrupt
-    report = classification_report(_labels(system, y_test), model.predict(X_test))
+    report = classification_report(system.labels(y_test), model.predict(X_test))
     wants_train = recipe.train_report or any(line.metric == "train_accuracy" for line in system.lines)
-    train_report = classification_report(_labels(system, y), model.predict(X)) if wants_train else None
+    train_report = classification_report(system.labels(y), model.predict(X)) if wants_train else None
     history = getattr(model, "history_", {})
     unit, epochs = _work(model)
     run = Run(
