@@ -482,17 +482,18 @@ def check(monkeypatch):
 
 
 def test_an_older_tree_runs_beside_this_one_and_a_slower_one_ends_with_1(check, monkeypatch, tmp_path, capsys):
-    for name in ("old", "new"):
-        (tmp_path / name).mkdir()
-        shutil.copy(TESTS / "peer_runners.py", tmp_path / name)
-    monkeypatch.setattr(check, "ROOT", tmp_path / "new")
-    monkeypatch.setattr(check, "checked_out", lambda revision: contextlib.nullcontext(tmp_path / "old"))
     job = Job("a-job", "a job", {OURS: "peer_runners:FromTree"}, {})
     monkeypatch.setattr(check, "JOBS", {"a-job": job})
     for old, new, verdict_, code in ((1.0, 2.0, "SLOWER", 1), (2.0, 1.0, "FASTER", 0), (1.0, 1.0, "SAME", 0)):
+        trees = (
+            tmp_path / verdict_
+        )  # of their own: Python takes a file of the same second and length for the one it has compiled
         for name, seconds in (("old", old), ("new", new)):
-            (tmp_path / name / "seconds_of_tree.py").write_text(f"SECONDS = {seconds}")
-        monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+            (trees / name).mkdir(parents=True)
+            shutil.copy(TESTS / "peer_runners.py", trees / name)
+            (trees / name / "seconds_of_tree.py").write_text(f"SECONDS = {seconds}")
+        monkeypatch.setattr(check, "ROOT", trees / "new")
+        monkeypatch.setattr(check, "checked_out", lambda revision, trees=trees: contextlib.nullcontext(trees / "old"))
         assert check.main(["--base", "some", "--jobs", "a-job"]) == code
         assert f"a-job: {verdict_}, {old / new:.2f} x as fast as some" in capsys.readouterr().out
 

@@ -207,7 +207,7 @@ def test_rows_of_features_are_checked_where_they_count():
         ("conv2d_dx", {"kernel_height": 99}, "the window must fit into the image of 6 x 6; got 99 x 3"),
         ("conv2d_dw", {"kernel_width": 2}, "conv2d_dw: [YK] must be"),
         ("max_pool", {"pool_height": 1}, "max_pool: Y must be"),
-        ("conv2d_pooled_dx", {"pool_width": 99}, "the pooling window must fit into the 5 x 5 pixels that"),
+        ("conv2d_pooled_dx", {"pool_width": 99}, "the pooling window must fit into the 34 x 4 pixels that"),
         ("conv2d_winograd", {"height": 99}, "conv2d_winograd: [XY] must be"),
         ("conv2d_winograd", {"channels": 129}, "conv2d_winograd: channels must be at most 128; got 129. Call conv2d"),
         ("conv2d_pooled_dwt", {"pool_height": 1}, "conv2d_pooled_dwt: .* must be"),

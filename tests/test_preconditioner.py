@@ -83,7 +83,7 @@ def test_float32_products_are_near_float64_ones():
 def test_many_features_or_little_memory_leave_the_diagonal():
     X = np.random.default_rng(3).normal(size=(300, 20))
     wide = scipy.sparse.random_array((50, 10_000), density=0.01, rng=0).tocsr()
-    assert [make(X)._transform.ndim, make(X, max_memory=1000)._transform.ndim, make(wide)._transform.ndim] == [2, 1, 1]
+    assert [make(X).transform.ndim, make(X, max_memory=1000).transform.ndim, make(wide).transform.ndim] == [2, 1, 1]
 
 
 @pytest.mark.parametrize("loss", [BinaryCrossEntropy(), SoftmaxCrossEntropy()], ids=lambda loss: type(loss).__name__)

@@ -56,7 +56,7 @@ class ScriptedExecutor:
     def get_parameters(self):
         return [np.full((3, 2), float(len(self.orders))), np.zeros(2)]
 
-    def outputs(self, parameters, X, *, pixel_scale=1.0):
+    def outputs(self, parameters, X, *, pixel_scale=1.0, link=True):
         """Right for as many rows as `parameters` says."""
         right = np.arange(len(X)) < parameters[0][0, 0]
         return np.where(right[:, None], [[0.9, 0.1]], [[0.1, 0.9]])

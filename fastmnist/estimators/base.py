@@ -47,7 +47,6 @@ if TYPE_CHECKING:
 _TRANSIENT = (
     "_executor",
     "_executor_checked",
-    "_known_parameters",
     "_lock",
     "_fit_lock",
     "_on_epoch",

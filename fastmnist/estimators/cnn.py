@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Iterable
 from typing import Any, ClassVar
 
@@ -216,18 +215,6 @@ feature_names_in_, history_, step_losses_, backend_, backend_reason_, pixel_scal
         return super()._row_shapes() | images
 
     def _parameters(self) -> list[np.ndarray]:
-        # Predicting one image takes some microseconds, as describing the network does: while the fitted arrays are the same, so are their rows.
-        arrays = self._fitted_arrays()
-        fitted = [self.layers, self.n_features_in_, *arrays]
-        known, parameters = getattr(self, "_known_parameters", ([], []))
-        if len(known) != len(fitted) or not all(map(operator.is_, known, fitted)):
-            parameters = self._fitted_rows()
-            # A copy would not follow what is written into the fitted array.
-            if all(array.flags.c_contiguous for array in arrays):
-                self._known_parameters = fitted, parameters
-        return list(parameters)
-
-    def _fitted_rows(self) -> list[np.ndarray]:
         """The fitted arrays as the layers have their parameters: weights as matrices."""
         layers = self._spec().layers
         asked = [sum(isinstance(layer, kind) for layer in layers) for kind in ((Conv2D, Dense), BatchNorm)]

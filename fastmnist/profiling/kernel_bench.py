@@ -17,7 +17,7 @@ import numpy as np
 from fastmnist import backends
 from fastmnist.kernel_call import STANDARD_DIMS
 from fastmnist.kernels import reference
-from fastmnist.kernels.contract import CONTRACT, Op
+from fastmnist.kernels.contract import CONTRACT, WINOGRAD_PLACES, Op
 from fastmnist.profiling.machine import known_roofs
 
 Function = Callable[..., object]
@@ -202,6 +202,8 @@ def _image_sizes(op: Op, params: Mapping[str, float], n_filters: int) -> dict[st
     sizes = {"X": height * width * channels}
     if "top" in of:
         sizes["Y"] = (height + of["top"] + of["bottom"]) * (width + of["left"] + of["right"]) * channels
+    elif "V" in op.dims:  # by transformed tiles, of filters of 3 x 3 pixels
+        sizes |= {"Y": (height - 2) * (width - 2) * n_filters, "V": WINOGRAD_PLACES * channels, "O": n_filters}
     else:
         kind = "kernel" if "kernel_height" in of else "pool"
         window = of[f"{kind}_height"], of[f"{kind}_width"]
