@@ -20,7 +20,7 @@ train: $(READY) ## Train the default network on MNIST and print how good it is (
 	@$(PY) -m fastmnist train mlp $(ARGS)
 
 test: $(READY) ## The tests (ARGS="-k name" chooses)
-	@$(PY) -m pytest -m "not long and not gpu" $(ARGS)
+	@$(PY) -m pytest -n 2 -m "not long and not gpu" $(ARGS)
 
 test-long: $(READY) ## The long tests alone
 	@$(PY) -m pytest -m "long and not gpu" $(ARGS)

@@ -238,7 +238,9 @@ def test_every_kernel_is_launched_by_some_op_and_takes_what_it_is_given():
     for file in FILES:
         for kernel in kernels(file):
             of_an_op = kernel.removesuffix("_kernel").removesuffix("_backward") in LAUNCHERS  # named by it
-            assert of_an_op or any(re.fullmatch(name, kernel) for name in named), f"{file}.cu: nothing launches {kernel}"
+            assert of_an_op or any(re.fullmatch(name, kernel) for name in named), (
+                f"{file}.cu: nothing launches {kernel}"
+            )
 
 
 def test_sources_include_nothing():
