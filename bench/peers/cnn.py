@@ -8,7 +8,7 @@ Timed, from uint8 images and labels in memory to the trained model:
 `seconds`
     The marginal epoch of `rows` images, (fit of k epochs - fit of one) / (k - 1). PyTorch's loop is watched: both are read off one fit.
 
-Both have the same network, initial distribution, Adam with step size 0.001, batch size, number of updates, and float32. Compared: the training
+Both have the same network, initial weights, Adam with step size 0.001, batch size, number of updates, and float32. Compared: the training
 loss, mean over the epochs and the seeds, and the test accuracy after them, mean over the seeds.
 
 The note of each record says how many GFLOP/s a core that is, counted as if every product were computed: forward, filter gradients, input gradients.
@@ -174,7 +174,7 @@ class Torch(_Training):
         """A new model and its optimizer."""
         from fastmnist.network.initializers import initial_parameters
 
-        parameters = initial_parameters(self.spec, np.random.default_rng(seed), np.float32)
+        parameters = initial_parameters(self.spec, np.random.RandomState(seed), np.float32)  # as CNNClassifier
         self.model = torch_model(self.torch, self.spec, parameters).to(memory_format=self.layout)
         self.optimizer = self.torch.optim.Adam(self.model.parameters(), lr=LEARNING_RATE, fused=True)
         self.criterion = self.torch.nn.CrossEntropyLoss()
