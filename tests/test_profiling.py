@@ -104,7 +104,7 @@ def test_a_kernel_that_runs_twice_takes_twice_the_time(monkeypatch):
     # Two executors' tensors lie elsewhere in memory, which neighbours on the same core make felt: tried again with other ones. Times that were
     # shared out instead of measured would be wrong every time.
     twice, wrong = ("linear_relu", "forward 1"), {}
-    for _ in range(4):
+    for _ in range(8):
         ratios, shares = _beside_one_that_runs_it_twice(twice, monkeypatch)
         wrong = {twice: ratios.pop(twice)}
         if wrong[twice] == pytest.approx(2, rel=0.15):
