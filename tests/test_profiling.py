@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import time
 
 import numpy as np
 import pytest
@@ -104,7 +105,7 @@ def test_a_kernel_that_runs_twice_takes_twice_the_time(monkeypatch):
     # Two executors' tensors lie elsewhere in memory, which neighbours on the same core make felt: tried again with other ones. Times that were
     # shared out instead of measured would be wrong every time.
     twice, wrong = ("linear_relu", "forward 1"), {}
-    for _ in range(8):
+    for _ in range(40):
         ratios, shares = _beside_one_that_runs_it_twice(twice, monkeypatch)
         wrong = {twice: ratios.pop(twice)}
         if wrong[twice] == pytest.approx(2, rel=0.15):
@@ -112,6 +113,7 @@ def test_a_kernel_that_runs_twice_takes_twice_the_time(monkeypatch):
             wrong = {line: r for line, r in ratios.items() if shares[line] > 0.01 and r != pytest.approx(1, rel=0.10)}
         if not wrong:
             break
+        time.sleep(0.5)  # neighbours come and go
     assert not wrong
 
 
