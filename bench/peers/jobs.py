@@ -229,7 +229,7 @@ JOBS = {
             rounds=9,
         ),
         *(_cnn(name) for name in NETWORKS),
-        *(_cnn_prediction(name, rows) for name in ("lenet5", "example") for rows in (1, 1000)),
+        *(_cnn_prediction(name, rows) for name in ("lenet5", "simple", "example") for rows in (1, 1000)),
         Job(
             "cnn-example-memory",
             f"{NETWORKS['example'][0]}, Adam, batch 256",
