@@ -234,7 +234,7 @@ JOBS = {
             "cnn-example-memory",
             f"{NETWORKS['example'][0]}, Adam, batch 256",
             _runners("cnn_memory", "torch"),
-            {"network": NETWORKS["example"][1], "rows": 20_000, "batch_size": 256},  # 24 steps of 6,000 left losses 3 % apart
+            {"network": NETWORKS["example"][1], "rows": 6_000, "batch_size": 256},
             columns={"seconds": "peak memory of the process"},
             rounds=6,
             unit="B",
