@@ -468,7 +468,7 @@ class ImageLayers:
         back.padded = self._tensors(f"padded_d{node.output.name}", padded, False)
         back.zeros = self.low.workspace.tensor(f"zeros{name}", (channels,), self.low.target.dtype)
 
-    def _one_a_thread(self, name: str, shape: tuple[int, int]) -> list[Tensor]:
+    def _one_a_thread(self, name: str, shape: tuple[int, ...]) -> list[Tensor]:
         low = self.low
         return [low.workspace.tensor(f"{name}_{t}", shape, low.target.dtype) for t in range(low.n_threads)]
 
@@ -543,9 +543,9 @@ class ImageLayers:
         instructions = []
         for node in segment:
             if isinstance(node, _Conv) and node.winograd:
-                outs, op = (node.tile_filters[thread].view,), "winograd_filters"
-                if node.seen_filters:
-                    outs, op = (*outs, node.seen_filters[thread].view), "winograd_filters_kept"
+                made = node.tile_filters[thread : thread + 1] + node.seen_filters[thread : thread + 1]
+                op = "winograd_filters_kept" if node.seen_filters else "winograd_filters"
+                outs = tuple(tensor.view for tensor in made)
                 instructions.append(Instruction(op, outs, (self._weights(node)[0],), (), "filters"))
         return instructions
 
