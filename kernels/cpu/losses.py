@@ -20,6 +20,7 @@ from .simd import (
     load_n,
     offset,
     only_lane,
+    prefetch,
     reduce_add,
     reduce_max,
     splat,
@@ -54,12 +55,22 @@ def _exponentials(p, z, C, top):
     return total
 
 
+@inline
+def _ask_for_rows(labels, sample_weight, order, cursor, B):
+    """Labels and weights of a batch lie anywhere in memory: all are asked for at once, so that they are waited for once."""
+    for r in range(B):
+        i = order[cursor[0] + r]
+        prefetch(labels, i)
+        prefetch(sample_weight, i)
+
+
 @kernel
 def softmax_cross_entropy(
     dz, losses, hits, z, labels, sample_weight, order, scale, cursor, label_smoothing, B, C, M, N, S, ld_dz, ld_z
 ):
     smooth = _F(label_smoothing)
     share = smooth / _F(C)
+    _ask_for_rows(labels, sample_weight, order, cursor, B)
     for r in range(B):
         at = cursor[0] + r
         i = order[at]
