@@ -4,16 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from kernel_cases import (
-    IN_PLACE,
-    UGLY_MATRICES,
-    VALUES,
-    assert_within_budget,
-    make_case,
-    n_variants,
-    run_reference,
-    sizes,
-)
+from kernel_budget import assert_within_budget, run_reference
+from kernel_cases import IN_PLACE, VALUES, make_case, n_variants
+from kernel_sizes import UGLY_MATRICES, sizes
 
 from fastmnist.kernels import cpu, reference
 from fastmnist.kernels.contract import CONTRACT
