@@ -157,6 +157,10 @@ def make_case(
             contents[name] = _signal(dtype, shape)
         else:
             contents[name] = _content(op, name, dtype, shape, dims, "wide" if name == huge else values, rng)
+        if (
+            name == "source" and dtype == "float32" and "scale" in params
+        ):  # of order 1 when scaled, as compressed rows are
+            contents[name] /= np.float32(params["scale"])
     buffers, arrays = {}, {}
     for name in names:
         buffers[name], arrays[name] = _embed(contents[name], strided, rng)
