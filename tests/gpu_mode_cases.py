@@ -13,7 +13,9 @@ import test_gpu_update
 from cusim import device
 from cusim.device import COOPERATIVE_FACTS, SimulatedDevice
 from executor_cases import _data, _parameters, _spec
-from kernel_cases import assert_within_budget, make_case, n_variants, run_reference, sizes
+from kernel_budget import assert_within_budget, run_reference
+from kernel_cases import make_case, n_variants
+from kernel_sizes import sizes
 
 from fastmnist.backends.gpu import CupyExecutor
 from fastmnist.backends.reference import ReferenceExecutor

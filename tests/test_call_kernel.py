@@ -5,7 +5,8 @@ import re
 
 import numpy as np
 import pytest
-from kernel_cases import is_image_op, make_case, sizes
+from kernel_cases import make_case
+from kernel_sizes import is_image_op, sizes
 
 from fastmnist import BackendUnavailable, call_kernel, kernel_call, warmup
 from fastmnist.kernels import reference

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from cusim import compiler_missing, fake_cupy
 from executor_cases import CASES, _train
-from kernel_cases import assert_within_budget, n_variants, sizes
+from kernel_budget import assert_within_budget
+from kernel_cases import n_variants
+from kernel_sizes import sizes
 from test_image_layers import CASES as IMAGE_CASES
 from test_image_layers import _train as _train_images
 

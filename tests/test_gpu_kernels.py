@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cusim import compiler_missing, device
-from kernel_cases import IN_PLACE, UGLY_MATRICES, VALUES, assert_within_budget, n_variants, sizes
+from kernel_budget import assert_within_budget
+from kernel_cases import IN_PLACE, VALUES, n_variants
+from kernel_sizes import UGLY_MATRICES, sizes
 
 from fastmnist.kernels import reference
 from fastmnist.kernels.contract import CONTRACT

@@ -25,7 +25,7 @@ from sklearn.utils.multiclass import _check_partial_fit_first_call
 from fastmnist.backends import PRECISIONS
 from fastmnist.backends.rows import Matrix, StoredRows
 from fastmnist.backends.warping import AugmentedExecutor
-from fastmnist.estimators.base import NetworkClassifier
+from fastmnist.estimators.network_classifier import NetworkClassifier
 from fastmnist.estimators.warning import warn_user
 from fastmnist.network.augmentation import FOR_DIGITS, Augment
 from fastmnist.network.initializers import initial_parameters
