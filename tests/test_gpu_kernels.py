@@ -12,9 +12,11 @@ from cusim import compiler_missing, device
 from kernel_cases import IN_PLACE, UGLY_MATRICES, VALUES, assert_within_budget, n_variants, sizes
 
 from fastmnist.kernels import reference
-from fastmnist.kernels.contract import CONTRACT
+from fastmnist.kernels.contract import CONTRACT, JOBS
 from fastmnist.kernels.gpu import (
     FILES,
+    JOB_LAUNCHERS,
+    JOBS_NOT_ON_GPU,
     LAUNCHERS,
     NOT_ON_GPU,
     Array,
@@ -38,6 +40,7 @@ call, call_reversed = device.call, partial(device.call, reverse=True)
 def test_every_op_of_the_contract_is_on_the_gpu_or_says_why_not():
     assert set(LAUNCHERS) | set(NOT_ON_GPU) == set(CONTRACT), "see launch.py, NOT_ON_GPU"
     assert not set(LAUNCHERS) & set(NOT_ON_GPU)
+    assert sorted((*JOB_LAUNCHERS, *JOBS_NOT_ON_GPU)) == sorted(JOBS)
 
 
 @pytest.mark.parametrize("op", LAUNCHERS)
