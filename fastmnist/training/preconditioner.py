@@ -17,7 +17,6 @@ from itertools import pairwise
 import numpy as np
 import scipy.linalg
 import scipy.sparse
-
 from scipy.linalg import blas, lapack
 
 from fastmnist.backends.device_rows import DeviceRows
@@ -31,7 +30,9 @@ ROWS_PER_FEATURE = 8  # of which G is estimated; with 4 MNIST took 21 evaluation
 SHRINKAGE = 0.01
 DIAGONAL_ROWS = 1024  # of which the diagonal alone is estimated
 MOST_FEATURES = 4096  # T takes 8 bytes times their square
-GRAM_STRIPS = 3  # of a symmetric product; more leave out more of its half that nobody needs, but are products of fewer rows
+GRAM_STRIPS = (
+    3  # of a symmetric product; more leave out more of its half that nobody needs, but are products of fewer rows
+)
 WORTH_EVALUATIONS = 25  # a full T may cost as much arithmetic as so many evaluations, else the diagonal of G has to do
 
 
@@ -58,7 +59,11 @@ class Preconditioner:
 
     def to_gradient(self, gradient: np.ndarray) -> np.ndarray:
         """Gradient with respect to u of what has this gradient with respect to w: T' gradient."""
-        return blas.dtrmm(1.0, self.transform, gradient, trans_a=1) if self._is_full else self.transform[:, None] * gradient
+        return (
+            blas.dtrmm(1.0, self.transform, gradient, trans_a=1)
+            if self._is_full
+            else self.transform[:, None] * gradient
+        )
 
     @property
     def _is_full(self) -> bool:
