@@ -72,7 +72,7 @@ def test_few_kernels_are_compiled_alone(started):
     assert started == []
 
 
-@pytest.mark.parametrize("executable", ["", "/opt/editor/bin/editor"])
+@pytest.mark.parametrize("executable", ["", "editor"])
 def test_a_program_that_embeds_python_is_not_started_again(monkeypatch, started, executable):
     monkeypatch.setattr(sys, "executable", executable)
     with helped(KERNELS) as wait_for:
