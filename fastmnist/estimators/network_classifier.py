@@ -178,7 +178,12 @@ class NetworkClassifier(Classifier):
             full_batch=full_batch,
             search=self.solver == "lbfgs",
             resident=isinstance(X, DeviceRows),
+            augmented=self._augmented_bytes(n * X.shape[1] * np.dtype(dtype).itemsize),
         )
+
+    def _augmented_bytes(self, nbytes: int) -> int:
+        """Of a GPU, to change so many bytes of images at random."""
+        return 0
 
     def _bind(
         self,
