@@ -61,6 +61,7 @@ from .losses import (
     softmax,
     softmax_cross_entropy,
     softmax_twice_cross_entropy,
+    weighted_sums,
 )
 from .matmul import (
     gemm_nn,
