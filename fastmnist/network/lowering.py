@@ -635,6 +635,7 @@ class Lowering:
         self, node: _DenseNode, t: int, lo: int, hi: int, c0: int, dy: View, fused: bool
     ) -> list[Instruction]:
         label = f"gradient {node.index + 1}"
+        factors: tuple[View, ...]
         if node.source is None:
             counts, indices, entries = self.by_feature[t]
             rows = dy.shape[0]
