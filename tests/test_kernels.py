@@ -166,6 +166,28 @@ def test_gradients_of_compressed_rows_have_the_bits_of_dense_ones(dtype, units):
     np.testing.assert_array_equal(_bits(dense), _bits(sparse))
 
 
+@pytest.mark.parametrize("units", [3, 40, 130])
+@pytest.mark.parametrize("l2", [0, 1e-3])
+def test_steps_taken_with_the_gradient_have_the_bits_of_two_ops(units, l2):
+    rng, rows, inputs = np.random.default_rng(1), 37, 101
+    x = (rng.standard_normal((rows, inputs)) * (rng.random((rows, inputs)) < 0.3)).astype(np.float32)
+    dy, old = (rng.standard_normal(shape).astype(np.float32) for shape in ((rows, units), (inputs, units)))
+    hyper, cursor = np.array([[1, 0, 1], [0.01, 0, l2]], np.float32), np.array([0, 1])
+    counts = (x != 0).sum(axis=0).astype(np.int32)
+    rows_of, entries = np.zeros((inputs, rows), np.int32), np.zeros((inputs, rows), np.float32)
+    for i, n in enumerate(counts):
+        rows_of[i, :n] = np.flatnonzero(x[:, i])
+        entries[i, :n] = x[rows_of[i, :n], i]
+    two, dense, sparse, gradient = old.copy(), old.copy(), old.copy(), np.empty_like(old)
+    cpu.call("linear_dw", gradient, x, dy)
+    cpu.call("sgd", two, gradient, hyper, cursor)
+    cpu.call("linear_dw_sgd", dense, x, dy, hyper, cursor)
+    cpu.call("sparse_linear_dw_sgd", sparse, counts, rows_of, entries, dy, hyper, cursor)
+    assert not np.array_equal(two, old)
+    np.testing.assert_array_equal(_bits(two), _bits(dense))
+    np.testing.assert_array_equal(_bits(two), _bits(sparse))
+
+
 def test_compiled_dropout_at_the_threshold():
     """`word < rate 2^32` for a threshold that is no integer: rounding it down would keep what must be dropped."""
     x, key, cursor = np.ones((1, 4), np.float32), np.array([1, 2], np.uint32), np.zeros(2, np.int64)

@@ -136,6 +136,7 @@ class CpuExecutor:
             lanes=LANES,
             chunk_bytes=CHUNK_BYTES,
             winograd=winograd_limit(),
+            fuses_sgd=True,
         )
         self._state: np.ndarray | None = None
         self._initial: list[np.ndarray] | None = None

@@ -33,6 +33,7 @@ NOT_ON_GPU = {
             "sparse_transpose",
             "sparse_linear_dw",
             "sparse_linear_dw_add",
+            "sparse_linear_dw_sgd",
             "occupied_blocks",
             "pack_blocks",
             "block_linear",
@@ -40,6 +41,7 @@ NOT_ON_GPU = {
         ),
         "the data set stays on the device as dense bytes: 47 MB for MNIST, less than its level-2 cache",
     ),
+    "linear_dw_sgd": "no lowering for a GPU asks for it: `plan` fuses any optimizer's step with the gradient before it",
     "softmax_twice_cross_entropy": "it is a mistake that is kept for comparison; nobody is in a hurry to make it",
     **dict.fromkeys(
         ("gemm_nn", "gemm_nt", "gemm_tn", "gemm_tt"),
