@@ -224,10 +224,8 @@ def _check_contents(
         counts, rows = operands["counts"], operands["rows"]
         within("counts", counts, 0, dims["B"] + 1)
         within("rows", rows[np.arange(dims["B"]) < counts[:, None]], 0, dims["B"])
-    if op.name == "winograd_filters" and (dims["K"] % 9 or dims["V"] != dims["K"] // 9 * WINOGRAD_PLACES):
-        raise ValueError(
-            f"{op.name}: filters of 3 x 3 pixels have K = 9 C weights and V = {WINOGRAD_PLACES} C; got K = {dims['K']}, V = {dims['V']}."
-        )
+    if op.name.startswith("winograd_filters"):
+        _check_tile_filters(op, dims)
     if "height" in params:
         _check_images(op, operands, dims, params)
     elif {"Y", "O"} <= dims.keys() and (dims["O"] == 0 or dims["Y"] % dims["O"]):
@@ -238,6 +236,17 @@ def _check_contents(
     for name in ("rate", "label_smoothing"):
         if name in params and not (0 <= params[name] < 1):
             raise ValueError(f"{op.name}: {name} must be in [0, 1); got {params[name]:g}.")
+
+
+def _check_tile_filters(op: Op, dims: Mapping[str, int]) -> None:
+    channels, summed = dims["K"] // 9, "C"
+    places = channels * WINOGRAD_PLACES
+    if "C" in dims:  # turned: the convolution's filters are summed
+        channels, summed, places = dims["C"], "O", dims["O"] * WINOGRAD_PLACES
+    if dims["K"] != 9 * channels or dims["V"] != places:
+        raise ValueError(
+            f"{op.name}: filters of 3 x 3 pixels have K = 9 C weights and V = {WINOGRAD_PLACES} {summed}; got K = {dims['K']}, V = {dims['V']}."
+        )
 
 
 def _check_columns(op: Op, indptr: np.ndarray, columns: np.ndarray, within: Callable[..., None], n: int) -> None:

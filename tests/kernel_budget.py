@@ -158,7 +158,7 @@ def _terms(op: str, dims: dict[str, int]) -> int:
         return dims["K"]
     if op.startswith("conv2d_winograd"):
         return dims["V"]
-    if op == "winograd_filters":
+    if op.startswith("winograd_filters"):
         return 9
     if op == "avg_pool":
         return dims["pool_height"] * dims["pool_width"]

@@ -42,7 +42,10 @@ def sizes(op: str) -> Iterator[dict[str, int]]:
     if {"Y", "O"} <= set(CONTRACT[op].dims):
         yield from ({"B": b, "O": o, "Y": o * pixels} for b, pixels, o in UGLY_CHANNELS)
         return
-    if op == "winograd_filters":
+    if op == "winograd_filters_turned":
+        yield from ({"V": 36 * o, "C": c, "O": o, "K": 9 * c} for c, o in ((1, 1), (2, 17), (17, 3), (33, 5)))
+        return
+    if op.startswith("winograd_filters"):
         yield from ({"V": 36 * c, "O": o, "K": 9 * c} for c, o in ((1, 1), (2, 17), (17, 33), (5, 48)))
         return
     if op == "transpose":

@@ -47,7 +47,7 @@ WINOGRAD_CHANNELS, WINOGRAD_BYTES, WINOGRAD_TILE, WINOGRAD_FILTER = 128, 1 << 19
 STATED_WINOGRAD = Crossover(0.5, STATED)
 
 
-def winograd_products(shape: Shape, filters: int, lanes: int, rows: int) -> tuple[int, int]:
+def winograd_products(shape: Shape, filters: int, lanes: int, rows: int, *, ready: bool = False) -> tuple[int, int]:
     """Products of vectors of a convolution of 3 x 3 pixels with stride 1: by Winograd's algorithm, transformations included, and directly.
 
     Parameters
@@ -56,11 +56,15 @@ def winograd_products(shape: Shape, filters: int, lanes: int, rows: int) -> tupl
         Height, width and channels of an image, its border included.
     filters, lanes, rows : int
         `rows` images are convolved with the filters, which are transformed once.
+    ready : bool, default=False
+        The filters are transformed already.
     """
     height, width, channels = shape
     tiles, vectors = -(-(height - 2) // 4) * -(-(width - 2) // 4), -(-filters // lanes)
     transformed = rows * tiles * WINOGRAD_TILE * (-(-channels // lanes) + vectors)
-    by_tiles = rows * tiles * 36 * channels * vectors + transformed + WINOGRAD_FILTER * channels * vectors
+    by_tiles = rows * tiles * 36 * channels * vectors + transformed
+    if not ready:
+        by_tiles += WINOGRAD_FILTER * channels * vectors
     return by_tiles, rows * (height - 2) * (width - 2) * 9 * channels * vectors
 
 
@@ -142,9 +146,20 @@ class _Conv(_Node):
     transposed: list[Tensor] = field(default_factory=list)
     winograd: bool = False  # forward by transformed tiles
     tile_filters: list[Tensor] = field(default_factory=list)  # the filters for them, of each thread
+    seen_filters: list[Tensor] = field(default_factory=list)  # prediction: the filters that those were made of
+    back: _BackByTiles | None = None  # the gradient of its input by transformed tiles
     blocks: list[Tensor] = field(
         default_factory=list
     )  # if `pooled`: rows of the weights' gradient, scratch of each thread
+
+
+@dataclass
+class _BackByTiles:
+    """What the gradient of a convolution's input by transformed tiles needs, of each thread; the zeros serve all."""
+
+    filters: list[Tensor] = field(default_factory=list)
+    padded: list[Tensor] = field(default_factory=list)  # the gradient of the output with its border, a chunk
+    zeros: Tensor | None = None  # in place of a bias
 
 
 @dataclass
@@ -347,26 +362,45 @@ class ImageLayers:
 
     def _decide_what_goes_by_tiles(self) -> None:
         """Of 3 x 3 pixels with stride 1: by the products of vectors either way."""
-        low, lanes, limit = self.low, self.low.target.lanes, self.low.target.winograd
+        low, lanes = self.low, self.low.target.lanes
         for node in self.convolutions:
-            channels, filters = node.source.shape[2], node.layer.filters
             if not lanes or node.fused or (*node.layer.window, node.layer.stride) != (3, 3, 1):
                 continue
-            by_tiles, direct = winograd_products(node.source.shape, filters, lanes, low.rows)
-            nbytes = 4 * 36 * channels * filters
-            if channels > WINOGRAD_CHANNELS:
-                why = f"direct, Winograd's algorithm is for {WINOGRAD_CHANNELS} channels at most"
-            elif nbytes > WINOGRAD_BYTES:
-                why = f"direct, Winograd's filters would take {nbytes:,} bytes of the cache, above the limit of {WINOGRAD_BYTES:,}"
-            elif by_tiles > limit.share * direct:
-                why = f"direct, Winograd's algorithm would take {by_tiles / direct:.0%} of its products of vectors, above the limit of {limit}"
-            else:
-                node.winograd = True
-                why = (
-                    f"by Winograd's algorithm F(4 x 4, 3 x 3), as dear as {by_tiles // low.rows:,} products of vectors an image instead of "
-                    f"{direct // low.rows:,}: {by_tiles / direct:.0%}, at most {limit}"
-                )
+            shape, filters = node.source.shape, node.layer.filters
+            ready = low.purpose == "inference"  # filters are kept from call to call
+            products = winograd_products(shape, filters, lanes, low.rows, ready=ready)
+            node.winograd, why = self._tiles_or_direct(shape[2], filters, products)
             low.decisions.append(f"convolution {node.index + 1}: {why}")
+            if low.purpose == "training" and self._needs_gradient(node) and not node.pooled:
+                # The output's gradient within two pixels of zeros, convolved with the turned filters.
+                (height, width, channels), (out_height, out_width, _) = shape, node.output.shape
+                by_tiles, _ = winograd_products((height + 2, width + 2, filters), channels, lanes, low.rows)
+                vectors = min(-(-3 * channels // lanes), 3 * -(-channels // lanes))
+                products = by_tiles, low.rows * out_height * out_width * 3 * filters * vectors
+                chosen, why = self._tiles_or_direct(filters, channels, products)
+                node.back = _BackByTiles() if chosen else None
+                low.decisions.append(f"convolution {node.index + 1}, the gradient of its input: {why}")
+
+    def _tiles_or_direct(self, channels: int, filters: int, products: tuple[int, int]) -> tuple[bool, str]:
+        """Whether Winograd's algorithm serves a convolution of 3 x 3 pixels that takes so many products of vectors either way, and why."""
+        (by_tiles, direct), limit, rows = products, self.low.target.winograd, self.low.rows
+        nbytes = 4 * 36 * channels * filters
+        if channels > WINOGRAD_CHANNELS:
+            return False, f"direct, Winograd's algorithm is for {WINOGRAD_CHANNELS} channels at most"
+        if nbytes > WINOGRAD_BYTES:
+            return False, (
+                f"direct, Winograd's filters would take {nbytes:,} bytes of the cache, above the limit of {WINOGRAD_BYTES:,}"
+            )
+        share = f"{by_tiles / direct:.0%}"
+        if by_tiles > limit.share * direct:
+            return (
+                False,
+                f"direct, Winograd's algorithm would take {share} of its products of vectors, above the limit of {limit}",
+            )
+        return True, (
+            f"by Winograd's algorithm F(4 x 4, 3 x 3), as dear as {by_tiles // rows:,} products of vectors an image instead of "
+            f"{direct // rows:,}: {share}, at most {limit}"
+        )
 
     def _unmade(self) -> list[_Image]:
         """Outputs of convolutions that are pooled at once."""
@@ -390,10 +424,12 @@ class ImageLayers:
         for node in self.convolutions:
             if node.winograd:
                 shape = (36 * node.source.shape[2], node.layer.filters)
-                node.tile_filters = [
-                    low.workspace.tensor(f"u{node.index + 1}_{t}", shape, low.target.dtype)
-                    for t in range(low.n_threads)
-                ]
+                node.tile_filters = self._one_a_thread(f"u{node.index + 1}", shape)
+                if low.purpose == "inference":  # zeros at first, of which the filters are zeros too
+                    seen = low.spec.parameter_shapes[2 * node.index]
+                    node.seen_filters = self._one_a_thread(f"seen{node.index + 1}", seen)
+            if node.back:
+                self._reserve_back(node, node.back)
         if low.purpose == "inference":
             return
         for i, node in enumerate(self.nodes):
@@ -424,6 +460,17 @@ class ImageLayers:
                         low.workspace.tensor(f"wt{node.index + 1}_{t}", (filters, inputs), low.target.dtype)
                         for t in range(low.n_threads)
                     ]
+
+    def _reserve_back(self, node: _Conv, back: _BackByTiles) -> None:
+        (height, width, channels), filters, name = node.source.shape, node.layer.filters, f"{node.index + 1}"
+        back.filters = self._one_a_thread(f"turned{name}", (36 * filters, channels))
+        padded = (height + 2) * (width + 2) * filters
+        back.padded = self._tensors(f"padded_d{node.output.name}", padded, False)
+        back.zeros = self.low.workspace.tensor(f"zeros{name}", (channels,), self.low.target.dtype)
+
+    def _one_a_thread(self, name: str, shape: tuple[int, ...]) -> list[Tensor]:
+        low = self.low
+        return [low.workspace.tensor(f"{name}_{t}", shape, low.target.dtype) for t in range(low.n_threads)]
 
     def _tensors(self, name: str, size: int, kept: bool, dtype: str = "") -> list[Tensor]:
         make, dtype = self.low.workspace.tensor, dtype or self.low.target.dtype
@@ -493,11 +540,14 @@ class ImageLayers:
             self.low.builder.stage(stage)
 
     def _filters_for_tiles(self, segment: list[_Node], thread: int) -> list[Instruction]:
-        return [
-            Instruction("winograd_filters", (node.tile_filters[thread].view,), (self._weights(node)[0],), (), "filters")
-            for node in segment
-            if isinstance(node, _Conv) and node.winograd
-        ]
+        instructions = []
+        for node in segment:
+            if isinstance(node, _Conv) and node.winograd:
+                made = node.tile_filters[thread : thread + 1] + node.seen_filters[thread : thread + 1]
+                op = "winograd_filters_kept" if node.seen_filters else "winograd_filters"
+                outs = tuple(tensor.view for tensor in made)
+                instructions.append(Instruction(op, outs, (self._weights(node)[0],), (), "filters"))
+        return instructions
 
     def _group_bounds(self, pieces: list[_Piece]) -> Iterator[_Piece]:
         """The groups of a thread as one piece each."""
@@ -611,11 +661,15 @@ class ImageLayers:
             after = begins_with
 
     def _transposed_filters(self, thread: int) -> list[Instruction]:
-        return [
-            Instruction("transpose", (node.transposed[thread].view,), (self._weights(node)[0],), (), "transpose")
-            for node in self.convolutions
-            if node.transposed
-        ]
+        instructions = []
+        for node in self.convolutions:
+            if node.transposed:
+                wt = node.transposed[thread].view
+                instructions.append(Instruction("transpose", (wt,), (self._weights(node)[0],), (), "transpose"))
+                if node.back:
+                    outs = (node.back.filters[thread].view,)
+                    instructions.append(Instruction("winograd_filters_turned", outs, (wt,), (), "filters"))
+        return instructions
 
     def _merge_sums(self, node: _Norm, rows: int, pieces: list[list[_Piece]]) -> None:
         """The gradients of gamma and beta, which that of the input needs as well, added group by group by the first thread."""
@@ -656,6 +710,13 @@ class ImageLayers:
             if node.pooled:
                 ins = (dy, self._places(node.pooled, piece), wt)
                 yield Instruction("conv2d_pooled_dx", (dx,), ins, _pooled_window(node), label)
+            elif node.back:
+                assert node.back.zeros is not None
+                (height, width, _), filters = node.source.shape, node.layer.filters
+                padded = _rows(node.back.padded, False, piece)
+                yield Instruction("pad", (padded,), (dy,), (*node.output.shape, 2, 2, 2, 2), label)
+                ins = (padded, node.back.filters[piece.thread].view, node.back.zeros.view)
+                yield Instruction("conv2d_winograd", (dx,), ins, (height + 2, width + 2, filters), label)
             else:
                 yield Instruction("conv2d_dx", (dx,), (dy, wt), _window(node), label)
         elif isinstance(node, _MaxPool):

@@ -225,6 +225,10 @@ class Lowering:
         self.dense = [node for node in self.nodes if isinstance(node, _DenseNode)]
         self.placements = self._place_parameters()
         self._reserve_scratch()
+        if self._skips_zeros(self.dense[0]):
+            # Where the only row stands, as ops that read rows of X where they lie ask for it: zeros that nobody writes.
+            self.only_row = self.workspace.tensor("only_row", (1,), "int64"), self.workspace.tensor("at", (2,), "int64")
+            self.decisions.append(f"dense {self.dense[0].index + 1}: the zeros of an only row are skipped")
 
     # --- memory -------------------------------------------------------------------------------------------------------------------
 
@@ -477,7 +481,11 @@ class Lowering:
                         instructions.append(Instruction(f"{self._kind}_{op}", (y,), ins, (self.data.scale,), label))
                     else:
                         x = node.source.tensor.view.rows(r0, r1)
-                        instructions.append(Instruction(op, (y,), (x, *weights), (), label))
+                        if self._skips_zeros(node):
+                            ins = (x, *weights, *(tensor.view for tensor in self.only_row))
+                            instructions.append(Instruction(f"skipping_{op}", (y,), ins, (1.0,), label))
+                        else:
+                            instructions.append(Instruction(op, (y,), (x, *weights), (), label))
                 stage.append(instructions)
         else:
             for t, region in enumerate(self._regions(node.output, rows)):
@@ -493,6 +501,11 @@ class Lowering:
                         instructions.append(Instruction("dropout", outs, ins, params, "dropout"))
                 stage.append(instructions)
         self.builder.stage(stage)
+
+    def _skips_zeros(self, node: _DenseNode) -> bool:
+        """Of a single image's rectified pixels: then weights are read for one row alone, and those that 0 multiplies need not be."""
+        after_images = self.images is not None and node is self.nodes[0] and self.images.ends_rectified
+        return self.purpose == "inference" and self.rows == 1 and self.target.lanes > 0 and after_images
 
     def _panel(self, parameter: int, c0: int) -> View:
         return next(p for p in self.placements[parameter] if p.c0 == c0).tensor.view

@@ -10,8 +10,8 @@ One module a topic, named as in `reference/`, `cpu/` and `gpu/`. The next op sta
 The alphabet of dimensions: B rows of a batch, I inputs of a layer, O outputs of a layer, C classes, N rows of the data set, M entries of
 the order, S steps of an epoch, R x Q any matrix, Z stored values, P row pointers of compressed rows; of image layers X = H W C values of an
 image that is read, Y = OH OW O values of one that is made, K = kernel_height kernel_width C weights of a filter, O filters;
-V = 36 C places of a filter's transformed channels; F slots of features in blocks, W words of a row's bitmap of blocks, E elements of weights
-that lie block by block.
+V = 36 C places of a filter's transformed channels (V = 36 O where C channels are made of O); F slots of features in blocks, W words of a row's
+bitmap of blocks, E elements of weights that lie block by block.
 
 Images are rows of a matrix: pixel by pixel from the top left, the channels of a pixel side by side (height, width, channels). What a shape
 cannot tell stands in the params `height width channels` of the image X, and in those of the window that moves over it without padding:

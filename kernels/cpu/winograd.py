@@ -20,7 +20,7 @@ from ..contract import WINOGRAD_CHANNELS, WINOGRAD_PLACES
 from .convolution import NO_FLOOR, RELU_FLOOR, from_offsets, run_tile, tile_rows, to_offsets
 from .isa import LANES
 from .registry import kernel
-from .simd import inline, load, load_n, offset, splat, stack_array, store, store_n, where
+from .simd import inline, load, load_n, offset, reduce_add, splat, stack_array, store, store_n, where
 from .window_tile import WINDOW_ROWS
 
 _F = np.float32
@@ -189,19 +189,52 @@ def conv2d_winograd_relu(y, x, u, b, height, width, channels, B, Y, X, V, O, ld_
     _convolve(y, x, u, b, height, width, channels, B, O, ld_y, ld_x, ld_u, RELU_FLOOR)
 
 
-@kernel
-def winograd_filters(u, w, V, O, K, ld_u, ld_w):
-    C = K // 9
+@inline
+def _transform_filters(u, w, first, tap, step, channels, filters, ld_u):
+    """Pixel (i, j) of channel c and filter o stands in w at `first + (3 i + j) tap + c step + o`."""
     half = half_way()
-    for c in range(C):
-        for o in range(0, O, LANES):
-            n = O - o
+    for c in range(channels):
+        for o in range(0, filters, LANES):
+            n = filters - o
             for j in range(3):
-                at = (j * C + c) * ld_w + o
-                step = 3 * C * ld_w
-                values = _of_weights(load_n(w, at, n), load_n(w, at + step, n), load_n(w, at + 2 * step, n))
+                at = first + j * tap + c * step + o
+                values = _of_weights(load_n(w, at, n), load_n(w, at + 3 * tap, n), load_n(w, at + 6 * tap, n))
                 _store_six(half, j * LANES, 3 * LANES, values, LANES)
             for i in range(6):
                 row = i * 3 * LANES
                 values = _of_weights(load(half, row), load(half, row + LANES), load(half, row + 2 * LANES))
-                _store_six(u, (i * 6 * C + c) * ld_u + o, C * ld_u, values, n)
+                _store_six(u, (i * 6 * channels + c) * ld_u + o, channels * ld_u, values, n)
+
+
+@kernel
+def winograd_filters(u, w, V, O, K, ld_u, ld_w):
+    C = K // 9
+    _transform_filters(u, w, 0, C * ld_w, ld_w, C, O, ld_u)
+
+
+@kernel
+def winograd_filters_turned(u, wt, V, C, O, K, ld_u, ld_wt):
+    _transform_filters(u, wt, 8 * C, -C, ld_wt, O, C, ld_u)
+
+
+@inline
+def _is_equal(a, b, rows, columns, ld_a, ld_b):
+    zero, one = splat(_F(0)), splat(_F(1))
+    for r in range(rows):
+        same = one
+        for j in range(0, columns, LANES):
+            n = columns - j
+            same = where(load_n(a, r * ld_a + j, n) == load_n(b, r * ld_b + j, n), same, zero)
+        if reduce_add(same) < LANES:
+            return False
+    return True
+
+
+@kernel
+def winograd_filters_kept(u, seen, w, V, O, K, ld_u, ld_seen, ld_w):
+    if not _is_equal(seen, w, K, O, ld_seen, ld_w):
+        C = K // 9
+        _transform_filters(u, w, 0, C * ld_w, ld_w, C, O, ld_u)
+        for k in range(K):
+            for o in range(0, O, LANES):
+                store_n(seen, k * ld_seen + o, load_n(w, k * ld_w + o, O - o), O - o)

@@ -48,7 +48,13 @@ NOT_ON_GPU = {
         "it multiplies matrices as linear layers, which need no alpha and beta; a product for itself is not asked of it yet",
     ),
     **dict.fromkeys(
-        ("winograd_filters", "conv2d_winograd", "conv2d_winograd_relu"),
+        (
+            "winograd_filters",
+            "winograd_filters_kept",
+            "winograd_filters_turned",
+            "conv2d_winograd",
+            "conv2d_winograd_relu",
+        ),
         "no lowering for a GPU asks for it: the tile of all products reads windows in place",
     ),
     **dict.fromkeys(

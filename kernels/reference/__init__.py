@@ -98,4 +98,10 @@ from .sparse import (
     sparse_transpose,
 )
 from .warping import augment_images, deskew_images
-from .winograd import conv2d_winograd, conv2d_winograd_relu, winograd_filters
+from .winograd import (
+    conv2d_winograd,
+    conv2d_winograd_relu,
+    winograd_filters,
+    winograd_filters_kept,
+    winograd_filters_turned,
+)

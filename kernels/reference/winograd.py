@@ -46,6 +46,21 @@ def winograd_filters(u: Array, w: Array) -> None:
 
 
 @ieee
+def winograd_filters_kept(u: Array, seen: Array, w: Array) -> None:
+    """`winograd_filters`, and seen = w (9 C, O), unless they are equal."""
+    if not np.array_equal(seen, w):
+        winograd_filters(u, w)
+        seen[...] = w
+
+
+@ieee
+def winograd_filters_turned(u: Array, wt: Array) -> None:
+    """`winograd_filters` of filters turned by half a turn, channels and filters exchanged: wt (O, 9 C), u (36 O, C)."""
+    turned = wt.reshape(len(wt), 9, -1)[:, ::-1].transpose(1, 0, 2)  # (9, O, C)
+    winograd_filters(u, turned.reshape(-1, turned.shape[2]))
+
+
+@ieee
 def conv2d_winograd(y: Array, x: Array, u: Array, b: Array, height: float, width: float, channels: float) -> None:
     """`y = A^T (sum over channels of u * B^T d B) A + b` for tiles of 4 x 4 pixels; x (B, H W C), u (36 C, O)."""
     out_height, out_width = int(height) - 2, int(width) - 2
