@@ -45,7 +45,7 @@ def table():
 
 
 # Files that take 6 to 13 seconds of a processor for each device, with the devices for which they are always compiled: the oldest that gets kernels
-# and the newest; one that gets none; and Hopper where sums are in float32. All devices would take 280 seconds more, 100 if only to PTX: the others
+# and the newest; one that gets none; and Hopper where sums are in float32. All devices would take 220 seconds more, 80 if only to PTX: the others
 # are `make test-long`'s. Nothing in them depends on the device.
 SLOW = {
     "convolution": ("sm_70", "sm_90", "sm_120"),
