@@ -14,7 +14,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from kernel_cases import Case, determined, is_image_op, make_case, run_reference
+from kernel_budget import determined, run_reference
+from kernel_cases import Case, make_case
+from kernel_sizes import is_image_op
 
 import fastmnist.kernels.cpu as cpu
 from fastmnist.kernels import reference

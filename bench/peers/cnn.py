@@ -156,7 +156,7 @@ class Torch(_Training):
         self.begin(seed)
         ends, losses = [], []
         for _ in range(epochs):
-            batches = torch.randperm(len(X)).split(self.job["batch_size"])
+            batches = self.order(len(X)).split(self.job["batch_size"])
             each = [self.step(self.pixels(images[rows]), labels[rows]) * len(rows) for rows in batches]
             losses.append(float(torch.stack(each).sum() / len(X)))
             ends.append(time.perf_counter() - start)
@@ -166,6 +166,10 @@ class Torch(_Training):
         """All images as the batches are taken from them."""
         return self.torch.from_numpy(X).float().mul_(1 / 255).reshape(-1, 1, 28, 28)
 
+    def order(self, n: int) -> Any:
+        """A new random order of n rows."""
+        return self.torch.randperm(n)
+
     def pixels(self, batch: Any) -> Any:
         """A batch as the network takes it."""
         return batch.contiguous(memory_format=self.layout)
@@ -174,7 +178,8 @@ class Torch(_Training):
         """A new model and its optimizer."""
         from fastmnist.network.initializers import initial_parameters
 
-        parameters = initial_parameters(self.spec, np.random.RandomState(seed), np.float32)  # as CNNClassifier
+        self.rng = np.random.RandomState(seed)
+        parameters = initial_parameters(self.spec, self.rng, np.float32)  # as CNNClassifier
         self.model = torch_model(self.torch, self.spec, parameters).to(memory_format=self.layout)
         self.optimizer = self.torch.optim.Adam(self.model.parameters(), lr=LEARNING_RATE, fused=True)
         self.criterion = self.torch.nn.CrossEntropyLoss()

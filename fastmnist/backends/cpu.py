@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import operator
 import os
-import sys
 import threading
 import time
 import weakref
@@ -20,6 +19,7 @@ import fastmnist.kernels.cpu as cpu
 from fastmnist.backends.base import Epoch, Parameters
 from fastmnist.backends.binding import Binding, constant_scale, epoch_inputs, logical_parameters, place_parameters
 from fastmnist.backends.blocks import BlockRows
+from fastmnist.backends.compile_notice import CompileNotice
 from fastmnist.backends.compressed import choose_format, most_nonzeros, skips_zeros
 from fastmnist.backends.crossovers import winograd_limit
 from fastmnist.backends.dispatch_log import announce_decisions
@@ -83,23 +83,7 @@ DEFAULT_TIMED_EVERY, LONGEST_TIMED_EVERY = 16, 64
 OVERHEAD = 0.015
 COLD_STEPS = 3
 
-_announced = False
-
-
-def _announce(op: str) -> None:
-    """Say once why the first fit takes longer."""
-    global _announced
-    if not _announced:
-        _announced = True
-        print(
-            "fastmnist: compiling kernels that this machine has not run yet, some ten seconds for a first fit "
-            "(they are kept; `fastmnist warmup` does it ahead) ...",
-            file=sys.stderr,
-            flush=True,
-        )
-
-
-cpu.on_compile.append(_announce)
+cpu.on_compile.append(CompileNotice())
 _lock_owners: weakref.WeakSet[CpuExecutor | SmallPrediction] = weakref.WeakSet()
 
 
@@ -197,6 +181,7 @@ class CpuExecutor:
         full_batch: bool = False,
     ) -> None:
         """See `Executor.bind`."""
+        cpu.expect(cpu.WALKERS[0], self.n_threads)
         data, stored = choose_format(
             X, pixel_scale, self.spec, self.n_threads, max_memory=max_memory, full_batch=full_batch
         )
@@ -245,14 +230,14 @@ class CpuExecutor:
         self._rebind_for_epochs()
         if self._training is None or not set(batch_sizes) <= set(self._training[0]):
             program = self.program(batch_sizes)
+            # What `predict` will need is compiled with the rest: the first prediction should not wait.
+            data_format = DataFormat(self._format.dtype, self._format.scale, skipping=self._format.compressed)
+            _compile(program, _inference_program(self._predicted.spec, data_format, (1,)), n_processes=self.n_threads)
             if self._state is None:
                 self._state = aligned_bytes(program.state.size)
             self._training = (batch_sizes, _Runner(program, self._state, "training", self._recorder))
             announce_decisions(self.backend, program.decisions)
             self._team = Team(self.n_threads)
-            # What `predict` will need is compiled with the rest: the first prediction should not wait.
-            data_format = DataFormat(self._format.dtype, self._format.scale, skipping=self._format.compressed)
-            _compile(_inference_program(self._predicted.spec, data_format, (1,)))
         runner = self._training[1]
         if self._initial is not None:
             place_parameters(runner.binding, self._initial)
@@ -330,6 +315,7 @@ class CpuExecutor:
         weight = self._data["sample_weight"]
         if self._gradient is None or self._gradient[0] != sizes:
             program = self.gradient_program(sizes)
+            _compile(program, n_processes=self.n_threads)
             announce_decisions(self.backend, program.decisions)
             self._gradient = (
                 sizes,
@@ -550,12 +536,13 @@ def _inference_program(
     return inference_program(spec, data, sizes, chunk_bytes=chunk_bytes, lanes=LANES, winograd=limit, link=link)
 
 
-def _compile(program: Program) -> None:
-    """Compile, or load, every op of a program."""
-    for table in program.tables.values():
-        for instruction in {i for thread in table.threads for i in thread if i is not BARRIER}:
-            views = (*instruction.outs, *instruction.ins)
-            cpu.entry(instruction.op, tuple(view.tensor.dtype for view in views))
+def _compile(*programs: Program, n_processes: int) -> None:
+    """Compile, or load, every op of these programs."""
+    instructions = {
+        i for program in programs for table in program.tables.values() for thread in table.threads for i in thread
+    }
+    kernels = [(i.op, tuple(view.tensor.dtype for view in (*i.outs, *i.ins))) for i in instructions if i is not BARRIER]
+    cpu.prepare([(cpu.WALKERS[0], ()), *sorted(set(kernels))], n_processes)
 
 
 @dataclass

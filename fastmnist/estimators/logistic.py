@@ -20,7 +20,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 
 from fastmnist.backends.device_rows import DeviceRows
 from fastmnist.backends.rows import Matrix, convert
-from fastmnist.estimators.base import NetworkClassifier
+from fastmnist.estimators.network_classifier import NetworkClassifier
 from fastmnist.estimators.warning import warn_user
 from fastmnist.network.layers import Dense
 from fastmnist.network.losses import BinaryCrossEntropy, SoftmaxCrossEntropy
