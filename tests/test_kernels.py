@@ -8,6 +8,7 @@ from kernel_budget import assert_within_budget, run_reference
 from kernel_cases import IN_PLACE, VALUES, make_case, n_variants
 from kernel_sizes import UGLY_MATRICES, sizes
 
+from fastmnist.backends.blocks import layouts, n_occupied
 from fastmnist.kernels import cpu, reference
 from fastmnist.kernels.contract import CONTRACT
 from fastmnist.kernels.cpu import grey_gradient
@@ -225,6 +226,36 @@ def test_a_label_that_names_no_output_is_never_hit_and_reads_nothing_outside_of_
         cpu.call(op, *case.arrays.values(), **case.params)
         for name in case.out_names:
             np.testing.assert_allclose(case.arrays[name], exact[name], rtol=2e-6, atol=2e-6)
+
+
+@pytest.mark.parametrize("values", ["uint8", "float32"])
+@pytest.mark.parametrize("source", ["uint8", "float32"])
+def test_blocks_of_fours_and_of_any_features_are_those_of_the_oracle(source, values):
+    rng = np.random.default_rng(0)
+    for n_features in (784, 100, 30):  # patches and runs of fours; the last block not full
+        for features in layouts(n_features):
+            x = (rng.integers(0, 256, (23, n_features)) * (rng.random((23, n_features)) < 0.03)).astype(source)
+            if source == values == "float32":
+                x[3], x[4, 5], x[5, 7] = -0.0, np.nan, 1e-40
+            bitmap, expected = np.empty((2, len(x), -(-len(features) // 1024)), np.int64)
+            cpu.call("occupied_blocks", bitmap, x, features)
+            reference.occupied_blocks(expected, x, features)
+            np.testing.assert_array_equal(bitmap, expected)
+            indptr = np.r_[0, np.cumsum(n_occupied(bitmap) * 16)]
+            packed, wanted = np.full((2, indptr[-1]), 7, values)
+            cpu.call("pack_blocks", packed, x, features, bitmap, indptr)
+            reference.pack_blocks(wanted, x, features, bitmap, indptr)
+            np.testing.assert_array_equal(packed, wanted)
+
+
+def test_weighted_sums():
+    rng = np.random.default_rng(0)
+    losses, weights, sums = rng.random((500, 12), np.float32)[:, 1:], rng.random(500, np.float32), np.full(11, np.nan)
+    cpu.call("weighted_sums", sums, losses, weights)
+    exact = np.empty(11)
+    reference.weighted_sums(exact, losses, weights)
+    np.testing.assert_allclose(sums, exact, rtol=1e-14)
+    np.testing.assert_allclose(sums, weights.astype(np.float64) @ losses.astype(np.float64), rtol=1e-13)
 
 
 # --- the judge --------------------------------------------------------------------------------------------------------
