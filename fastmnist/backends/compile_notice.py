@@ -1,4 +1,4 @@
-"""Why a first fit waits: said when the first kernel is compiled, then every few seconds how far it is."""
+"""Why a first fit waits: said once when a kernel is compiled, then every few seconds how far it is."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ SILENCE = 5.0  # seconds: a first fit takes some ten, and minutes where other pr
 
 
 class CompileNotice:
-    """Called with the name of each kernel that is about to be compiled.
+    """Told by `kernels.cpu` what it does.
 
     Parameters
     ----------
@@ -20,22 +20,27 @@ class CompileNotice:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._kernels = 0
+        self._explained = self._compiles = False
         self._began = self._said = 0.0
 
-    def __call__(self, name: str) -> None:
-        """Say it, or how far it is."""
-        now = self._clock()
-        self._kernels += 1
-        if self._kernels == 1:
-            self._began = self._said = now
+    def compiles(self, name: str) -> None:
+        """A kernel is not in the cache."""
+        self._compiles = True
+        if not self._explained:
+            self._explained = True
             _say(
-                "compiling kernels that this machine has not run yet, some ten seconds of a whole core for a first fit "
+                "compiling kernels that this machine has not run yet, some ten seconds of idle cores for a first fit "
                 "(they are kept; `fastmnist warmup` does it ahead) ..."
             )
-        elif now - self._said >= SILENCE:
+
+    def comes_to(self, name: str, number: int, n_kernels: int) -> None:
+        """This kernel of those that a program needs is next."""
+        now = self._clock()
+        if number == 1:
+            self._compiles, self._began, self._said = False, now, now
+        elif self._compiles and now - self._said >= SILENCE:
             self._said = now
-            _say(f"compiling kernel {self._kernels}, {name}, after {now - self._began:.0f} s ...")
+            _say(f"kernel {number} of {n_kernels}, {name}, after {now - self._began:.0f} s ...")
 
 
 def _say(message: str) -> None:

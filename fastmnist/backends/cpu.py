@@ -83,7 +83,8 @@ DEFAULT_TIMED_EVERY, LONGEST_TIMED_EVERY = 16, 64
 OVERHEAD = 0.015
 COLD_STEPS = 3
 
-cpu.on_compile.append(CompileNotice())
+_notice = CompileNotice()
+cpu.on_compile.append(_notice.compiles)
 _lock_owners: weakref.WeakSet[CpuExecutor | SmallPrediction] = weakref.WeakSet()
 
 
@@ -543,7 +544,7 @@ def _compile(*programs: Program, n_processes: int) -> None:
         i for program in programs for table in program.tables.values() for thread in table.threads for i in thread
     }
     kernels = [(i.op, tuple(view.tensor.dtype for view in (*i.outs, *i.ins))) for i in instructions if i is not BARRIER]
-    cpu.prepare([(cpu.WALKERS[0], ()), *sorted(set(kernels))], n_processes)
+    cpu.prepare([(cpu.WALKERS[0], ()), *sorted(set(kernels))], n_processes, _notice.comes_to)
 
 
 @dataclass
