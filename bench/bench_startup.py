@@ -31,6 +31,7 @@ MODELS = {
     "mlp, dense": "MLPClassifier((128, 64), batch_size=32, max_iter=1, random_state=0, backend='numba')",
     "lenet5": "CNNClassifier('lenet5', max_iter=1, random_state=0, backend='numba')",
     "simple": "CNNClassifier('simple', max_iter=1, random_state=0, backend='numba')",
+    "fast": "CNNClassifier('fast', max_iter=1, random_state=0, backend='numba')",
     "accurate": "CNNClassifier('accurate', max_iter=1, random_state=0, backend='numba')",
     "softmax": "LogisticRegression(max_iter=3, backend='numba')",
     "ovr": "OneVsRestLogisticRegression(max_iter=3, backend='numba')",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import operator
 import os
-import sys
 import threading
 import time
 import weakref
@@ -20,6 +19,7 @@ import fastmnist.kernels.cpu as cpu
 from fastmnist.backends.base import Epoch, Parameters, weighted_sum
 from fastmnist.backends.binding import Binding, constant_scale, epoch_inputs, logical_parameters, place_parameters
 from fastmnist.backends.blocks import BlockRows
+from fastmnist.backends.compile_notice import CompileNotice
 from fastmnist.backends.compressed import choose_format, most_nonzeros, skips_zeros
 from fastmnist.backends.crossovers import winograd_limit
 from fastmnist.backends.dispatch_log import announce_decisions
@@ -83,23 +83,7 @@ DEFAULT_TIMED_EVERY, LONGEST_TIMED_EVERY = 16, 64
 OVERHEAD = 0.015
 COLD_STEPS = 3
 
-_announced = False
-
-
-def _announce(op: str) -> None:
-    """Say once why the first fit takes longer."""
-    global _announced
-    if not _announced:
-        _announced = True
-        print(
-            "fastmnist: compiling kernels that this machine has not run yet, some ten seconds for a first fit "
-            "(they are kept; `fastmnist warmup` does it ahead) ...",
-            file=sys.stderr,
-            flush=True,
-        )
-
-
-cpu.on_compile.append(_announce)
+cpu.on_compile.append(CompileNotice())
 _lock_owners: weakref.WeakSet[CpuExecutor | SmallPrediction] = weakref.WeakSet()
 
 
