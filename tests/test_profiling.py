@@ -1,8 +1,10 @@
 """Profiles: times of kernels that are measured, their files, and the machine's roofs. The report in a browser: test_report_page.py."""
 
 import dataclasses
+import errno
 import itertools
 import json
+import os
 
 import numpy as np
 import pytest
@@ -20,10 +22,11 @@ from fastmnist.network.program import BARRIER, Table
 from fastmnist.network.spec import Spec
 from fastmnist.profiling import crossovers as measuring
 from fastmnist.profiling import machine
-from fastmnist.profiling.profiles import Overhead
+from fastmnist.profiling.profiles import Overhead, Profile
 
 READ_MACHINE_FILE = crossovers.read_machine_file  # before a fixture hides it from all tests
 N, BATCH = 1600, 32
+NOTHING_FOUND = Profile("a model", "its data", [], {"numpy": "a reason"}, [], [], None, {})
 TWICE = "linear_relu", "forward 1"  # an instruction and its place
 SPEC = Spec(300, (Dense(128, "relu"), Dense(64, "relu"), Dense(10)), optimizer=Adam())
 
@@ -241,6 +244,24 @@ def test_a_profile_as_files(found, tmp_path):
     assert "sparse_linear_relu" in page and "$" not in page.split("<script>")[0].split("</style>")[1]
     assert "<table" in found._repr_html_()
     assert len(found.to_frame()) == len(found.kernels)
+
+
+@pytest.mark.parametrize("write", ["to_html", "to_json", "to_trace"])
+def test_a_full_disk_costs_no_older_report(write, tmp_path, monkeypatch):
+    def full(handle):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    path = tmp_path / "report"
+    path.write_text("older")
+    monkeypatch.setattr(os, "fsync", full)
+    monkeypatch.setattr("fastmnist.profiling.report.page", lambda profile: "a page")
+    with pytest.raises(OSError, match="Free some space") as error:
+        getattr(NOTHING_FOUND, write)(path)
+    assert error.value.filename == str(path) and path.read_text() == "older" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_profile_shows_itself_as_its_summary():
+    assert repr(NOTHING_FOUND) == "a model\nits data\nnumpy did not run: a reason"
 
 
 def test_full_batch_solvers_and_images_are_profiled(mnist):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fastmnist.commands.options import json_option
+from fastmnist.commands.options import WholeNumber, json_option
 from fastmnist.console import emit_json, output
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ DEFAULT_OPS = ("linear_relu", "linear_dx", "linear_dw", "conv2d_relu", "adam", "
     metavar="MODULE:FUNCTION",
     help="A function of yours, called as those of fastmnist.kernels.reference are; repeatable.",
 )
-@click.option("--seed", type=click.IntRange(0), default=0, help="Of the random operands; default: 0.")
+@click.option("--seed", type=WholeNumber(0), default=0, help="Of the random operands; default: 0.")
 @json_option
 @click.pass_context
 def bench(

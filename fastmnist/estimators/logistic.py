@@ -21,7 +21,6 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from fastmnist.backends.device_rows import DeviceRows
 from fastmnist.backends.rows import Matrix, convert
 from fastmnist.estimators.network_classifier import NetworkClassifier
-from fastmnist.estimators.warning import warn_user
 from fastmnist.network.layers import Dense
 from fastmnist.network.losses import BinaryCrossEntropy, SoftmaxCrossEntropy
 from fastmnist.network.optimizers import SGD
@@ -34,6 +33,7 @@ from fastmnist.training.lockstep import lbfgs_by_output
 from fastmnist.training.preconditioner import make_preconditioner
 from fastmnist.training.trainer import Plan, Progress, train
 from fastmnist.training.validation import Validation
+from fastmnist.warning import warn_user
 
 if TYPE_CHECKING:
     from fastmnist.backends.base import BoundExecutor

@@ -22,10 +22,10 @@ from fastmnist.estimators.base import MAX_THREADS, Classifier, DivergedError
 from fastmnist.estimators.device_input import on_device, on_host, require_gpu, take_labels, to_host
 from fastmnist.estimators.inputs import PREDICT_COPY_BYTES, arithmetic_dtype, as_executor_input
 from fastmnist.estimators.single_row import PreparedRow
-from fastmnist.estimators.warning import warn_user
 from fastmnist.memory import default_memory
 from fastmnist.network.spec import Spec
 from fastmnist.training.validation import Validation
+from fastmnist.warning import warn_user
 
 if TYPE_CHECKING:
     from fastmnist.backends.base import BoundExecutor, Executor

@@ -26,7 +26,6 @@ from fastmnist.backends import PRECISIONS
 from fastmnist.backends.rows import Matrix, StoredRows
 from fastmnist.backends.warping import LARGEST_WINDOW, AugmentedExecutor
 from fastmnist.estimators.network_classifier import NetworkClassifier
-from fastmnist.estimators.warning import warn_user
 from fastmnist.network.augmentation import FOR_DIGITS, Augment
 from fastmnist.network.initializers import initial_parameters
 from fastmnist.network.losses import BinaryCrossEntropy, Loss, SoftmaxCrossEntropy
@@ -39,6 +38,7 @@ from fastmnist.training.device_search import lbfgs_on_device, searches_on_device
 from fastmnist.training.full_batch import Objective, lbfgs
 from fastmnist.training.trainer import Plan, Progress, train
 from fastmnist.training.validation import Validation
+from fastmnist.warning import warn_user
 
 if TYPE_CHECKING:
     from fastmnist.backends.base import BoundExecutor, Executor
