@@ -1,8 +1,8 @@
 """A random forest of 100 trees on MNIST against scikit-learn's with 2 jobs: alternating fits and predictions in one process.
 
 `python bench/bench_forest.py [--rounds 3] [--seeds 5]` prints the medians of ratios and appends every run to `bench/results/forest.csv`. Accuracies
-are compared first: without as good a forest there is no number. `--small N` compares accuracies alone, on scikit-learn's small data sets: N times
-five folds, the same ones for both, into `bench/results/forest_accuracy.csv`.
+are compared first: without as good a forest there is no number. `--small N` compares accuracies alone, on scikit-learn's small data sets (or those of
+`--data`): N times five folds, the same ones for both, into `bench/results/forest_accuracy.csv`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import datetime
 import platform
 import statistics
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +43,7 @@ SMALL_RESULTS = RESULTS.with_name("forest_accuracy.csv")
 SMALL_COLUMNS = ("date", "data", "provider", "version", "seed", "accuracy", "python")
 TREES, JOBS = 100, 2
 TOLERANCE = 0.002  # of mean accuracy
+SMALL = {"digits": load_digits, "breast_cancer": load_breast_cancer, "iris": load_iris}
 PREDICTIONS = 5  # of which the median counts
 
 
@@ -73,11 +75,11 @@ def run(provider: str, seed: int, data: tuple[np.ndarray, ...]) -> dict[str, obj
     }
 
 
-def compare_small(repetitions: int) -> None:
-    """Accuracies of scikit-learn's parameters on digits, breast cancer and iris."""
+def compare_small(repetitions: int, data: Sequence[str]) -> None:
+    """Accuracies of scikit-learn's parameters on small data sets."""
     rows: list[dict[str, object]] = []
-    for load in (load_digits, load_breast_cancer, load_iris):
-        X, y = load(return_X_y=True)
+    for name in data:
+        X, y = SMALL[name](return_X_y=True)
         means: dict[str, list[float]] = {"fastmnist": [], "scikit-learn": []}
         for seed in range(repetitions):
             folds = StratifiedKFold(5, shuffle=True, random_state=seed)
@@ -89,14 +91,14 @@ def compare_small(repetitions: int) -> None:
                     else ScikitForest(TREES, random_state=seed)
                 )
                 values.append(float(cross_val_score(model, X, y, cv=folds).mean()))
-                about = (datetime.date.today().isoformat(), load.__name__.removeprefix("load_"), provider)
+                about = (datetime.date.today().isoformat(), name, provider)
                 version = fastmnist.__version__ if ours else sklearn.__version__
                 about += (version, seed, round(values[-1], 6), platform.python_version())
                 rows.append(dict(zip(SMALL_COLUMNS, about, strict=True)))
         difference = np.subtract(means["fastmnist"], means["scikit-learn"])
         error = difference.std(ddof=1) / np.sqrt(repetitions) if repetitions > 1 else float("nan")
         print(
-            f"{load.__name__}: {np.mean(means['fastmnist']):.4f}, scikit-learn {np.mean(means['scikit-learn']):.4f}, "
+            f"{name}: {np.mean(means['fastmnist']):.4f}, scikit-learn {np.mean(means['scikit-learn']):.4f}, "
             f"difference {difference.mean():+.4f} +- {error:.4f} ({repetitions} x 5 folds)",
             flush=True,
         )
@@ -108,9 +110,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="alternating runs, each with its own seed")
     parser.add_argument("--seeds", type=int, default=5, help="further seeds of ours, for the accuracy alone")
     parser.add_argument("--small", type=int, metavar="N", help="accuracies on small data sets, and nothing else")
+    parser.add_argument(
+        "--data", nargs="+", choices=list(SMALL), default=list(SMALL), help="with --small; default: all"
+    )
     options = parser.parse_args()
     if options.small:
-        compare_small(options.small)
+        compare_small(options.small, options.data)
         return
     data = (*load_mnist("train", return_X_y=True), *load_mnist("test", return_X_y=True))
     RandomForestClassifier(2).fit(*data[:2]).predict(data[2])  # compiled, or loaded

@@ -14,7 +14,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from kernel_cases import Case, determined, is_image_op, make_case, run_reference
+from kernel_budget import determined, run_reference
+from kernel_cases import Case, make_case
+from kernel_sizes import is_image_op
 
 import fastmnist.kernels.cpu as cpu
 from fastmnist.kernels import reference
@@ -89,18 +91,20 @@ COLD = [pytest.param(op, _shapes(op)[0], id=op) for op in READ_FROM_MEMORY]
 def bench_op(benchmark: Any, op: str, shape: dict[str, int], backend: str) -> None:
     """One op on one shape, its operands in the cache."""
     case, call = _prepared(op, shape, backend)
+    benchmark.group = f"{op}, {_name(shape)}"  # pytest-benchmark looks at it when it starts
     with np.errstate(all="ignore"):
         benchmark(call)
-    _describe(benchmark, case, shape, backend)
+    _describe(benchmark, case, backend)
 
 
 @pytest.mark.parametrize(("op", "shape"), COLD)
 def bench_cold(benchmark: Any, op: str, shape: dict[str, int]) -> None:
     """One call after another's data have filled the level-2 cache."""
     case, call = _prepared(op, shape, "numba")
+    benchmark.group = f"{op}, {_name(shape)}"
     others = np.zeros(4 * CACHES.get(2, 1 << 20), np.uint8)
     benchmark.pedantic(call, setup=lambda: others.fill(1), rounds=50)
-    _describe(benchmark, case, shape, "numba, cold")
+    _describe(benchmark, case, "numba, cold")
 
 
 def _prepared(op: str, shape: dict[str, int], backend: str) -> tuple[Case, Callable[[], object]]:
@@ -133,8 +137,7 @@ def _verify(case: Case) -> None:
         assert np.abs(ours - theirs).max(initial=0.0) <= allowed, f"{case}: {name} is wrong"
 
 
-def _describe(benchmark: Any, case: Case, shape: dict[str, int], provider: str) -> None:
-    benchmark.group = f"{case.op}, {_name(shape)}"
+def _describe(benchmark: Any, case: Case, provider: str) -> None:
     contract = CONTRACT[case.op]
     flops, nbytes = float(contract.flops(case.dims)), float(contract.nbytes(case.dims))
     benchmark.extra_info.update({"provider": provider, "FLOPs": flops, "bytes": nbytes})

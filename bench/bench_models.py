@@ -44,6 +44,7 @@ def bench_fit(benchmark, mnist, name: str) -> None:
     """The whole `fit` on 60,000 images, compile cache warm."""
     X, y, X_test, y_test = mnist
     warnings.simplefilter("ignore")
+    benchmark.group = "fit"
     model = benchmark.pedantic(lambda: MODELS[name]().fit(X, y), rounds=5, warmup_rounds=1)
     _judge(benchmark, model, X_test, y_test)
 
@@ -54,6 +55,7 @@ def bench_epoch(benchmark, mnist, name: str) -> None:
     X, y, X_test, y_test = mnist
     warnings.simplefilter("ignore")
     model = MODELS[name]().fit(X, y)
+    benchmark.group = "epoch"
     benchmark.pedantic(lambda: model.partial_fit(X, y), rounds=5, warmup_rounds=1)
     _judge(benchmark, model, X_test, y_test)
     flops = model._executor.spec.flops_per_sample * len(X)
@@ -74,6 +76,7 @@ def bench_predict(benchmark, mnist, rows: int) -> None:
     warnings.simplefilter("ignore")
     model = MLPClassifier((128, 64), batch_size=32, max_iter=1, random_state=0).fit(X, y)
     _judge(benchmark, model, X_test, y_test)
+    benchmark.group = "predict"
     benchmark(model.predict, X_test[:rows])
     if benchmark.stats is not None:
         benchmark.extra_info["images/s"] = rows / benchmark.stats.stats.median

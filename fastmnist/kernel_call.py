@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike
 
 from fastmnist import backends
 from fastmnist.kernels.contract import BLOCK, CONTRACT, JOBS, WINOGRAD_CHANNELS, WINOGRAD_PLACES, Op, Operand, check
+from fastmnist.threads import default_threads
 
 # The first layer of the default network (batch 32, 784-128) on MNIST, whose 60,000 images have some 150 nonzero
 # pixels each; images of 13 x 13 pixels and 32 channels, and 3 x 3 filters, which make 11 x 11 pixels.
@@ -386,27 +387,17 @@ def warmup(on_kernel: Callable[[str, int, int], None] | None = None) -> Warmup:
     from fastmnist.kernels import cpu
     from fastmnist.kernels.cpu import objects
 
-    compiled: list[str] = []
+    kernels = [
+        *((name, ()) for name in (*cpu.WALKERS, *cpu.CREW)),
+        *((op.name, dtypes) for op in (*CONTRACT.values(), *JOBS.values()) for dtypes in _variants(op)),
+    ]
     listeners = cpu.on_compile[:]
-    cpu.on_compile[:] = [compiled.append]  # the caller knows that this compiles: no announcement
+    cpu.on_compile.clear()  # the caller knows that this compiles: no announcement
     try:
-        kernels = [
-            ("walk", ()),
-            ("helpers", ()),
-            *((op.name, dtypes) for op in (*CONTRACT.values(), *JOBS.values()) for dtypes in _variants(op)),
-        ]
-        for number, (name, dtypes) in enumerate(kernels, start=1):
-            if on_kernel is not None:
-                on_kernel(name, number, len(kernels))
-            if name == "walk":
-                cpu.walk()
-            elif name == "helpers":
-                cpu.helpers()
-            else:
-                cpu.entry(name, dtypes)
+        n_compiled = cpu.prepare(kernels, default_threads(), on_kernel)
     finally:
         cpu.on_compile[:] = listeners
-    return Warmup(objects.cache_folder(), len(kernels), len(compiled), time.perf_counter() - start)
+    return Warmup(objects.cache_folder(), len(kernels), n_compiled, time.perf_counter() - start)
 
 
 def _variants(op: Op) -> Iterator[tuple[str, ...]]:

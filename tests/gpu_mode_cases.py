@@ -10,10 +10,13 @@ import pytest
 import test_device_search
 import test_gpu_judging
 import test_gpu_update
+import test_gpu_warping
 from cusim import device
 from cusim.device import COOPERATIVE_FACTS, SimulatedDevice
 from executor_cases import _data, _parameters, _spec
-from kernel_cases import assert_within_budget, make_case, n_variants, run_reference, sizes
+from kernel_budget import assert_within_budget, run_reference
+from kernel_cases import make_case, n_variants
+from kernel_sizes import sizes
 
 from fastmnist.backends.gpu import CupyExecutor
 from fastmnist.backends.reference import ReferenceExecutor
@@ -188,4 +191,11 @@ def epochs(**how) -> None:
                 np.testing.assert_allclose(ours, exact, atol=3e-4)
 
 
-CASES = (ops, products, convolutions, shares, steps, judgements, searches, epochs)
+def warps(mode: str, reverse: bool) -> None:
+    """Images changed at random: more than blocks, of both types, with one channel and several."""
+    for shape in ((17, 16, 3), (3, 50, 1)):
+        for dtype in ("uint8", "float32"):
+            test_gpu_warping.test_images_are_the_cpu_s_to_the_bit(shape, dtype, mode, reverse)
+
+
+CASES = (ops, products, convolutions, shares, steps, judgements, searches, epochs, warps)

@@ -39,6 +39,7 @@ LEAVES = {
     "version": set(),
     "files": set(),
     "extras": set(),
+    "warning": set(),
     "data": set(),
 }
 UNITS = set(LEAVES).union(*CHAIN)

@@ -366,9 +366,6 @@ def test_what_a_fit_cannot_do_is_refused():
         mlp(image_shape=(4, 4)).fit(X, Y)
     with pytest.raises(ValueError, match=r"'augment' parameter of MLPClassifier must be"):
         mlp(augment=2).fit(X, Y)
-    on_gpu = type("Executor", (), {"backend": "cupy"})()
-    with pytest.raises(ValueError, match=r"augment needs backend='numba' or 'numpy': .* got backend='cupy'"):
-        mlp(backend="cupy")._bind(on_gpu, X, Y, None, 1.0, 10**9)
 
 
 def test_save_load_clone_and_continue(tmp_path):

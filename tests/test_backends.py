@@ -71,8 +71,10 @@ def test_auto_takes_numpy_for_float64():
 
 
 def test_auto_falls_back_with_one_notice(no_numba):
-    with pytest.warns(RuntimeWarning, match="falls back to backend 'numpy'.*Numba is not installed.*pip install numba"):
+    told = "falls back to backend 'numpy'.*Numba is not installed.*pip install numba"
+    with pytest.warns(RuntimeWarning, match=told) as seen:
         choice = select("auto", **LARGE)
+    assert [warning.filename for warning in seen] == [__file__]
     assert choice.backend == "numpy"
     assert "fell back from numba: Numba is not installed." in choice.reason
     with warnings.catch_warnings():

@@ -6,7 +6,8 @@ import inspect
 
 import numpy as np
 import pytest
-from kernel_cases import make_case, n_variants, sizes
+from kernel_cases import make_case, n_variants
+from kernel_sizes import sizes
 
 from fastmnist.kernels import reference
 from fastmnist.kernels.contract import CONTRACT, JOBS, check

@@ -7,16 +7,20 @@ import numpy as np
 import pytest
 from cusim import compiler_missing, fake_cupy
 from executor_cases import CASES, _train
-from kernel_cases import assert_within_budget, n_variants, sizes
+from kernel_budget import assert_within_budget
+from kernel_cases import n_variants
+from kernel_sizes import sizes
+from test_augmentation import EVERYTHING, assert_same_images, augmented, some_images
 from test_image_layers import CASES as IMAGE_CASES
 from test_image_layers import _train as _train_images
 
 import fastmnist
 from fastmnist.backends import PRECISIONS, gpu, gpu_probe
 from fastmnist.backends.gpu import CupyExecutor
+from fastmnist.backends.gpu_memory import Bound
 from fastmnist.backends.reference import ReferenceExecutor
 from fastmnist.kernels import reference
-from fastmnist.kernels.gpu import LAUNCHERS, Array, launches, matmul, tiles
+from fastmnist.kernels.gpu import LAUNCHERS, Array, launches, matmul, tiles, warping
 from fastmnist.network.initializers import initial_parameters
 from fastmnist.network.layers import Dense
 from fastmnist.network.optimizers import Adam
@@ -185,6 +189,22 @@ def test_long_sums_of_convolutions(device):
         np.testing.assert_allclose(ours, exact, rtol=2e-5, atol=2e-6 * images * out * out)
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+def test_images_changed_at_random_are_the_cpu_s(device, dtype):
+    """Nothing of the oracle's: sines of float64 may differ in their last place, which moves a pixel's place by a rounding of float32 at most."""
+    n, shape = (20_000, (28, 28, 1)) if device.is_real else (5, (9, 8, 2))
+    source, rows = some_images(shape, n, dtype), np.arange(n)
+    taps = EVERYTHING.taps(*shape[:2]).astype(np.float32)
+    scratch = np.zeros(warping.scratch_size(device.facts, n, *shape[:2], len(taps)), np.float32)
+    images, key = np.zeros_like(source), np.array([7, 0], np.uint32)
+    own = Bound(device)
+    own.put(images=images, scratch=scratch, source=source, rows=rows, numbers=rows, key=key, taps=taps)
+    params = dict(zip(("height", "width", "channels"), map(float, shape), strict=True)) | EVERYTHING.params
+    device.run(warping.augment_images(device.facts, *own.arrays.values(), epoch=3, **params))
+    own.get("images", images)
+    assert_same_images(images, augmented(source, shape, EVERYTHING, epoch=3, key=key))
+
+
 def test_lbfgs_on_the_device_reaches_the_host_s_minimum(device):
     X, y = fastmnist.load_mnist("train", return_X_y=True)
     n = 10_000 if device.is_real else 100
@@ -224,7 +244,12 @@ def test_estimators_agree_with_the_cpu(device):
     n = 20_000 if device.is_real else 300
     X, y, X_test, y_test = X[:n], y[:n], X[-n // 4 :], y[-n // 4 :]
     make = dict(hidden_layer_sizes=(64,), batch_size=50, max_iter=3 if device.is_real else 1, random_state=0)
-    theirs = fastmnist.MLPClassifier(**make, backend="numpy").fit(X, y)
-    ours = fastmnist.MLPClassifier(**make, backend="cupy").fit(X, y)
+    for augment in (False, True):
+        theirs = fastmnist.MLPClassifier(**make, augment=augment, backend="numpy").fit(X, y)
+        ours = fastmnist.MLPClassifier(**make, augment=augment, backend="cupy").fit(X, y)
+        assert_agree(ours, theirs, X_test, y_test)
+
+
+def assert_agree(ours, theirs, X_test, y_test):
     assert abs(ours.score(X_test, y_test) - theirs.score(X_test, y_test)) <= 0.01
     assert (ours.predict(X_test) == theirs.predict(X_test)).mean() >= 0.97

@@ -63,12 +63,14 @@ def test_kernels(bench, tmp_path, monkeypatch):
     monkeypatch.setattr(kernels, "probe", gpu_probe.probe)
     monkeypatch.setattr(kernels, "STREAMS", {op: (40, 10) for op in kernels.STREAMS})
     monkeypatch.setattr(kernels, "COPY_BYTES", 1 << 12)
+    monkeypatch.setattr(kernels, "AUGMENTED", 64)
     monkeypatch.setattr(kernels.ladder, "__defaults__", (44,))
     monkeypatch.setattr(sys, "argv", ["kernels.py", "--out", str(tmp_path), "--no-peers"])
     kernels.main()
     written = [row["kernel"] for row in rows(tmp_path / "kernels.csv")]
     assert written[0].startswith("gemm_nn_") and "copy" in written and "adam_kernel" in written
     assert {"gemm_nn_small_tf32_kernel", "gemm_nn_small_bf16_kernel"} <= set(written)
+    assert written.count("augment_images_uint8_kernel") == 2
     assert [name for name in written if name.startswith("ladder")] == [f"ladder {rung}" for rung in kernels.RUNGS]
 
 
@@ -162,6 +164,27 @@ def test_the_suite_fails_without_a_gpu(tmp_path):
         assert f"FAILED: {part}" in result.stderr, result.stderr
     assert result.stdout.count("open: not measured") == 10
     assert (tmp_path / "info.json").stat().st_size > 100
+
+
+@pytest.mark.parametrize(
+    ("summary", "passes"),
+    [
+        ("503 passed, 500 deselected in 9.00s", True),
+        ("502 passed, 1 skipped, 500 deselected in 9.00s", False),
+        ("1003 deselected in 9.00s", False),
+        ("1 failed, 502 passed in 9.00s", False),
+    ],
+)
+def test_the_suite_fails_where_a_test_did_not_run(tmp_path, summary, passes):
+    (python := tmp_path / "python").write_text(
+        f'#!/bin/sh\ncase "$*" in *pytest*) echo "{summary}" ;; *) exec "{sys.executable}" "$@" ;; esac\n'
+    )
+    python.chmod(0o755)
+    command = ["bash", str(BENCH / "gpu_suite.sh"), "--out", str(tmp_path / "records"), "tests"]
+    environment = {**os.environ, "PYTHON": str(python)}
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert (result.returncode == 0) == passes, result.stderr
+    assert (f"FAILED: tests (exit 0): {summary}" in result.stderr) != passes
 
 
 def test_the_suite_takes_its_parts_by_name(tmp_path):

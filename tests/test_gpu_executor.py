@@ -17,8 +17,9 @@ from test_image_layers import _train as _train_images
 
 import fastmnist
 from fastmnist import backends
-from fastmnist.backends import BackendUnavailable, gpu, gpu_memory, gpu_probe
+from fastmnist.backends import BackendUnavailable, gpu, gpu_memory, gpu_probe, gpu_runner
 from fastmnist.backends.gpu import CupyExecutor
+from fastmnist.backends.gpu_runner import Runner
 from fastmnist.backends.reference import ReferenceExecutor
 from fastmnist.kernels.gpu import launches
 from fastmnist.network.layers import BatchNorm, Conv2D, Dense, Flatten, MaxPool2D
@@ -194,7 +195,7 @@ def unrecorded(monkeypatch):
             return SimpleNamespace(replay=replay)
 
         with monkeypatch.context() as patch:
-            patch.setattr(gpu._Runner, "_graph", graph)
+            patch.setattr(Runner, "_graph", graph)
             yield
 
     return context
@@ -233,7 +234,7 @@ def test_fused_kernels_give_the_bits_of_single_ones(monkeypatch):
     fused, epochs = _train(fused_run, spec)
     n_fused = len(fused_run.launches(32))
     monkeypatch.setattr(
-        gpu, "plan", lambda facts, calls: [x for call in calls for x in launches(call[0], facts, *call[1:])]
+        gpu_runner, "plan", lambda facts, calls: [x for call in calls for x in launches(call[0], facts, *call[1:])]
     )
     single, single_epochs = _train(single_run, spec)
     assert len(single_run.launches(32)) - n_fused == 6  # weights and biases of three layers
@@ -253,7 +254,7 @@ def test_an_interrupted_epoch_ends_between_two_steps(monkeypatch):
     spec = _spec(layers=(Dense(9, "tanh"), Dense(CLASSES)))
     X, y, _ = _data()
     rates, order = np.full(-(-N // 10), 0.1), np.arange(N)
-    monkeypatch.setattr(gpu, "STEPS_PER_GRAPH", 2)
+    monkeypatch.setattr(gpu_runner, "STEPS_PER_GRAPH", 2)
 
     class Interrupted(SimulatedDevice):
         left = 3

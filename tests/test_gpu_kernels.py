@@ -9,12 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cusim import compiler_missing, device
-from kernel_cases import IN_PLACE, UGLY_MATRICES, VALUES, assert_within_budget, n_variants, sizes
+from kernel_budget import assert_within_budget
+from kernel_cases import IN_PLACE, VALUES, n_variants
+from kernel_sizes import UGLY_MATRICES, sizes
 
 from fastmnist.kernels import reference
-from fastmnist.kernels.contract import CONTRACT
+from fastmnist.kernels.contract import CONTRACT, JOBS
 from fastmnist.kernels.gpu import (
     FILES,
+    JOB_LAUNCHERS,
+    JOBS_NOT_ON_GPU,
     LAUNCHERS,
     NOT_ON_GPU,
     Array,
@@ -38,6 +42,7 @@ call, call_reversed = device.call, partial(device.call, reverse=True)
 def test_every_op_of_the_contract_is_on_the_gpu_or_says_why_not():
     assert set(LAUNCHERS) | set(NOT_ON_GPU) == set(CONTRACT), "see launch.py, NOT_ON_GPU"
     assert not set(LAUNCHERS) & set(NOT_ON_GPU)
+    assert sorted((*JOB_LAUNCHERS, *JOBS_NOT_ON_GPU)) == sorted(JOBS)
 
 
 @pytest.mark.parametrize("op", LAUNCHERS)

@@ -13,7 +13,9 @@ from cusim import compiler_missing, device, fake_cupy
 from cusim.device import SimulatedDevice
 from cusim.simulator import Module
 from executor_cases import CASES, _data, _parameters, _spec, _train
-from kernel_cases import make_case, n_variants, run_reference, sizes
+from kernel_budget import run_reference
+from kernel_cases import make_case, n_variants
+from kernel_sizes import sizes
 from sklearn.base import clone
 from test_image_layers import CASES as IMAGE_CASES
 from test_image_layers import _train as _train_images

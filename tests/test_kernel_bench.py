@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from threadpoolctl import threadpool_info
 
 from fastmnist.cli import main
 from fastmnist.kernels import reference
@@ -70,6 +71,26 @@ def test_a_wrong_function_gets_no_time(function, text):
     assert timing.microseconds is None and text in timing.problem
 
 
+def test_nothing_is_timed_before_all_is_verified(monkeypatch):
+    order = []
+    for name in ("_verified", "_timed"):
+        original = getattr(kernel_bench, name)
+        monkeypatch.setattr(kernel_bench, name, lambda *a, n=name, f=original: order.append(n) or f(*a))
+    kernel_bench.bench_op("tanh", sizes={"B": 2, "O": 3}, providers=("numpy",), functions={"mine": reference.tanh})
+    assert order == ["_verified"] * 2 + ["_timed"] * 2
+
+
+def test_blas_has_one_thread_while_it_is_timed():
+    seen = []
+
+    def counting(y, x, w, b):
+        seen.append({pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"})
+        reference.linear_relu(y, x, w, b)
+
+    (timing,) = kernel_bench.bench_op("linear_relu", sizes=SMALL, providers=(), functions={"mine": counting})
+    assert timing.problem == "" and len(seen) > 1 and all(threads <= {1} for threads in seen[1:])
+
+
 def test_wrong_integers_are_wrong():
     def none_right(dz, losses, hits, *rest):
         reference.softmax_cross_entropy(dz, losses, hits, *rest)
@@ -106,6 +127,17 @@ def test_the_command_times_a_function_of_the_user_s_beside_ours(tmp_path, monkey
     assert [t["provider"] for t in json.loads(result.stdout)["timings"]] == ["numba", "numpy", "mine_to_bench:right"]
     result = run("tanh", "--shape", "B=8,O=16", "--backends", "numpy", "--kernel", "mine_to_bench:wrong")
     assert result.exit_code == 1 and "no time" in result.stdout and "wrong: y is off" in result.stdout
+
+
+def test_what_is_no_function_is_refused_before_anything_is_measured(tmp_path, monkeypatch):
+    (tmp_path / "not_to_bench.py").write_text("number = 3\n")
+    (tmp_path / "broken_to_bench.py").write_text("1 / 0\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(kernel_bench, "bench_op", lambda *a, **k: pytest.fail("measured"))
+    result = run("tanh", "--kernel", "not_to_bench:number")
+    assert result.exit_code == 2 and "must name a function; not_to_bench:number is 3" in result.stderr
+    result = run("tanh", "--kernel", "broken_to_bench:f")
+    assert result.exit_code == 2 and "broken_to_bench failed: ZeroDivisionError" in result.stderr
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,15 @@
 """The error of every op of the contract within the budget, whatever its sizes, strides and values; hypothesis draws them.
 
-An op is covered by standing in the contract. One whose dimensions depend on each other is drawn from the sizes that `kernel_cases.sizes` lists.
+An op is covered by standing in the contract. One whose dimensions depend on each other is drawn from the sizes that `kernel_sizes.sizes` lists.
 """
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kernel_cases import IN_PLACE, VALUES, _content, assert_within_budget, n_variants, sizes
+from kernel_budget import assert_within_budget
+from kernel_cases import IN_PLACE, VALUES, _content, n_variants
+from kernel_sizes import sizes
 
 from fastmnist.kernels import cpu
 from fastmnist.kernels.contract import CONTRACT
@@ -62,7 +64,7 @@ def test_the_error_is_within_the_budget_in_many_more_cases(op, values, data):
 def test_an_empty_batch_is_no_work(op, values):
     """Nothing is written but sums over no rows, which are 0, and counts of no entries."""
     dims = next((d for d in sizes(op) if d.get("B") == 0), None)
-    assert dims is not None, f"kernel_cases.sizes({op!r}) has no empty batch"
+    assert dims is not None, f"kernel_sizes.sizes({op!r}) has no empty batch"
     for variant in range(n_variants(op)):
         assert_within_budget(cpu.call, op, dims, values=values, strided="each", variant=variant)
 

@@ -13,6 +13,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from test_gpu_compile import WHEELS
+
+from fastmnist.backends import gpu_probe
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -154,6 +157,16 @@ def test_wheel_in_a_fresh_environment(wheel, tmp_path):
     files = run(python, "-c", WHERE, cwd=tmp_path).split()
     assert files[1] == str(site / "fastmnist" / "kernels" / "contract" / "__init__.py")
     assert version() in run(tmp_path / "venv" / "bin" / "fastmnist", "--version", cwd=tmp_path)
+
+
+@pytest.mark.parametrize(("extra", "cuda"), [("cuda12", 12), ("cuda13", 13)])
+def test_gpu_extras_are_what_the_probe_and_the_compiler_want(extra, cuda):
+    """Offline; whether the index has these names: below."""
+    cupy, *others = (re.match("[a-z0-9-]+", line)[0] for line in PROJECT["project"]["optional-dependencies"][extra])
+    assert gpu_probe._CUPY_DISTRIBUTIONS[cupy] == (cuda, 0)
+    suffix = "" if cuda == 13 else f"-cu{cuda}"
+    assert others == [f"nvidia-cuda-nvrtc{suffix}", f"nvidia-cuda-runtime{suffix}"]
+    assert others[0] == WHEELS[cuda]  # with which the sources are compiled in test_gpu_compile.py
 
 
 @pytest.mark.long

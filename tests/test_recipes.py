@@ -18,6 +18,7 @@ from fastmnist.recipes.peer_times import COLUMNS, RECORDS, PeerTime, Ratio, peer
 from fastmnist.recipes.results import RecipeResult, Run, results_file, rows_of, verdict
 from fastmnist.recipes.running import Options, reproduce
 from fastmnist.recipes.splits import SPLITS
+from fastmnist.training.history import EpochRecord
 
 QUICK = Options(quick=True)
 
@@ -112,6 +113,25 @@ def test_one_vs_all_tells_binary_accuracies_from_those_of_images():
     assert abs(round(0.972993 * 14_000) / 14_000 - 0.972993) > 5e-6  # but not as images
 
 
+def test_one_vs_all_tells_the_cost_of_each_digit_as_it_descends():
+    result, told = quick("ova-logistic")
+    costs = [line for line in told if ", seed 0, iteration 2 of 2, cost of each digit: 0: " in line]
+    assert len(costs) == 2 and costs[0].count(":") == 11 and costs[1].startswith("ova-logistic (digit 0 alone)")
+    (run,) = result.of("")
+    told_last = [float(part.rpartition(" ")[2]) for part in costs[0].partition("digit: ")[2].split(", ")]
+    np.testing.assert_allclose(told_last, [curve[-1] for curve in run.extra["cost_by_class"]["costs"]], atol=5e-5)
+    assert told.index(costs[0]) < next(i for i, line in enumerate(told) if "9: " in line and "%" in line)
+
+
+@pytest.mark.parametrize(("last", "expected"), [(3, [1, 2, 3]), (50, [1, 10, 20, 30, 40, 50])])
+def test_costs_are_told_a_few_times_however_many_iterations_there_are(last, expected):
+    told = []
+    listen = running._telling_costs("ova", RECIPES["ova-logistic"].systems[1], told.append)
+    for epoch in range(1, last + 1):
+        listen(EpochRecord(epoch, last, 0.5, None, None, None, 0.1, 0.0, np.array([0.5])))
+    assert told == [f"ova, iteration {n} of {last}, cost of each digit: 0: 0.5000" for n in expected]
+
+
 def test_ctrl_c_keeps_what_is_complete_and_the_next_call_goes_on(tmp_path, monkeypatch):
     recipe, options = RECIPES["pytorch-mlp-adam"], Options(quick=True, out=tmp_path)
     fit, fitted = running._fit, []
@@ -156,22 +176,19 @@ def test_verdict(name, published, mean, deviation, n, expected):
     assert verdict(RECIPES[name], published, mean, deviation, n) == expected
 
 
-def fcnn_of(accuracies):
+def result_of(recipe, *accuracies):
+    """As if every system of a recipe had been run with so many seeds."""
+    names = ("accuracy", "precision", "recall", "f1")
     runs = [
-        Run(
-            "",
-            seed,
-            dict.fromkeys(("accuracy", "precision", "recall", "f1"), value),
-            2.0,
-            10,
-            "epoch",
-            "numba",
-            60_000,
-            10_000,
-        )
+        Run(system.name, seed, dict.fromkeys(names, value), 2.0, 10, "epoch", "numba", 60_000, 10_000)
+        for system in recipe.systems
         for seed, value in enumerate(accuracies)
     ]
-    return RecipeResult("fcnn", "", False, "a machine", "0", "2026-01-01", runs=runs, complete=True)
+    return RecipeResult(recipe.name, "", False, "a machine", "0", "2026-01-01", runs=runs, complete=True)
+
+
+def fcnn_of(accuracies):
+    return result_of(RECIPES["fcnn"], *accuracies)
 
 
 def test_a_row_has_mean_and_deviation_of_the_seeds():
@@ -179,6 +196,21 @@ def test_a_row_has_mean_and_deviation_of_the_seeds():
     assert row.ours == "97.50 ± 0.50" and row.verdict == "met" and row.n == 5
     assert row.our_time == "2.00 s a fit, 0.20 s an epoch"
     assert cells(row)[:4] == ("fcnn", "97.00", "97.50 ± 0.50", "met")
+
+
+def test_the_overview_has_what_tells_ten_digits_apart(monkeypatch, tmp_path):
+    drawn = []
+    monkeypatch.setattr(pictures.figures, "time_accuracy", lambda points, title: drawn.extend(points))
+    monkeypatch.setattr(pictures.figures, "save", lambda figure, path: None)
+    names = ("ova-logistic", "pytorch-mlp-adam", "scratch-mlp-sigmoid", "next-steps")
+    results = [(RECIPES[name], result_of(RECIPES[name], 0.5)) for name in names]
+    pictures.draw_overview(results, tmp_path)
+    assert [point.name for point in drawn] == [
+        "ova-logistic",
+        "pytorch-mlp-adam softmax twice",
+        "pytorch-mlp-adam softmax once",
+    ]
+    assert drawn[0].accuracy == 0.5 and drawn[0].seconds == 2.0
 
 
 # --- peers' times -----------------------------------------------------------------------------------------------------

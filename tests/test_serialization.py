@@ -419,3 +419,18 @@ def test_every_public_estimator_can_be_saved():
 
     classifiers = {name for name in estimators.__all__ if is_classifier(getattr(estimators, name)())}
     assert set(serialization._CLASSES) == classifiers
+
+
+@pytest.mark.parametrize("name", ["model.pkl", "model.JSON"])
+def test_a_name_that_promises_another_format_is_warned_of_at_the_user_s_line(saved, tmp_path, name):
+    path = tmp_path / name
+    with pytest.warns(UserWarning, match=f"{name} is a safetensors file, .*Call it .safetensors") as seen:
+        load_model(saved).save(path)
+    assert [warning.filename for warning in seen] == [__file__]
+    np.testing.assert_array_equal(load_model(path).predict(X), load_model(saved).predict(X))
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "model", "model.v2"])
+def test_other_names_are_not_warned_of(saved, tmp_path, name, recwarn):
+    load_model(saved).save(tmp_path / name)
+    assert not recwarn.list

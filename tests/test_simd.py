@@ -142,6 +142,8 @@ sys.path[:0] = [sys.argv[1], sys.argv[2]]
 import warnings
 import numpy as np
 import kernel_cases
+import kernel_sizes
+from kernel_budget import assert_within_budget
 from fastmnist.kernels.contract import CONTRACT
 from fastmnist.kernels.cpu import compiler, simd
 from fastmnist.kernels.cpu.registry import KERNELS
@@ -164,10 +166,10 @@ warnings.simplefilter("ignore")
 sizes = {"B": 3, "I": 18, "O": 21, "C": 5, "R": 3, "Q": 19, "K": 18}
 for op in CONTRACT:
     # Of images all sizes: which tile is used, and how, follows from them.
-    every = [{d: sizes[d] for d in CONTRACT[op].dims if d in sizes}] if not {"Y", "V"} & set(CONTRACT[op].dims) else kernel_cases.sizes(op)
+    every = [{d: sizes[d] for d in CONTRACT[op].dims if d in sizes}] if not {"Y", "V"} & set(CONTRACT[op].dims) else kernel_sizes.sizes(op)
     for dims in every:
         for variant in range(kernel_cases.n_variants(op)):
-            kernel_cases.assert_within_budget(interpret, op, dims, strided=True, variant=variant)
+            assert_within_budget(interpret, op, dims, strided=True, variant=variant)
 print(len(CONTRACT))
 """
 

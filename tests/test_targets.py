@@ -112,7 +112,8 @@ def _python(arguments, tmp_path, **variables):
 
 # Each intrinsic and each tile at least once; the long test has all ops.
 SOME = """
-from kernel_cases import assert_within_budget, sizes
+from kernel_budget import assert_within_budget
+from kernel_sizes import sizes
 from fastmnist.kernels import cpu
 from fastmnist.kernels.cpu.isa import MACHINE
 for op, dims in {

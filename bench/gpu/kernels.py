@@ -1,4 +1,4 @@
-"""Kernels on a GPU, each verified, then timed: products against cuBLAS, streams against the rate of a copy, and the ladder of the product.
+"""Kernels on a GPU, each verified, then timed: products against cuBLAS, streams against a copy, augmented images, and the ladder of the product.
 
 `python bench/gpu/kernels.py --out FOLDER` writes kernels.csv. cuBLAS computes in float32 as ours does: CuPy leaves TF32 off.
 In TF32 and bf16 cuBLAS is called through torch, where that is installed; for bf16 it then reads factors of 16 bits, ours of 32.
@@ -19,8 +19,10 @@ from timing import facts, show, spread, time_calls, time_launches, write
 from fastmnist.backends.gpu import open_device
 from fastmnist.backends.gpu_device import CupyDevice
 from fastmnist.backends.gpu_probe import probe
+from fastmnist.backends.warping import ImageJobs, key_of
 from fastmnist.kernels.contract import CONTRACT
-from fastmnist.kernels.gpu import Array, launches
+from fastmnist.kernels.gpu import Array, launches, warping
+from fastmnist.network.augmentation import FOR_DIGITS, Augment
 
 LADDER = Path(__file__).resolve().parents[1] / "ladder" / "gpu"
 PRODUCTS = [(n, n, n) for n in (1024, 2048, 4096, 8192)] + [(32, 784, 128), (1024, 784, 128), (4096, 784, 512)]
@@ -33,6 +35,7 @@ STREAMS = {
 TENSOR_PRODUCTS = [(n, n, n) for n in (1024, 4096, 8192)] + [(1024, 784, 128), (4096, 784, 512)]
 UNITS = {"tf32": 2.0**-10, "bf16": 2.0**-7}  # of the error of a product: two factors, half a last bit each
 COPY_BYTES = 1 << 29
+AUGMENTED = 60_000  # images of 28 x 28
 RUNGS = {"1_naive": (16, 16), "2_shared_tile": (32, 32), "3_register_tile": (128, 128), "4_vectors": (128, 128)}
 
 
@@ -206,6 +209,27 @@ def _stream_operands(op: str, n: int, width: int, memory: Memory) -> tuple[list[
     return [*outs, *ins], [0.0]
 
 
+def augmented(device: CupyDevice) -> list[dict[str, object]]:
+    """The images of an epoch."""
+    rng, rows, key, shape = np.random.default_rng(0), [], key_of(0), (28, 28, 1)
+    source, numbers = rng.integers(0, 256, (AUGMENTED, 784), dtype=np.uint8), np.arange(AUGMENTED)
+    for name, augment in (("affine", FOR_DIGITS), ("elastic", Augment(elastic_alpha=34))):
+        memory, taps = Memory(device), augment.taps(28, 28).astype(np.float32)
+        room = np.zeros(warping.scratch_size(device.facts, AUGMENTED, 28, 28, len(taps)), np.float32)
+        images, *others = map(memory.put, (np.zeros_like(source), room, source, numbers, numbers, key, taps))
+        params = dict(zip(("height", "width", "channels"), shape, strict=True)) | augment.params
+        plan = warping.augment_images(device.facts, images, *others, epoch=0, **params)
+        device.run(plan)
+        few = np.zeros_like(source[:64])
+        ImageJobs("numpy", 1, shape).augment(few, source, numbers[:64], numbers[:64], augment, key, 0)
+        difference = np.abs(memory.get(images)[: len(few)].astype(int) - few)
+        assert difference.max() <= 1 and (difference > 0).mean() < 1e-3, "not the oracle's images"
+        seconds, iqr = spread(time_launches(device, plan, copies=3))
+        shape_ = f"{AUGMENTED}x784 {name}"
+        rows.append({"kernel": plan[0].kernel, "shape": shape_, "us": seconds * 1e6, "iqr_us": iqr * 1e6})
+    return rows
+
+
 def ladder(device: CupyDevice, n: int = 4096) -> list[dict[str, object]]:
     """The rungs of bench/ladder/gpu on a square product."""
     rows = []
@@ -246,7 +270,7 @@ def main() -> None:
     rows = products(device, not options.no_peers)
     if "tf32" in probe().precisions:
         rows += tensor_products(device, not options.no_peers)
-    rows += streams(device) + ladder(device)
+    rows += streams(device) + augmented(device) + ladder(device)
     show(rows, ("kernel", "shape", "us", "tflops", "of_cublas", "gbs", "of_copy"))
     write(options.out / "kernels.csv", [row | facts(device) for row in rows])
 

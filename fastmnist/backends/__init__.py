@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
-import warnings
 from dataclasses import dataclass
 from importlib import metadata
 from typing import TYPE_CHECKING
@@ -19,6 +18,7 @@ from numpy.typing import DTypeLike
 
 from fastmnist.backends.dispatch_log import announce
 from fastmnist.threads import default_threads
+from fastmnist.warning import warn_user
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -364,9 +364,7 @@ def _notice_fallback(problem: BackendUnavailable, backend: str) -> None:
     global _fallback_noticed
     if not _fallback_noticed:
         _fallback_noticed = True
-        warnings.warn(
-            f"fastmnist falls back to backend {backend!r}, which is slower; {problem}", RuntimeWarning, stacklevel=4
-        )
+        warn_user(f"fastmnist falls back to backend {backend!r}, which is slower; {problem}", RuntimeWarning)
 
 
 def _numba_missing() -> BackendUnavailable | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import operator
 import os
-import sys
 import threading
 import time
 import weakref
@@ -17,9 +16,10 @@ from typing import Any
 import numpy as np
 
 import fastmnist.kernels.cpu as cpu
-from fastmnist.backends.base import Epoch, Parameters, weighted_sum
+from fastmnist.backends.base import Epoch, Parameters
 from fastmnist.backends.binding import Binding, constant_scale, epoch_inputs, logical_parameters, place_parameters
 from fastmnist.backends.blocks import BlockRows
+from fastmnist.backends.compile_notice import CompileNotice
 from fastmnist.backends.compressed import choose_format, most_nonzeros, skips_zeros
 from fastmnist.backends.crossovers import winograd_limit
 from fastmnist.backends.dispatch_log import announce_decisions
@@ -83,23 +83,8 @@ DEFAULT_TIMED_EVERY, LONGEST_TIMED_EVERY = 16, 64
 OVERHEAD = 0.015
 COLD_STEPS = 3
 
-_announced = False
-
-
-def _announce(op: str) -> None:
-    """Say once why the first fit takes longer."""
-    global _announced
-    if not _announced:
-        _announced = True
-        print(
-            "fastmnist: compiling kernels that this machine has not run yet, some ten seconds for a first fit "
-            "(they are kept; `fastmnist warmup` does it ahead) ...",
-            file=sys.stderr,
-            flush=True,
-        )
-
-
-cpu.on_compile.append(_announce)
+_notice = CompileNotice()
+cpu.on_compile.append(_notice.compiles)
 _lock_owners: weakref.WeakSet[CpuExecutor | SmallPrediction] = weakref.WeakSet()
 
 
@@ -152,6 +137,7 @@ class CpuExecutor:
             lanes=LANES,
             chunk_bytes=CHUNK_BYTES,
             winograd=winograd_limit(),
+            fuses_sgd=True,
         )
         self._state: np.ndarray | None = None
         self._initial: list[np.ndarray] | None = None
@@ -159,7 +145,8 @@ class CpuExecutor:
         self._gradient: tuple[tuple[int, ...], list[_Runner]] | None = None
         self._gradient_data: dict[str, np.ndarray] = {}  # what its runners are bound to
         self._fixed: dict[str, np.ndarray] = {}
-        self._partial: list[np.ndarray] = []  # the chunks' gradients
+        self._loss_sums: list[_WeightedSums] = []  # of each chunk
+        self._gradient_sums: list[_WeightedSums] = []  # of each parameter, over the chunks
         self._inference: dict[Any, _Runner] = {}
         self._small_predictions: dict[Any, SmallPrediction] = {}
         self._step = 0
@@ -196,6 +183,7 @@ class CpuExecutor:
         full_batch: bool = False,
     ) -> None:
         """See `Executor.bind`."""
+        cpu.expect(cpu.WALKERS[0], self.n_threads)
         data, stored = choose_format(
             X, pixel_scale, self.spec, self.n_threads, max_memory=max_memory, full_batch=full_batch
         )
@@ -244,14 +232,14 @@ class CpuExecutor:
         self._rebind_for_epochs()
         if self._training is None or not set(batch_sizes) <= set(self._training[0]):
             program = self.program(batch_sizes)
+            # What `predict` will need is compiled with the rest: the first prediction should not wait.
+            data_format = DataFormat(self._format.dtype, self._format.scale, skipping=self._format.compressed)
+            _compile(program, _inference_program(self._predicted.spec, data_format, (1,)), n_processes=self.n_threads)
             if self._state is None:
                 self._state = aligned_bytes(program.state.size)
             self._training = (batch_sizes, _Runner(program, self._state, "training", self._recorder))
             announce_decisions(self.backend, program.decisions)
             self._team = Team(self.n_threads)
-            # What `predict` will need is compiled with the rest: the first prediction should not wait.
-            data_format = DataFormat(self._format.dtype, self._format.scale, skipping=self._format.compressed)
-            _compile(_inference_program(self._predicted.spec, data_format, (1,)))
         runner = self._training[1]
         if self._initial is not None:
             place_parameters(runner.binding, self._initial)
@@ -329,6 +317,7 @@ class CpuExecutor:
         weight = self._data["sample_weight"]
         if self._gradient is None or self._gradient[0] != sizes:
             program = self.gradient_program(sizes)
+            _compile(program, n_processes=self.n_threads)
             announce_decisions(self.backend, program.decisions)
             self._gradient = (
                 sizes,
@@ -339,20 +328,21 @@ class CpuExecutor:
                 "losses": np.empty((n, *program.bound["losses"].shape[1:]), np.float32),
                 "hits": np.empty(n, np.uint8),
             }
+        if self._blocks is not None:
+            parameters = [self._blocks.to_blocks(parameters[0]), parameters[1]]
         runners = self._gradient[1]
         if self._gradient_data is not self._data:
             self._fixed["scale"] = constant_scale(weight, n)
             for runner in runners:
                 runner.bind(**self._data, **self._fixed)
             self._gradient_data = self._data
-        recorded = self._fixed["losses"]
-        losses = np.empty((chunks, *recorded.shape[1:]), np.float64)
-        if self._blocks is not None:
-            parameters = [self._blocks.to_blocks(parameters[0]), parameters[1]]
-        if [partial.shape[1:] for partial in self._partial] != [parameter.shape for parameter in parameters]:
-            # Kept from call to call: fresh pages would cost a twentieth of the gradient.
-            self._partial = [np.empty((CHUNKS, *parameter.shape), np.float32) for parameter in parameters]
-        partial = [kept[:chunks] for kept in self._partial]
+            recorded = self._fixed["losses"].reshape(n, -1)
+            self._loss_sums = [_WeightedSums(recorded[lo:hi], weight[lo:hi]) for lo, hi in pairwise(bounds)]
+            self._gradient_sums = [
+                _WeightedSums(np.empty((chunks, parameter.size), np.float32), np.ones(chunks, np.float32))
+                for parameter in parameters
+            ]
+        partial = [sums.rows for sums in self._gradient_sums]
 
         team = Team(len(runners))
         start = time.perf_counter()
@@ -366,18 +356,20 @@ class CpuExecutor:
                 full, tail = divmod(lengths[chunk], BLOCK_ROWS)
                 passes = ([(BLOCK_ROWS, full)] if full else []) + ([(tail, 1)] if tail else [])
                 runner.walk(0, passes, team, position=bounds[chunk])
-                rows = slice(bounds[chunk], bounds[chunk + 1])
-                losses[chunk] = weighted_sum(recorded[rows], weight[rows])
+                self._loss_sums[chunk]()
                 for i, total in enumerate(partial):
-                    total[chunk] = runner.binding[f"gradient_{i}"]
+                    total[chunk] = runner.binding[f"gradient_{i}"].ravel()
             return 0
 
         team.run(work)
         if team.stop_requested:
             raise KeyboardInterrupt
         self._record(runners, start, time.perf_counter() - start, len(runners), 1)
-        mean = np.atleast_1d(losses.sum(axis=0) / weight.sum(dtype=np.float64))
-        gradient = [total.sum(axis=0, dtype=np.float64) for total in partial]
+        mean = sum(sums.sums for sums in self._loss_sums) / weight.sum(dtype=np.float64)
+        gradient = [
+            sums().copy().reshape(parameter.shape)
+            for sums, parameter in zip(self._gradient_sums, parameters, strict=True)
+        ]
         if self._blocks is not None:
             gradient[0] = self._blocks.from_blocks(gradient[0], self.spec.parameter_shapes[0])
         return mean, gradient
@@ -546,12 +538,13 @@ def _inference_program(
     return inference_program(spec, data, sizes, chunk_bytes=chunk_bytes, lanes=LANES, winograd=limit, link=link)
 
 
-def _compile(program: Program) -> None:
-    """Compile, or load, every op of a program."""
-    for table in program.tables.values():
-        for instruction in {i for thread in table.threads for i in thread if i is not BARRIER}:
-            views = (*instruction.outs, *instruction.ins)
-            cpu.entry(instruction.op, tuple(view.tensor.dtype for view in views))
+def _compile(*programs: Program, n_processes: int) -> None:
+    """Compile, or load, every op of these programs."""
+    instructions = {
+        i for program in programs for table in program.tables.values() for thread in table.threads for i in thread
+    }
+    kernels = [(i.op, tuple(view.tensor.dtype for view in (*i.outs, *i.ins))) for i in instructions if i is not BARRIER]
+    cpu.prepare([(cpu.WALKERS[0], ()), *sorted(set(kernels))], n_processes, _notice.comes_to)
 
 
 @dataclass
@@ -725,6 +718,30 @@ class _Records:
             threads = np.full(len(rows), thread)
         began = 1e-9 * words[BEGAN_NS] + (starts - words[BEGAN_CYCLES]) * second
         return Trace(lines, rows.copy(), threads.copy(), began, (ends - starts) * second)
+
+
+class _WeightedSums:
+    """Sums of columns in float64, encoded once: preparing a call takes longer than the sums of a chunk.
+
+    Attributes
+    ----------
+    rows : ndarray of float32, shape (n, columns)
+    sums : ndarray of float64, shape (columns,)
+        Of the rows times their weights, when it was last called.
+    """
+
+    def __init__(self, rows: np.ndarray, weights: np.ndarray) -> None:
+        self.rows, self.sums = rows, np.empty(rows.shape[1])
+        self._weights = weights  # kept alive: compiled code has its address
+        self._row = np.zeros(cpu.ROW_WORDS, np.int64)
+        operands = [(a.ctypes.data, a.shape, a.shape[-1], a.dtype.name) for a in (self.sums, rows, weights)]
+        cpu.encode(self._row, "weighted_sums", operands, ())
+        self._run = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(int(self._row[0]))
+        self._address = self._row.ctypes.data
+
+    def __call__(self) -> np.ndarray:
+        self._run(self._address)
+        return self.sums
 
 
 def _lanes(tables: list[np.ndarray]) -> np.ndarray:

@@ -7,13 +7,13 @@ the kernels' budgets of rounding, not to the bit.
 
 from __future__ import annotations
 
-import warnings
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from fastmnist.network.crossover import STATED, Crossover
 from fastmnist.network.image_lowering import STATED_WINOGRAD
+from fastmnist.warning import warn_user
 
 VERSION = 2  # of the file's form and of how it is measured
 
@@ -84,10 +84,9 @@ def crossovers() -> dict[str, Crossover]:
         values = read_machine_file()
         return stated if values is None else stated | _measured(values)
     except (OSError, ImportError, ValueError, TypeError, KeyError, AttributeError) as problem:
-        warnings.warn(
+        warn_user(
             f"fastmnist ignores its measurements of this machine ({problem}) and goes by stated crossovers. Run: fastmnist info --measure",
             RuntimeWarning,
-            stacklevel=2,
         )
         return stated
 

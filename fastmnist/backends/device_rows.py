@@ -40,6 +40,17 @@ class DeviceRows:
         self.shape = (array.shape[0] if rows is None else len(rows), array.shape[1])
         self.dtype = np.dtype(array.dtype)
         self.ndim = 2
+        self.is_mapped = False
+
+    @property
+    def row_bytes(self) -> int:
+        """Of a row."""
+        return self.shape[1] * self.dtype.itemsize
+
+    @property
+    def nbytes(self) -> int:
+        """Of all rows."""
+        return len(self) * self.row_bytes
 
     def __len__(self) -> int:
         return self.shape[0]

@@ -198,8 +198,8 @@ class ForestExecutor:
     def _prepare(self, *names: str, x_dtype: str = "uint8") -> None:
         """Compile, or load, before threads start: only the main thread keeps a Ctrl-C that arrives meanwhile."""
         if self.backend == "numba":
-            for name in names:
-                self._cpu.entry(name, tuple(x_dtype if o.name == "x" else o.dtypes[0] for o in JOBS[name].operands))
+            dtypes = (tuple(x_dtype if o.name == "x" else o.dtypes[0] for o in JOBS[name].operands) for name in names)
+            self._cpu.prepare(zip(names, dtypes, strict=True), self.n_threads)
 
     def grow(
         self,

@@ -18,30 +18,26 @@ from fastmnist.backends.base import Epoch, Parameters, mean_losses
 from fastmnist.backends.binding import constant_scale, epoch_inputs
 from fastmnist.backends.device_rows import DeviceLabels, DeviceRows
 from fastmnist.backends.dispatch_log import announce_decisions
-from fastmnist.backends.gpu_device import Buffer, Device, Graph
+from fastmnist.backends.gpu_device import Buffer, Device
 from fastmnist.backends.gpu_inference import Inference, Judgement
 from fastmnist.backends.gpu_memory import Bound, reserve
 from fastmnist.backends.gpu_persistent import Choice, PersistentEpochs, choose
 from fastmnist.backends.gpu_recording import Watch
+from fastmnist.backends.gpu_runner import Runner
 from fastmnist.backends.gpu_search import DeviceSearch
 from fastmnist.backends.recording import active
 from fastmnist.backends.rows import CompressedRows
 from fastmnist.kernels.contract import CONTRACT
-from fastmnist.kernels.gpu import NOT_ON_GPU, Array, Facts, Launch, decisions, launches, plan
-from fastmnist.kernels.gpu.fusion import Call
+from fastmnist.kernels.gpu import NOT_ON_GPU, Array, Launch, decisions, launches
 from fastmnist.network.losses import SoftmaxTwiceCrossEntropy
 from fastmnist.network.lowering import DataFormat, Target, gradient_program, training_program
-from fastmnist.network.program import BARRIER, Instruction, Program, Tensor, View
+from fastmnist.network.program import BARRIER, Program
 from fastmnist.network.spec import Spec
 
 # Rows of a block of the full-batch gradient and of prediction: enough tiles for every multiprocessor, and its
 # activations (a few MB a layer) still stay in the level-2 cache.
 BLOCK_ROWS = 4096
 IMAGE_BLOCK_ROWS = 512  # of layers of images, whose activations are some 50 KB a row each
-# Steps in one recorded graph: launching one costs the host some microseconds, as much as a small network's whole step.
-STEPS_PER_GRAPH = 16
-# How the lowering labels the ops that make probabilities of logits.
-LINKS = ("softmax", "sigmoid")
 
 
 @cache
@@ -89,9 +85,9 @@ class CupyExecutor:
         self._state: Buffer | None = None
         self._initial: list[np.ndarray] | None = None
         self._persistent = persistent
-        self._training: tuple[tuple[int, ...], _Runner] | None = None
+        self._training: tuple[tuple[int, ...], Runner] | None = None
         self._epochs: PersistentEpochs | None = None  # in place of the runner's graphs
-        self._gradient: tuple[tuple[int, ...], _Runner] | None = None
+        self._gradient: tuple[tuple[int, ...], Runner] | None = None
         self._inference = Inference(self)
         self._recorder = active()
         self._step = 0
@@ -174,13 +170,13 @@ class CupyExecutor:
 
     # --- training -----------------------------------------------------------------------------------------------------------------
 
-    def _prepare(self, batch_sizes: tuple[int, ...]) -> _Runner:
+    def _prepare(self, batch_sizes: tuple[int, ...]) -> Runner:
         if self._training is None or not set(batch_sizes) <= set(self._training[0]):
             program = self.program(batch_sizes)
             if self._state is None:
                 self._state = reserve(self.device, {"parameters and moments": program.state.size})
                 self.device.clear(self._state.address, self._state.nbytes)
-            runner = _Runner(self.device, self._facts, program, self._data, self._state)
+            runner = Runner(self.device, self._facts, program, self._data, self._state)
             self._training = (batch_sizes, self._watched(runner, "training"))
             # Single launches are what a profile takes the time of.
             self._epochs = None if self._recorder is not None else self._persistent_epochs(batch_sizes, runner)
@@ -191,7 +187,7 @@ class CupyExecutor:
             self._initial = None
         return runner
 
-    def _persistent_epochs(self, batch_sizes: tuple[int, ...], runner: _Runner) -> PersistentEpochs | None:
+    def _persistent_epochs(self, batch_sizes: tuple[int, ...], runner: Runner) -> PersistentEpochs | None:
         layout = self._choice(batch_sizes).layout
         if layout is None:
             return None
@@ -258,14 +254,14 @@ class CupyExecutor:
         gradient = [np.ascontiguousarray(runner.tensor(f"gradient_{i}")) for i in range(len(parameters))]
         return mean_losses(losses, self._weight), [part.astype(np.float64) for part in gradient]
 
-    def place_gradient_parameters(self, parameters: Parameters) -> _Runner:
+    def place_gradient_parameters(self, parameters: Parameters) -> Runner:
         """Upload the parameters at which `run_gradient` is to work, and make what it needs."""
         n = len(self._weight)
         sizes = self._gradient_blocks()
         if self._gradient is None or self._gradient[0] != sizes:
             program = self.gradient_program(sizes)
             announce_decisions(self.backend, program.decisions)
-            runner = self._watched(_Runner(self.device, self._facts, program, self._data), "gradient")
+            runner = self._watched(Runner(self.device, self._facts, program, self._data), "gradient")
             shape = (n, *program.bound["losses"].shape[1:])
             runner.own.put(
                 order=np.arange(n),
@@ -345,11 +341,11 @@ class CupyExecutor:
 
     # --- inference ----------------------------------------------------------------------------------------------------------------
 
-    def runner(self, program: Program, own: Bound | None = None) -> _Runner:
+    def runner(self, program: Program, own: Bound | None = None) -> Runner:
         """A program with memory of its own."""
-        return self._watched(_Runner(self.device, self._facts, program, own or Bound(self.device)), "inference")
+        return self._watched(Runner(self.device, self._facts, program, own or Bound(self.device)), "inference")
 
-    def _watched(self, runner: _Runner, phase: str) -> _Runner:
+    def _watched(self, runner: Runner, phase: str) -> Runner:
         """Have its launches timed, where somebody profiles."""
         if self._recorder is not None:
             runner.watch = Watch(self._recorder, self.device, phase)
@@ -398,173 +394,3 @@ def call(op: str, arrays: Sequence[np.ndarray], params: Sequence[float] = (), *,
     device.run(launches(op, device.facts, list(operands.arrays.values()), params))
     for name, array in list(named.items())[: len(CONTRACT[op].outs)]:
         operands.get(name, array)
-
-
-class _Runner:
-    """A Program with its device memory, its launches and the graphs recorded from them.
-
-    Parameters
-    ----------
-    device : Device
-    facts : Facts
-        The device's, with the precision of products.
-    program : Program
-    shared : Bound
-        Bound tensors that other runners use as well: the data set.
-    state : Buffer, optional
-        Memory of the parameters and moments.
-    """
-
-    def __init__(
-        self, device: Device, facts: Facts, program: Program, shared: Bound, state: Buffer | None = None
-    ) -> None:
-        self._device, self.facts, self.program, self._shared = device, facts, program, shared
-        self.own = Bound(device)
-        self.link = True  # whether outputs pass the loss's link
-        self.watch: Watch | None = None  # while somebody profiles
-        self._state = state
-        self._workspace = reserve(device, {"workspace": program.workspace.size})
-        device.clear(self._workspace.address, self._workspace.nbytes)
-        instructions = [i for table in program.tables.values() for thread in table.threads for i in thread]
-        self._tensors = {v.tensor.name: v.tensor for i in instructions for v in (*i.outs, *i.ins)}
-        self._recorded_for: dict[str, Array] = {}
-        self._graphs: dict[tuple[int, int], Graph] = {}
-
-    # --- memory -------------------------------------------------------------------------------------------------------------------
-
-    def _operand(self, view: View) -> Array:
-        tensor = view.tensor
-        if tensor.memory == "bound":
-            whole = self.own.arrays.get(tensor.name) or self._shared.arrays[tensor.name]
-            shape = view.shape
-            if not view.r1:  # to the end of an array whose size is known only now
-                rows = whole.shape[0] - view.r0
-                shape = (rows, view.c1 - view.c0) if len(whole.shape) == 2 else (rows,)
-            return Array(whole.address + view.byte_offset, shape, view.leading_dimension, tensor.dtype)
-        return Array(
-            self._address(tensor) + view.byte_offset - tensor.offset, view.shape, view.leading_dimension, tensor.dtype
-        )
-
-    def _address(self, tensor: Tensor) -> int:
-        memory = self._state if tensor.memory == "state" else self._workspace
-        assert memory is not None
-        return memory.address + tensor.offset
-
-    def _extent(self, tensor: Tensor) -> int:
-        """Bytes from a tensor's first element to its last, padding between rows included."""
-        return tensor.shape[0] * tensor.strides[0] * np.dtype(tensor.dtype).itemsize
-
-    def _host_array(self, tensor: Tensor) -> tuple[np.ndarray, np.ndarray]:
-        """Bytes of a tensor, padding between its rows included, and the tensor as a view of them."""
-        raw = np.zeros(self._extent(tensor), np.uint8)
-        dtype = np.dtype(tensor.dtype)
-        return raw, np.ndarray(tensor.shape, dtype, raw, 0, [s * dtype.itemsize for s in tensor.strides])
-
-    def clear(self, name: str) -> None:
-        """Set a tensor of the workspace to zero."""
-        tensor = self._tensors[name]
-        self._device.clear(self._address(tensor), self._extent(tensor))
-
-    def tensor(self, tensor: Tensor | str) -> np.ndarray:
-        """Download a tensor of the state or the workspace."""
-        if isinstance(tensor, str):
-            tensor = self._tensors[tensor]
-        raw, array = self._host_array(tensor)
-        self._device.download(raw, self._address(tensor))
-        return array
-
-    def array(self, name: str) -> Array:
-        """A tensor of the workspace as an operand."""
-        return self.operand(name)
-
-    def operand(self, tensor: Tensor | str) -> Array:
-        """A tensor as an operand."""
-        return self._operand((self._tensors[tensor] if isinstance(tensor, str) else tensor).view)
-
-    def arrays(self) -> dict[str, Array]:
-        """All that is bound."""
-        return self._shared.arrays | self.own.arrays
-
-    def put(self, **arrays: np.ndarray) -> None:
-        """Bind more, see `_Bound.put`."""
-        self.own.put(**arrays)
-
-    def parameter_arrays(self) -> list[Array]:
-        """The parameters as operands."""
-        return [self._operand(piece.tensor.view) for (piece,) in self.program.placements]
-
-    def parameters(self) -> list[np.ndarray]:
-        """Download the parameters."""
-        (pieces,) = zip(*self.program.placements, strict=True)  # no panels: every parameter is one tensor
-        return [np.ascontiguousarray(self.tensor(piece.tensor)) for piece in pieces]
-
-    def place_parameters(self, parameters: Parameters) -> None:
-        """Upload the parameters; the moments beside them stay as they are."""
-        for parameter, (piece,) in zip(parameters, self.program.placements, strict=True):
-            raw, array = self._host_array(piece.tensor)
-            array[...] = parameter
-            self._device.upload(self._address(piece.tensor), raw)
-
-    # --- running ------------------------------------------------------------------------------------------------------------------
-
-    def launches(self, rows: int) -> list[Launch]:
-        """The launches of one step of `rows` rows."""
-        return plan(self.facts, self.calls(rows))
-
-    def instructions(self, rows: int) -> list[Instruction]:
-        """What one step of `rows` rows runs; barriers among them, which one stream needs none of."""
-        (instructions,) = self.program.tables[rows].threads  # kernels have threads of their own: one list
-        if not self.link:
-            last = max(k for k, i in enumerate(instructions) if i.label in LINKS)
-            instructions = [*instructions[:last], *instructions[last + 1 :]]
-        return list(instructions)
-
-    def calls(self, rows: int) -> list[Call]:
-        """The instructions with their operands, as `plan` takes them."""
-        return [
-            (i.op, [self._operand(view) for view in (*i.outs, *i.ins)], i.params)
-            for i in self.instructions(rows)
-            if i is not BARRIER
-        ]
-
-    def _graph(self, rows: int, steps: int) -> Graph:
-        if (rows, steps) not in self._graphs:
-            self._graphs[rows, steps] = self._device.record(self.launches(rows) * steps)
-        return self._graphs[rows, steps]
-
-    def walk(self, passes: Sequence[tuple[int, int]]) -> bool:
-        """Run `steps` steps of `rows` rows for each (rows, steps) of `passes`; returns whether Ctrl-C came in between.
-
-        A graph is launched whole or not at all, so an interrupted run ends between two steps.
-        """
-        arrays = self.arrays()
-        if arrays != self._recorded_for:
-            self._graphs, self._recorded_for = {}, arrays
-            if self.watch is not None:
-                self.watch.forget()
-        self.rewind()
-        start = time.perf_counter()
-        try:
-            for rows, steps in passes:
-                if self.watch is not None:
-                    steps -= self.watch.time(self, rows, steps)
-                many, single = divmod(steps, STEPS_PER_GRAPH)
-                for _ in range(many):
-                    self._graph(rows, STEPS_PER_GRAPH).replay()
-                for _ in range(single):
-                    self._graph(rows, 1).replay()
-            self._device.synchronize()
-        except KeyboardInterrupt:
-            self._device.synchronize()
-            return True
-        if self.watch is not None:
-            self.watch.ended(self, start, sum(steps for _, steps in passes))
-        return False
-
-    def rewind(self) -> None:
-        """Back to the first batch of the order."""
-        self._device.upload(self._address(self._tensors["cursor_0"]), np.zeros(2, np.int64))
-
-    def steps_done(self) -> int:
-        """Steps since `walk` began, as the device counted them."""
-        return int(self.tensor("cursor_0")[1])

@@ -17,7 +17,8 @@ from fastmnist.network.losses import BinaryCrossEntropy
 from fastmnist.network.lowering import DataFormat, inference_program
 
 if TYPE_CHECKING:
-    from fastmnist.backends.gpu import CupyExecutor, _Runner
+    from fastmnist.backends.gpu import CupyExecutor
+    from fastmnist.backends.gpu_runner import Runner
 
 KEPT_PROGRAMS = 3  # of a long X the blocks and the shorter last one; and one more
 
@@ -47,7 +48,7 @@ class Inference:
 
     def __init__(self, executor: CupyExecutor) -> None:
         self._executor = executor
-        self._runners: dict[object, _Runner] = {}
+        self._runners: dict[object, Runner] = {}
         self._turn = threading.Lock()
 
     def outputs(
@@ -100,7 +101,7 @@ class Inference:
 
     def _blocks(
         self, parameters: Parameters, X: np.ndarray | DeviceRows, pixel_scale: float, *, link: bool
-    ) -> Iterator[tuple[slice, _Runner]]:
+    ) -> Iterator[tuple[slice, Runner]]:
         """Run block by block; after each the runner has its outputs on the device."""
         size = self._executor.block_rows
         with self._turn:
@@ -110,7 +111,7 @@ class Inference:
 
     def _run(
         self, parameters: Parameters, X: np.ndarray | DeviceRows, rows: slice, pixel_scale: float, link: bool
-    ) -> _Runner:
+    ) -> Runner:
         n, spec = rows.stop - rows.start, self._executor.spec
         key = (n, X.dtype.name, pixel_scale, link)
         runner = self._runners.pop(key, None)

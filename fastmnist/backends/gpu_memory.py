@@ -57,6 +57,7 @@ def plan_memory(
     full_batch: bool = False,
     search: bool = False,
     resident: bool = False,
+    augmented: int = 0,
 ) -> MemoryPlan:
     """What a fit will take, before anything is allocated.
 
@@ -74,6 +75,8 @@ def plan_memory(
         By L-BFGS, whose vectors lie on the device.
     resident : bool
         X is on the device already.
+    augmented : int
+        Bytes in which images are changed at random.
     """
     data = DataFormat(dtype)
     program = (
@@ -86,6 +89,7 @@ def plan_memory(
     return MemoryPlan(
         {
             "data set": 0 if resident else n_samples * spec.n_features * np.dtype(dtype).itemsize,
+            "augmented images": augmented,
             "labels, weights, order and losses": n_samples * BYTES_A_SAMPLE,
             "parameters": parameters,
             "optimizer state": program.state.size - parameters,

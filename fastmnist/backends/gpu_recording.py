@@ -19,8 +19,8 @@ from fastmnist.kernels.gpu.fusion import Call
 from fastmnist.network.program import BARRIER
 
 if TYPE_CHECKING:
-    from fastmnist.backends.gpu import _Runner
     from fastmnist.backends.gpu_device import Device
+    from fastmnist.backends.gpu_runner import Runner
 
 TIMED_STEPS = 4  # of each batch size in each walk
 
@@ -59,7 +59,7 @@ class Watch:
         """The runner's memory lies elsewhere now: launches are made anew."""
         self._groups = {}
 
-    def time(self, runner: _Runner, rows: int, steps: int) -> int:
+    def time(self, runner: Runner, rows: int, steps: int) -> int:
         """Run the first ones of so many steps, and say how many these were."""
         if rows not in self._groups:
             self._groups[rows] = grouped(runner.facts, runner.calls(rows))
@@ -79,13 +79,13 @@ class Watch:
         table.calls[0] += steps
         return timed
 
-    def ended(self, runner: _Runner, start: float, steps: int) -> None:
+    def ended(self, runner: Runner, start: float, steps: int) -> None:
         """A walk has ended."""
         if self._phase != "inference":
             self._recorder.decisions = runner.program.decisions
         self._recorder.spans.append(Span(self._phase, start, time.perf_counter() - start, 1, steps))
 
-    def _lines(self, runner: _Runner, rows: int, groups: Sequence[Group]) -> list[Line]:
+    def _lines(self, runner: Runner, rows: int, groups: Sequence[Group]) -> list[Line]:
         instructions = [i for i in runner.instructions(rows) if i is not BARRIER]
         shapes = [[array.shape for array in arrays] for _, arrays, _ in runner.calls(rows)]
         single = [line_of(i, shape) for i, shape in zip(instructions, shapes, strict=True)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -127,6 +128,7 @@ class AugmentedExecutor(WindowedExecutor):
 
     _largest_window = LARGEST_WINDOW
     _first_rows = FIRST_ROWS
+    _memory_name = "memory"
 
     def __init__(
         self,
@@ -145,7 +147,7 @@ class AugmentedExecutor(WindowedExecutor):
         self._jobs = ImageJobs(executor.backend, executor.n_threads, image_shape)
         self._images = np.empty((0, X.shape[1]), X.dtype)
         self.begin(0, 0)
-        stored = X if isinstance(X, StoredRows) else StoredRows(X, X.dtype)
+        stored = StoredRows(X, X.dtype) if isinstance(X, np.ndarray) else X
         super().__init__(executor, stored, y, sample_weight, pixel_scale=pixel_scale, max_memory=max_memory)
 
     def begin(self, seed: int, epoch: int) -> None:
@@ -169,16 +171,21 @@ class AugmentedExecutor(WindowedExecutor):
     def reason(self) -> str:
         """What happens to the rows, for people."""
         n = min(self._rows, len(self._X))
-        return f"Every epoch trains on other images, {n:,} made at a time in memory of {n * self._X.row_bytes:,} bytes: {self._augment}."
+        made = f"{n:,} made at a time in {n * self._X.row_bytes:,} bytes of {self._memory_name}"
+        return f"Every epoch trains on other images, {made}: {self._augment}."
 
     def _bind(self, rows: np.ndarray, full_batch: bool = False) -> None:
         """Attach some rows, ascending, to the executor: as this epoch has them."""
+        self._attach(self._images_of(rows), rows)
+
+    def _images_of(self, rows: np.ndarray) -> Any:
+        """What the executor binds for some rows."""
         if len(rows) > len(self._images):
             self._images = np.empty((len(rows), self._X.shape[1]), self._X.dtype)
         images = self._images[: len(rows)]
         source, places = self._window(rows)
         self._jobs.augment(images, source, places, rows, self._augment, self._key, self._epoch)
-        self._attach(images, rows)
+        return images
 
     def _window(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """An array that holds the rows, and where."""

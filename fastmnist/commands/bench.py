@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fastmnist.commands.options import json_option
+from fastmnist.commands.options import WholeNumber, json_option
 from fastmnist.console import emit_json, output
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ DEFAULT_OPS = ("linear_relu", "linear_dx", "linear_dw", "conv2d_relu", "adam", "
     metavar="MODULE:FUNCTION",
     help="A function of yours, called as those of fastmnist.kernels.reference are; repeatable.",
 )
-@click.option("--seed", type=click.IntRange(0), default=0, help="Of the random operands; default: 0.")
+@click.option("--seed", type=WholeNumber(0), default=0, help="Of the random operands; default: 0.")
 @json_option
 @click.pass_context
 def bench(
@@ -45,7 +45,7 @@ def bench(
     seed: int,
     as_json: bool,
 ) -> None:
-    """Verify each OP against the oracle in float64, then time it on one thread; without OP a few of a network's.
+    """Verify each OP against the oracle in float64, then time it on one thread (so NumPy's BLAS); without OP a few of a network's.
 
     Ends with 1 if an implementation is wrong: that one has no time.
     """
@@ -87,11 +87,26 @@ def _function(text: str) -> Any:
         raise click.UsageError(f"--kernel must be MODULE:FUNCTION; got {text!r}.")
     sys.path.insert(0, os.getcwd())
     try:
-        return getattr(importlib.import_module(module), name)
+        found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise click.UsageError(f"--kernel {text}: {error}. Call it from the folder of {module}.py.") from error
+    except Exception as error:  # the user's module may raise anything
+        raise click.UsageError(
+            f"--kernel {text}: importing {module} failed: {type(error).__name__}: {error}"
+        ) from error
     finally:
         sys.path.pop(0)
+    if not callable(found):
+        raise click.UsageError(
+            f"--kernel must name a function; {text} is {found!r:.60}, which can't be called. "
+            "It takes what the function of that name in fastmnist.kernels.reference takes."
+        )
+    return found
+
+
+def _number(value: float | None) -> str:
+    """Three digits, or the whole number where there are more."""
+    return "" if value is None else f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _show(timings: list[Timing]) -> None:
@@ -99,7 +114,7 @@ def _show(timings: list[Timing]) -> None:
     from rich.text import Text
 
     table = Table(box=None, padding=(0, 2, 0, 0))
-    for title in ("op", "by", "a call, us", "quartiles", "GFLOP/s", "GB/s", "of the roof", "times as long", "sizes"):
+    for title in ("op", "by", "a call, us", "quartiles", "GFLOP/s", "GB/s", "of the roof", "times the best", "sizes"):
         table.add_column(title, justify="left" if title in ("op", "by", "sizes") else "right")
     best: dict[str, float] = {}
     for timing in timings:
@@ -112,12 +127,12 @@ def _show(timings: list[Timing]) -> None:
         table.add_row(
             t.op,
             t.provider,
-            f"{t.microseconds:.3g}",
-            f"{t.low:.3g} .. {t.high:.3g}",
+            _number(t.microseconds),
+            f"{_number(t.low)} .. {_number(t.high)}",
             "" if t.gflops is None else f"{t.gflops:.3g}",
             "" if t.gbytes is None else f"{t.gbytes:.3g}",
             "" if t.roof is None else f"{t.roof:.0%}",
-            f"{t.microseconds / best[t.op]:.2f}",
+            _number(t.microseconds / best[t.op]),
             t.sizes,
         )
     output().print(table)

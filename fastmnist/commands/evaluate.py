@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from fastmnist.commands.judging import judged_options
-from fastmnist.commands.options import json_option
+from fastmnist.commands.options import WholeNumber, json_option
 from fastmnist.console import emit_json, output
 
 if TYPE_CHECKING:
@@ -18,9 +18,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @judged_options
-@click.option(
-    "--top", type=click.IntRange(min=0), default=5, show_default=True, help="Confusions and mistakes to name."
-)
+@click.option("--top", type=WholeNumber(min=0), default=5, show_default=True, help="Confusions and mistakes to name.")
 @json_option
 def evaluate(judged: Callable[[], Judged], top: int, as_json: bool) -> None:
     """Judge a saved model: report of each class, most frequent confusions, calibration, surest mistakes."""

@@ -41,6 +41,31 @@ class Widths(click.ParamType):
         return tuple(map(int, words))
 
 
+class WholeNumber(click.IntRange):
+    """Whole numbers between two limits, refused in words instead of Click's "not a valid integer range" and "x>=1"."""
+
+    name = "integer"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Turn text into a number of the range."""
+        try:
+            number = int(value)
+        except ValueError:
+            number = None
+        if (
+            number is None
+            or not (self.min is None or number >= self.min)
+            or not (self.max is None or number <= self.max)
+        ):
+            self.fail(f"must be a whole number {self._words()}; got {str(value)!r:.60}.", param, ctx)
+        return number
+
+    def _words(self) -> str:
+        if self.max is None:
+            return f"of at least {self.min}"
+        return f"from {self.min} to {self.max}"
+
+
 class FiniteRange(click.FloatRange):
     """A range without NaN, which no comparison finds to be outside."""
 
@@ -62,7 +87,7 @@ def data_options(command: Callable[..., Any]) -> Callable[..., Any]:
         return command(splits=lambda: load_splits(data, label_column, test_size, split_seed), **options)
 
     seed = click.option(
-        "--split-seed", type=click.IntRange(0, 2**32 - 1), default=0, help="Of the split, train's --seed; default: 0."
+        "--split-seed", type=WholeNumber(0, 2**32 - 1), default=0, help="Of the split, train's --seed; default: 0."
     )
     for option in reversed([*_data_options(), seed]):
         wrapper = option(wrapper)
@@ -103,7 +128,7 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
             *_data_options(),
             click.option(
                 "--seed",
-                type=click.IntRange(0, 2**32 - 1),
+                type=WholeNumber(0, 2**32 - 1),
                 default=0,
                 help="Of the split and of the training; default: 0.",
             ),
@@ -127,9 +152,9 @@ def parameter_options(several: tuple[str, ...] = ()) -> list[Callable[..., Any]]
             type=click.Choice(["float32", "tf32", "bf16"]),
             help="Of products (mlp, cnn); default: float32, all others need a GPU.",
         ),
-        option("--threads", type=click.IntRange(min=1), help="Default: as many as this process may use."),
-        option("--epochs", type=click.IntRange(min=1), help="At most (iterations of full-batch solvers)."),
-        option("--batch-size", type=click.IntRange(min=1), help="Default: 32 (mlp), 64 (cnn)."),
+        option("--threads", type=WholeNumber(min=1), help="Default: as many as this process may use."),
+        option("--epochs", type=WholeNumber(min=1), help="At most (iterations of full-batch solvers)."),
+        option("--batch-size", type=WholeNumber(min=1), help="Default: 32 (mlp), 64 (cnn)."),
         option("--hidden", type=Widths(), help="Widths of the hidden layers of an mlp; default: 128,64."),
         option(
             "--layers",
@@ -144,8 +169,8 @@ def parameter_options(several: tuple[str, ...] = ()) -> list[Callable[..., Any]]
             default=None,
             help="Train on randomly changed images (mlp, cnn), new ones each epoch.",
         ),
-        option("--trees", type=click.IntRange(min=1), help="Trees of a forest; default: 100."),
-        option("--max-depth", type=click.IntRange(min=1), help="Of a forest's trees; default: no limit."),
+        option("--trees", type=WholeNumber(min=1), help="Trees of a forest; default: 100."),
+        option("--max-depth", type=WholeNumber(min=1), help="Of a forest's trees; default: no limit."),
     ]
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fastmnist.commands.judging import Judged, judged_options
-from fastmnist.commands.options import data_options
+from fastmnist.commands.options import WholeNumber, data_options
 
 if TYPE_CHECKING:
     from fastmnist.datasets import Splits
@@ -99,7 +99,7 @@ def curves(model_files: tuple[str, ...], out: str, title: str | None) -> None:
 @plot.command()
 @click.argument("model_files", metavar="MODEL.safetensors...", type=click.Path(), nargs=-1, required=True)
 @click.option(
-    "--window", type=click.IntRange(min=1), default=200, show_default=True, help="Steps of which the mean is drawn."
+    "--window", type=WholeNumber(min=1), default=200, show_default=True, help="Steps of which the mean is drawn."
 )
 @_out("steps.png")
 @title_option
@@ -173,9 +173,9 @@ def calibration(judged: Callable[[], Judged], out: str, title: str | None) -> No
 
 @plot.command()
 @judged_options
-@click.option("--count", type=click.IntRange(1, 60), default=12, show_default=True, help="Pictures.")
-@click.option("--wrong", type=click.IntRange(0, 60), default=3, show_default=True, help="Mistakes among them.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Which ones are drawn.")
+@click.option("--count", type=WholeNumber(1, 60), default=12, show_default=True, help="Pictures.")
+@click.option("--wrong", type=WholeNumber(0, 60), default=3, show_default=True, help="Mistakes among them.")
+@click.option("--seed", type=WholeNumber(min=0), default=0, show_default=True, help="Which ones are drawn.")
 @_out("samples.png")
 @title_option
 def samples(judged: Callable[[], Judged], count: int, wrong: int, seed: int, out: str, title: str | None) -> None:
@@ -210,7 +210,7 @@ def samples(judged: Callable[[], Judged], count: int, wrong: int, seed: int, out
 
 @plot.command()
 @judged_options
-@click.option("--count", type=click.IntRange(1, 60), default=12, show_default=True, help="Mistakes at most.")
+@click.option("--count", type=WholeNumber(1, 60), default=12, show_default=True, help="Mistakes at most.")
 @_out("mistakes.png")
 @title_option
 def mistakes(judged: Callable[[], Judged], count: int, out: str, title: str | None) -> None:
@@ -245,10 +245,8 @@ def weights(model_file: str, out: str, title: str | None) -> None:
 
 @plot.command()
 @click.argument("model_file", metavar="MODEL.safetensors", type=click.Path())
-@click.option(
-    "--layer", type=click.IntRange(min=1), default=1, show_default=True, help="Dense or Conv2D, counted from 1."
-)
-@click.option("--count", type=click.IntRange(1, 200), default=40, show_default=True, help="Units or filters at most.")
+@click.option("--layer", type=WholeNumber(min=1), default=1, show_default=True, help="Dense or Conv2D, counted from 1.")
+@click.option("--count", type=WholeNumber(1, 200), default=40, show_default=True, help="Units or filters at most.")
 @_out("filters.png")
 @title_option
 def filters(model_file: str, layer: int, count: int, out: str, title: str | None) -> None:
@@ -307,9 +305,9 @@ def _augment_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @plot.command()
 @data_options
 @_augment_options
-@click.option("--count", type=click.IntRange(1, 30), default=10, show_default=True, help="Images.")
-@click.option("--copies", type=click.IntRange(1, 30), default=5, show_default=True, help="Changed copies of each.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the changes.")
+@click.option("--count", type=WholeNumber(1, 30), default=10, show_default=True, help="Images.")
+@click.option("--copies", type=WholeNumber(1, 30), default=5, show_default=True, help="Changed copies of each.")
+@click.option("--seed", type=WholeNumber(min=0), default=0, show_default=True, help="Of the changes.")
 @_out("augmented.png")
 @title_option
 def augmented(

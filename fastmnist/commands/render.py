@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fastmnist.commands.judging import judging_options
-from fastmnist.commands.options import FiniteRange, build_estimator
+from fastmnist.commands.options import FiniteRange, WholeNumber, build_estimator
 from fastmnist.console import counted_progress
 
 if TYPE_CHECKING:
@@ -30,11 +30,11 @@ if TYPE_CHECKING:
     show_default=True,
     help="The film: .mp4 or .gif.",
 )
-@click.option("--count", type=click.IntRange(1), default=60, show_default=True, help="Images at most.")
+@click.option("--count", type=WholeNumber(1), default=60, show_default=True, help="Images at most.")
 @click.option("--fps", type=FiniteRange(0.1, 60), default=2.0, show_default=True, help="Images a second.")
 @click.option("--only", type=click.Choice(["right", "wrong"]), help="Only such predictions; default: all.")
 @click.option(
-    "--shuffle", type=click.IntRange(min=0), metavar="SEED", help="Draw the images at random; default: the first ones."
+    "--shuffle", type=WholeNumber(min=0), metavar="SEED", help="Draw the images at random; default: the first ones."
 )
 def render(
     model_file: str | None,

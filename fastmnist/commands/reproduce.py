@@ -6,14 +6,14 @@ from pathlib import Path
 
 import click
 
-from fastmnist.commands.options import json_option
+from fastmnist.commands.options import WholeNumber, json_option
 from fastmnist.console import EXIT_INTERRUPTED, emit_json, output
 
 
 @click.command()
 @click.argument("names", nargs=-1, metavar="[NAME]...")
 @click.option("--quick", is_flag=True, help="A few rows, two epochs, one seed: whether it runs, not how good it is.")
-@click.option("--seeds", type=click.IntRange(min=1), default=5, help="Fits of each system; default: 5.")
+@click.option("--seeds", type=WholeNumber(min=1), default=5, help="Fits of each system; default: 5.")
 @click.option(
     "--out",
     type=click.Path(file_okay=False, path_type=Path),

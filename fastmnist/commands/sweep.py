@@ -14,6 +14,7 @@ from fastmnist.commands.options import (
     MODELS,
     PARAMETERS,
     FiniteRange,
+    WholeNumber,
     build_estimator,
     data_options,
     json_option,
@@ -54,7 +55,7 @@ class SeveralValues(click.Command):
 @click.command(cls=SeveralValues)
 @click.argument("model", type=click.Choice(MODELS), default="mlp")
 @click.option(
-    "--seeds", type=click.IntRange(min=1), default=3, show_default=True, help="Fits of each setting: seeds 0, 1, ..."
+    "--seeds", type=WholeNumber(min=1), default=3, show_default=True, help="Fits of each setting: seeds 0, 1, ..."
 )
 @click.option("--n-jobs", type=int, help="Fits at a time; -1: as many as there are cores; default: 1.")
 @click.option(

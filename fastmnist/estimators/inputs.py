@@ -13,9 +13,9 @@ from numpy.typing import ArrayLike
 from fastmnist.backends.device_rows import DeviceRows
 from fastmnist.backends.rows import Matrix, StoredRows, convert, is_mapped
 from fastmnist.estimators.device_input import on_device, on_host, take_rows
-from fastmnist.estimators.warning import warn_user
 from fastmnist.network.rules import is_count
 from fastmnist.network.shapes import Shape
+from fastmnist.warning import warn_user
 
 PIXEL_SCALE = 1 / 255
 LARGEST_SCALED_VALUE = 16  # no sensible scaling of pixels exceeds it; a float X that does was probably not scaled

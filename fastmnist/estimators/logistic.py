@@ -20,8 +20,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 
 from fastmnist.backends.device_rows import DeviceRows
 from fastmnist.backends.rows import Matrix, convert
-from fastmnist.estimators.base import NetworkClassifier
-from fastmnist.estimators.warning import warn_user
+from fastmnist.estimators.network_classifier import NetworkClassifier
 from fastmnist.network.layers import Dense
 from fastmnist.network.losses import BinaryCrossEntropy, SoftmaxCrossEntropy
 from fastmnist.network.optimizers import SGD
@@ -34,6 +33,7 @@ from fastmnist.training.lockstep import lbfgs_by_output
 from fastmnist.training.preconditioner import make_preconditioner
 from fastmnist.training.trainer import Plan, Progress, train
 from fastmnist.training.validation import Validation
+from fastmnist.warning import warn_user
 
 if TYPE_CHECKING:
     from fastmnist.backends.base import BoundExecutor
@@ -285,12 +285,17 @@ class _LogisticBase(NetworkClassifier):
         self._publish_losses_by_class(solution)
         self.history_ = solution.history
         self._set_interrupted(solution.interrupted)
-        rounding = ROUNDING_UNITS * float(np.finfo(np.float32).eps) * self._feature_size(X)
-        at_rounding = objective.executor.dtype == np.float32 and solution.gradient_max <= rounding
         diverged = not (solution.interrupted or math.isfinite(solution.loss))
-        if not (solution.converged or solution.interrupted or at_rounding or diverged):
+        if not (solution.converged or solution.interrupted or diverged or self._is_at_rounding(objective, solution, X)):
             self._warn_not_converged(solution.n_iter, solution.message)
         return solution.parameters, diverged
+
+    def _is_at_rounding(self, objective: Objective, solution: Solution, X: Matrix) -> bool:
+        """Whether what is left of the gradient may be its rounding errors."""
+        if objective.executor.dtype != np.float32:
+            return False
+        unit = ROUNDING_UNITS * float(np.finfo(np.float32).eps)
+        return solution.gradient_max <= unit * self._feature_size(X)
 
     def _publish_losses_by_class(self, solution: Solution) -> None:
         """Nothing here: a multinomial loss does not fall into classes."""

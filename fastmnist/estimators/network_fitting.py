@@ -24,9 +24,8 @@ from sklearn.utils.multiclass import _check_partial_fit_first_call
 
 from fastmnist.backends import PRECISIONS
 from fastmnist.backends.rows import Matrix, StoredRows
-from fastmnist.backends.warping import AugmentedExecutor
-from fastmnist.estimators.base import NetworkClassifier
-from fastmnist.estimators.warning import warn_user
+from fastmnist.backends.warping import LARGEST_WINDOW, AugmentedExecutor
+from fastmnist.estimators.network_classifier import NetworkClassifier
 from fastmnist.network.augmentation import FOR_DIGITS, Augment
 from fastmnist.network.initializers import initial_parameters
 from fastmnist.network.losses import BinaryCrossEntropy, Loss, SoftmaxCrossEntropy
@@ -39,6 +38,7 @@ from fastmnist.training.device_search import lbfgs_on_device, searches_on_device
 from fastmnist.training.full_batch import Objective, lbfgs
 from fastmnist.training.trainer import Plan, Progress, train
 from fastmnist.training.validation import Validation
+from fastmnist.warning import warn_user
 
 if TYPE_CHECKING:
     from fastmnist.backends.base import BoundExecutor, Executor
@@ -58,6 +58,14 @@ class _Data:
     sample_weight: np.ndarray | None
     weights: np.ndarray | None
     pixel_scale: float
+
+
+def _augmented_executor(backend: str) -> type[AugmentedExecutor]:
+    if backend != "cupy":
+        return AugmentedExecutor
+    from fastmnist.backends.gpu_warping import DeviceAugmentedExecutor
+
+    return DeviceAugmentedExecutor
 
 
 def _has_partial_fit(estimator: NetworkFitting) -> bool:
@@ -410,6 +418,16 @@ class NetworkFitting(NetworkClassifier):
             flops *= 1 + NUMPY_AUGMENT_FLOPS * spec.n_features / spec.flops_per_sample
         return super()._open_executor(spec, X, flops=flops, steps=steps)
 
+    def _augmentation(self) -> Augment:
+        return FOR_DIGITS if isinstance(self.augment, (bool, np.bool_)) else self.augment
+
+    def _augmented_bytes(self, nbytes: int) -> int:
+        if not self.augment:
+            return 0
+        from fastmnist.kernels.gpu.warping import SCRATCH_BYTES
+
+        return min(nbytes, LARGEST_WINDOW) + (SCRATCH_BYTES if self._augmentation().elastic_alpha else 0)
+
     def _augmentation_seed(self, rng: np.random.RandomState) -> int:
         """The same for every fit and `partial_fit` with the same int: an image depends on it, its row and the number of the epoch."""
         if isinstance(self.random_state, Integral):
@@ -428,20 +446,15 @@ class NetworkFitting(NetworkClassifier):
     ) -> tuple[BoundExecutor, np.ndarray | StoredRows]:
         if not self.augment:
             return super()._bind(executor, X, labels, weights, scale, max_memory, full_batch)
-        if executor.backend == "cupy":
-            raise ValueError(
-                "augment needs backend='numba' or 'numpy': its images are made by the CPU's kernels, and the GPU keeps the data set where it is; "
-                f"got backend={self.backend!r}. Leave augment at False, or change the backend."
-            )
         data, taken = self._executor_input(executor, X, max_memory)
-        augmented = AugmentedExecutor(
+        augmented = _augmented_executor(executor.backend)(
             executor,
             data,
             labels,
             None if weights is None else weights.astype(np.float32),
             pixel_scale=scale,
             max_memory=max_memory - taken,
-            augment=FOR_DIGITS if isinstance(self.augment, (bool, np.bool_)) else self.augment,
+            augment=self._augmentation(),
             image_shape=self._training_image_shape(),
         )
         self.backend_reason_ = f"{self.backend_reason_} {augmented.reason}"

@@ -42,9 +42,25 @@ from fastmnist.files import explained, write_atomically
 from fastmnist.network import layers, schedules
 from fastmnist.network.augmentation import Augment
 from fastmnist.version import __version__
+from fastmnist.warning import warn_user
 
 FORMAT = "fastmnist-model"
 FORMAT_VERSION = 1
+# Endings that promise another format, whose reader would fail on what is written.
+_OTHER_FORMATS = {
+    ".pkl",
+    ".pickle",
+    ".joblib",
+    ".json",
+    ".npy",
+    ".npz",
+    ".h5",
+    ".hdf5",
+    ".keras",
+    ".pt",
+    ".pth",
+    ".onnx",
+}
 
 _CLASSES: dict[str, type[Classifier]] = {
     cls.__name__: cls
@@ -85,6 +101,7 @@ def save_model(estimator: Classifier, path: str | PathLike[str]) -> None:
     ----------
     estimator : LogisticRegression, OneVsRestLogisticRegression, MLPClassifier, CNNClassifier or RandomForestClassifier
     path : path
+        Whatever it ends in, the file is safetensors; an ending that promises another format costs a warning.
 
     Raises
     ------
@@ -111,6 +128,13 @@ def save_model(estimator: Classifier, path: str | PathLike[str]) -> None:
         "model": json.dumps(model, allow_nan=False),
     }
     write_atomically(path, safetensors.numpy.save(tensors, metadata))
+    suffix = Path(path).suffix
+    if suffix.lower() in _OTHER_FORMATS:
+        warn_user(
+            f"{path} is a safetensors file, which fastmnist.load_model reads, whatever its name says; programs that expect {suffix} can't. "
+            "Call it .safetensors.",
+            UserWarning,
+        )
 
 
 def load_model(path: str | PathLike[str]) -> Classifier:

@@ -17,7 +17,7 @@ from fastmnist.estimators.inputs import LARGEST_SCALED_VALUE, scale_follows_from
 
 if TYPE_CHECKING:
     from fastmnist.backends.cpu import SmallPrediction
-    from fastmnist.estimators.base import NetworkClassifier
+    from fastmnist.estimators.network_classifier import NetworkClassifier
 
 # Rows with a larger sum of squares take the long way: float32, in which a network computes, may be too small for one of the values.
 MOST_ENERGY = 1e36

@@ -55,6 +55,8 @@ class Target:
         Images that a thread drives through the image layers at once: as many as make the largest tensor between them that large; 0: a group.
     winograd : Crossover
         Up to which part of the direct products convolutions go by Winograd's algorithm, where vectors have `lanes`.
+    fuses_sgd : bool
+        Whether plain gradient descent is taken by the product that makes the gradient of a dense layer's weights: then in no blocks.
     """
 
     n_threads: int = 1
@@ -65,6 +67,7 @@ class Target:
     lanes: int = 0
     chunk_bytes: int = 0
     winograd: Crossover = STATED_WINOGRAD
+    fuses_sgd: bool = False
 
 
 @dataclass(frozen=True)
@@ -628,10 +631,12 @@ class Lowering:
             shares = [(k0, k1, node.output.panels) for k0, k1 in split(node.inputs, self.n_threads)]
         for t, (k0, k1, panels) in enumerate(shares):
             instructions = []
-            for c0, c1 in panels:
+            # The next forward pass begins with the first panel: it is in L2 if it was updated last.
+            for c0, c1 in reversed(panels):
                 dy = View(node.output.gradient, 0, rows, c0, c1)
-                for lo, hi in _blocks(k0, k1, self.target.row_block):
-                    instructions += self._update_block(node, t, lo, hi, c0, dy)
+                fused = self.target.fuses_sgd and self.op == "sgd"
+                for lo, hi in _blocks(k0, k1, 0 if fused else self.target.row_block):
+                    instructions += self._update_block(node, t, lo, hi, c0, dy, fused)
                 if k1 == node.inputs and node.layer.use_bias:
                     db = self.db[t].view.rows(0, c1 - c0)
                     instructions.append(Instruction("linear_db", (db,), (dy,), (), f"gradient {node.index + 1}"))
@@ -639,9 +644,11 @@ class Lowering:
             stage.append(instructions)
         self.builder.stage(stage)
 
-    def _update_block(self, node: _DenseNode, t: int, lo: int, hi: int, c0: int, dy: View) -> list[Instruction]:
-        dw = self.dw[t].view.rows(0, hi - lo).columns(0, dy.shape[1])
+    def _update_block(
+        self, node: _DenseNode, t: int, lo: int, hi: int, c0: int, dy: View, fused: bool
+    ) -> list[Instruction]:
         label = f"gradient {node.index + 1}"
+        factors: tuple[View, ...]
         if node.source is None:
             counts, indices, entries = self.by_feature[t]
             rows = dy.shape[0]
@@ -650,10 +657,15 @@ class Lowering:
                 indices.view.rows(lo, hi).columns(0, rows),
                 entries.view.rows(lo, hi).columns(0, rows),
             )
-            gradient = Instruction("sparse_linear_dw", (dw,), (*lists, dy), (), label)
+            op, factors = "sparse_linear_dw", (*lists, dy)
         else:
-            x = View(node.source.tensor, 0, dy.shape[0], lo, hi)
-            gradient = Instruction("linear_dw", (dw,), (x, dy), (), label)
+            op, factors = "linear_dw", (View(node.source.tensor, 0, dy.shape[0], lo, hi), dy)
+        if fused:
+            w = self._panel(2 * node.index, c0).rows(lo, hi)
+            position = self.bound["hyper_weights"].view, self.cursors[t].view
+            return [Instruction(f"{op}_sgd", (w,), (*factors, *position), (), label)]
+        dw = self.dw[t].view.rows(0, hi - lo).columns(0, dy.shape[1])
+        gradient = Instruction(op, (dw,), factors, (), label)
         return [gradient, self._step(node, t, 0, c0, (lo, hi), dw)]
 
     def _step(

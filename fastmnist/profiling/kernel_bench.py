@@ -19,6 +19,7 @@ from fastmnist.kernel_call import STANDARD_DIMS
 from fastmnist.kernels import reference
 from fastmnist.kernels.contract import CONTRACT, WINOGRAD_PLACES, Op
 from fastmnist.profiling.machine import known_roofs
+from fastmnist.threads import one_blas_thread
 
 Function = Callable[..., object]
 
@@ -76,7 +77,8 @@ class Timing:
     microseconds, low, high : float or None
         Of a call: median and quartiles of the samples. None where it is wrong or can't run.
     gflops, gbytes, roof : float or None
-        GFLOP/s and GB/s by the contract's counts; the part of what one thread can reach at most, where the roofs are known.
+        GFLOP/s and GB/s by the contract's counts; the part of what one thread can reach at most, where the roofs are known
+        (above 1 for a function that starts threads of its own).
     problem : str
         Why there is no time; empty if there is.
     """
@@ -110,7 +112,7 @@ def bench_op(
     functions: Mapping[str, Function] | None = None,
     seed: int = 0,
 ) -> list[Timing]:
-    """Verify and time one op.
+    """Verify every implementation of one op, then time those that are right: compiled ones and NumPy's BLAS on one thread.
 
     Parameters
     ----------
@@ -146,15 +148,17 @@ def bench_op(
     with np.errstate(all="ignore"):
         getattr(reference, name)(*exact, *params.values())
         getattr(reference, name)(*single, *params.values())
-    result = []
+    verified = []
     for provider, call in [*((p, _of_backend(p, op)) for p in providers), *(functions or {}).items()]:
         own = [a.copy() for a in arrays]
-        problem = _verified(op, call, own, params, exact, single)
-        if problem:
-            result.append(Timing(name, provider, shown, problem=problem))
-        else:
-            result.append(_timed(op, provider, shown, dims, _prepared(provider, op, call, own, params)))
-    return result
+        verified.append((provider, call, own, _verified(op, call, own, params, exact, single)))
+    with one_blas_thread():
+        return [
+            Timing(name, provider, shown, problem=problem)
+            if problem
+            else _timed(op, provider, shown, dims, _prepared(provider, op, call, own, params))
+            for provider, call, own, problem in verified
+        ]
 
 
 def operands(op: Op, sizes: Mapping[str, int], seed: int = 0) -> tuple[list[np.ndarray], dict[str, float]]:
@@ -311,7 +315,7 @@ def _timed(op: Op, provider: str, shown: str, dims: Mapping[str, int], call: Cal
     gflops = flops / middle / 1e9 if flops else None
     known, roof = known_roofs(), None
     if known is not None and gflops and nbytes and provider != "cupy":
-        roof = gflops / known.roof(flops / nbytes, 1 if provider == "numba" else max(known.gflops))
+        roof = gflops / known.roof(flops / nbytes, 1)
     return Timing(op.name, provider, shown, 1e6 * middle, 1e6 * low, 1e6 * high, gflops, nbytes / middle / 1e9, roof)
 
 

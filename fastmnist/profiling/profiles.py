@@ -9,7 +9,7 @@ import warnings
 from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike
 
 from fastmnist.backends import BackendUnavailable, require
 from fastmnist.backends.recording import Event, Line, Recorder, Table, recording_to
+from fastmnist.files import write_atomically
 from fastmnist.profiling.machine import Roofs, roofs
 from fastmnist.profiling.memory import PeakMemory
 from fastmnist.threads import default_threads
@@ -217,7 +218,10 @@ class Profile:
     kernels: list[KernelTime]
     speed_ups: list[SpeedUp]
     roofs: Roofs | None
-    events: dict[str, list[Event]] = field(repr=False)
+    events: dict[str, list[Event]]
+
+    def __repr__(self) -> str:
+        return "\n".join(self.summary())
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values by name: what `to_json` writes."""
@@ -247,7 +251,7 @@ class Profile:
                 roof = "" if kernel.roof is None else f", {kernel.roof:.0%} of the roof"
                 rate = "" if kernel.gflops is None else f", {kernel.gflops:.3g} GFLOP/s"
                 lines.append(
-                    f"  {kernel.share:6.1%}  {kernel.op} ({kernel.place}): {kernel.mean_us:.3g} us a call{rate}{roof}"
+                    f"  {kernel.share:6.1%}  {kernel.op} ({kernel.place}): {_microseconds(kernel.mean_us)} us a call{rate}{roof}"
                 )
         lines += [f"{pair.fast} is {pair.training:.2f} x faster than {pair.slow}" for pair in self.speed_ups]
         return [*lines, *(f"{name} did not run: {why}" for name, why in self.missing.items())]
@@ -266,24 +270,29 @@ class Profile:
 
     def to_json(self, path: str | Path) -> None:
         """Write everything but the trace."""
-        Path(path).write_text(json.dumps(self.as_dict(), indent=1), encoding="utf-8")
+        write_atomically(path, json.dumps(self.as_dict(), indent=1).encode())
 
     def to_trace(self, path: str | Path) -> None:
         """Write a trace for ui.perfetto.dev or chrome://tracing, with a lane for each thread."""
         from fastmnist.profiling.trace import trace_events
 
-        Path(path).write_text(json.dumps(trace_events(self)), encoding="utf-8")
+        write_atomically(path, json.dumps(trace_events(self)).encode())
 
     def to_html(self, path: str | Path) -> None:
         """Write the report: one page that needs no network."""
         from fastmnist.profiling.report import page
 
-        Path(path).write_text(page(self), encoding="utf-8")
+        write_atomically(path, page(self).encode())
 
     def _repr_html_(self) -> str:
         from fastmnist.profiling.report import fragment
 
         return fragment(self)
+
+
+def _microseconds(value: float) -> str:
+    """Three digits, or the whole number where there are more."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def profile(

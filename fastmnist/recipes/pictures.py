@@ -13,7 +13,7 @@ import numpy as np
 from fastmnist.evaluation import Evaluation, evaluate, figures
 from fastmnist.evaluation.figures.style import BLUE, new_figure, plain_axes
 from fastmnist.recipes.recipe import Recipe, System
-from fastmnist.recipes.results import RecipeResult, Row
+from fastmnist.recipes.results import RecipeResult, Run
 from fastmnist.recipes.splits import Split
 
 SIDE = 28
@@ -135,14 +135,15 @@ def _learning_rates(solver: str, recipe: Recipe, result: RecipeResult) -> Any:
 
 
 def _time_accuracy(recipe: Recipe, result: RecipeResult) -> Any:
-    points = []
-    for system in recipe.systems:
-        runs = result.of(system.name)
-        accuracies = [run.metrics["accuracy"] for run in runs]
-        seconds = float(np.mean([run.fit_seconds for run in runs]))
-        deviation = float(np.std(accuracies, ddof=1)) if len(runs) > 1 else 0.0
-        points.append(figures.Point(system.name, seconds, float(np.mean(accuracies)), deviation))
+    points = [_point(system.name, result.of(system.name)) for system in recipe.systems]
     return figures.time_accuracy(points, title=recipe.name)
+
+
+def _point(name: str, runs: Sequence[Run]) -> figures.Point:
+    accuracies = [run.metrics["accuracy"] for run in runs]
+    seconds = float(np.mean([run.fit_seconds for run in runs]))
+    deviation = float(np.std(accuracies, ddof=1)) if len(runs) > 1 else 0.0
+    return figures.Point(name, seconds, float(np.mean(accuracies)), deviation)
 
 
 # Name -> (system of the file's name, how it is drawn).
@@ -160,12 +161,13 @@ def draw_results(recipe: Recipe, result: RecipeResult, out: Path) -> None:
             figures.save(draw(recipe, result), out / picture_file(recipe.name, system, name))
 
 
-def draw_overview(rows: Sequence[Row], out: Path) -> str:
-    """Every system that is judged by its accuracy, time against accuracy; returns the file's name."""
+def draw_overview(results: Sequence[tuple[Recipe, RecipeResult]], out: Path) -> str:
+    """Time against accuracy of every system that tells ten digits apart and stands beside a published number; returns the file's name."""
     points = [
-        figures.Point(_short(row), row.seconds, row.mean / 100, (row.deviation or 0.0) / 100)
-        for row in rows
-        if row.published is not None and not row.label and row.verdict != "excepted"
+        _point(_short(recipe, system), result.of(system.name))
+        for recipe, result in results
+        for system in recipe.systems
+        if not recipe.excepted and recipe.published and system.digit is None and result.of(system.name)
     ]
     name = picture_file("overview", "", "time accuracy")
     if points:
@@ -173,13 +175,14 @@ def draw_overview(rows: Sequence[Row], out: Path) -> str:
     return name
 
 
-def _short(row: Row) -> str:
+def _short(recipe: Recipe, system: System) -> str:
     """What a point is called: the recipe, and what comes before the first comma of the system."""
-    return f"{row.recipe} {row.system.partition(',')[0]}".strip()
+    return f"{recipe.name} {system.name.partition(',')[0]}".strip()
 
 
 CAPTIONS = {
-    "curves": "Loss and accuracy after each epoch; of the first seed.",
+    "curves": "Loss and accuracy of each epoch, of the first seed: on the training part as its batches were met, so on average half an epoch "
+    "earlier than on the validation part.",
     "steps": "Loss of each batch, and its mean over the last 200.",
     "confusion": "Confusion matrix of the test part: mistakes are coloured, recall stands at the right, precision below.",
     "samples": "The first test images that are classified correctly (blue) and wrongly (orange): bars are the probabilities of the classes, "

@@ -105,3 +105,8 @@ class Recipe:
     train_report: bool = False
     pictures: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+
+    @property
+    def published(self) -> bool:
+        """Whether a number of it was published."""
+        return any(line.published is not None for system in self.systems for line in system.lines)

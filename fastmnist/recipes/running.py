@@ -21,11 +21,15 @@ from fastmnist.recipes.recipe import Recipe, System
 from fastmnist.recipes.results import RecipeResult, Run, results_file
 from fastmnist.recipes.splits import Split, split_for
 from fastmnist.system_info import system_info
+from fastmnist.training.history import EpochRecord, OnEpoch
 from fastmnist.version import __version__
 
 STEPS_TOGETHER = 200  # the sources average the loss of so many steps
 MANY_EPOCHS = 100  # histories of more (iterations) are not kept for each seed
 DIGITS = range(10)
+TOLD_PARTS = (
+    5  # of the iterations of gradient descent: after each the costs are told, and after 1, 10, 100, ... iterations
+)
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,7 @@ def reproduce(
     recipe : Recipe
     options : Options
     say : callable
-        Called with a sentence after each fit.
+        Called with a sentence after each fit, and with the cost of each digit as gradient descent runs.
 
     Returns
     -------
@@ -93,7 +97,7 @@ def reproduce(
                 _keep(result, options)
             for seed, system in itertools.product(range(n_seeds), recipe.systems):
                 if all(run.seed != seed for run in result.of(system.name)):
-                    result.runs.append(_fit(recipe, system, seed, result.chosen, options))
+                    result.runs.append(_fit(recipe, system, seed, result.chosen, options, say))
                     _keep(result, options)
                     say(_told(recipe, system, result))
     except KeyboardInterrupt:
@@ -156,14 +160,18 @@ def _estimator(system: System, parameters: dict[str, Any]) -> Any:
     return getattr(estimators, system.model)(**{**system.parameters, **parameters})
 
 
-def _fit(recipe: Recipe, system: System, seed: int, chosen: dict[str, Any], options: Options) -> Run:
+def _fit(
+    recipe: Recipe, system: System, seed: int, chosen: dict[str, Any], options: Options, say: Callable[[str], None]
+) -> Run:
     split = _split(recipe, seed, options)
     (X, y), (X_test, y_test) = split.train, split.test
     model = _estimator(system, {**chosen, "random_state": seed})
     validation = {}
     if split.validation is not None:
         validation["validation_data"] = (split.validation[0], system.labels(split.validation[1]))
+    model.set_on_epoch(_telling_costs(f"{_name(recipe, system)}, seed {seed}", system, say))
     model.fit(X, system.labels(y), **validation)
+    model.set_on_epoch(None)
     if getattr(model, "interrupted_", False):
         raise KeyboardInterrupt
     report = classification_report(system.labels(y_test), model.predict(X_test))
@@ -249,7 +257,9 @@ def _choose(recipe: Recipe, result: RecipeResult, options: Options, say: Callabl
     split = _split(recipe, 0, options).holding_out(0.1)
     for values in itertools.product(*recipe.choose.values()):
         parameters = dict(zip(recipe.choose, values, strict=True))
-        model = _estimator(system, parameters).fit(*split.train, validation_data=split.validation)
+        model = _estimator(system, parameters)
+        model.set_on_epoch(_telling_costs(f"{recipe.name}: {_words(parameters)}", system, say))
+        model.fit(*split.train, validation_data=split.validation)
         if model.interrupted_:
             raise KeyboardInterrupt
         scores = np.array(model.history_["val_accuracy"])
@@ -267,10 +277,28 @@ def _words(parameters: dict[str, Any]) -> str:
     return ", ".join(f"{name} {value:g}" for name, value in parameters.items())
 
 
+def _name(recipe: Recipe, system: System) -> str:
+    return f"{recipe.name}{f' ({system.name})' if system.name else ''}"
+
+
+def _telling_costs(name: str, system: System, say: Callable[[str], None]) -> OnEpoch:
+    """A listener that tells the cost of each digit now and then; the descent has them anyway, so it costs nothing but the lines."""
+
+    def on_epoch(record: EpochRecord) -> None:
+        if record.losses is None:
+            return
+        done, last = record.epoch, record.n_epochs
+        if done in (1, 10, 100, 1000) or done * TOLD_PARTS // last > (done - 1) * TOLD_PARTS // last:
+            digits = DIGITS if system.digit is None else (system.digit,)
+            costs = ", ".join(f"{k}: {cost:.4f}" for k, cost in zip(digits, record.losses, strict=True))
+            say(f"{name}, iteration {done} of {last}, cost of each digit: {costs}")
+
+    return on_epoch
+
+
 def _told(recipe: Recipe, system: System, result: RecipeResult) -> str:
     """What there is to tell of the run that was added last."""
     run = result.runs[-1]
-    name = f"{recipe.name}{f' ({system.name})' if system.name else ''}"
-    told = f"{name}, seed {run.seed}: {run.metrics['accuracy']:.2%} in {run.fit_seconds:.1f} s"
+    told = f"{_name(recipe, system)}, seed {run.seed}: {run.metrics['accuracy']:.2%} in {run.fit_seconds:.1f} s"
     digits = [f"{k}: {run.metrics[f'binary_{k}']:.2%}" for k in DIGITS if f"binary_{k}" in run.metrics]
     return f"{told}; {', '.join(digits)}" if digits else told

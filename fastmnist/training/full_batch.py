@@ -239,8 +239,10 @@ class Recorder:
         self._on_epoch = on_epoch
         self._last = time.perf_counter()
 
-    def iteration(self, loss: float, vector: np.ndarray, learning_rate: float | None = None) -> None:
-        """One more iteration, which led to `vector`."""
+    def iteration(
+        self, loss: float, vector: np.ndarray, learning_rate: float | None = None, losses: np.ndarray | None = None
+    ) -> None:
+        """One more iteration, which led to `vector`; `losses` as in `EpochRecord`."""
         val_loss, val_accuracy = None, None
         if self._validation is not None:
             executor = self._objective.executor
@@ -251,7 +253,7 @@ class Recorder:
         solution.loss_curve.append(loss)
         now = time.perf_counter()
         record = EpochRecord(
-            solution.n_iter, self._max_iter, loss, val_loss, None, val_accuracy, learning_rate, now - self._last
+            solution.n_iter, self._max_iter, loss, val_loss, None, val_accuracy, learning_rate, now - self._last, losses
         )
         self._last = now
         append(solution.history, record)
@@ -399,7 +401,7 @@ def gradient_descent(
                 break
             step = x - learning_rate * at.gradient
             solution.loss_curve_by_output.append(at.values)
-            recorder.iteration(at.value, step, learning_rate)
+            recorder.iteration(at.value, step, learning_rate, at.values)
             x = step
             at = objective(x)
     except KeyboardInterrupt:

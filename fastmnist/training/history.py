@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
+
 KEYS = ("loss", "val_loss", "accuracy", "val_accuracy", "learning_rate", "seconds")
 
 History = dict[str, list[float | None]]
@@ -28,6 +30,8 @@ class EpochRecord:
         Of the epoch's first step; None for L-BFGS, which has none.
     seconds : float
         Wall time of the epoch, validation included.
+    losses : ndarray or None
+        With full-batch gradient descent, of each one-vs-rest problem by itself; their sum is `loss`. Else None.
     """
 
     epoch: int
@@ -38,6 +42,7 @@ class EpochRecord:
     val_accuracy: float | None
     learning_rate: float | None
     seconds: float
+    losses: np.ndarray | None = None
 
 
 OnEpoch = Callable[[EpochRecord], None]

@@ -12,10 +12,12 @@ On MNIST, 60,000 images, the objective that takes plain L-BFGS 112 evaluations t
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import scipy.linalg
 import scipy.sparse
+from scipy.linalg import blas, lapack
 
 from fastmnist.backends.device_rows import DeviceRows
 from fastmnist.backends.rows import Matrix, convert
@@ -28,6 +30,9 @@ ROWS_PER_FEATURE = 8  # of which G is estimated; with 4 MNIST took 21 evaluation
 SHRINKAGE = 0.01
 DIAGONAL_ROWS = 1024  # of which the diagonal alone is estimated
 MOST_FEATURES = 4096  # T takes 8 bytes times their square
+GRAM_STRIPS = (
+    3  # of a symmetric product; more leave out more of its half that nobody needs, but are products of fewer rows
+)
 WORTH_EVALUATIONS = 25  # a full T may cost as much arithmetic as so many evaluations, else the diagonal of G has to do
 
 
@@ -37,7 +42,8 @@ class Preconditioner:
     Parameters
     ----------
     transform : ndarray, float64
-        T: `(m, m)` upper triangular, or `(m,)` for a diagonal one; m counts the features, and the intercept where there is one.
+        T: `(m, m)` upper triangular (by columns, as BLAS has matrices, it is not copied), or `(m,)` for a diagonal one; m counts the features, and
+        the intercept where there is one.
     """
 
     def __init__(self, transform: np.ndarray) -> None:
@@ -45,7 +51,7 @@ class Preconditioner:
 
     def to_parameters(self, u: np.ndarray) -> np.ndarray:
         """T u, a column for each output."""
-        return self.transform @ u if self._is_full else self.transform[:, None] * u
+        return blas.dtrmm(1.0, self.transform, u) if self._is_full else self.transform[:, None] * u
 
     def to_variables(self, w: np.ndarray) -> np.ndarray:
         """The u with T u = w."""
@@ -53,7 +59,11 @@ class Preconditioner:
 
     def to_gradient(self, gradient: np.ndarray) -> np.ndarray:
         """Gradient with respect to u of what has this gradient with respect to w: T' gradient."""
-        return self.transform.T @ gradient if self._is_full else self.transform[:, None] * gradient
+        return (
+            blas.dtrmm(1.0, self.transform, gradient, trans_a=1)
+            if self._is_full
+            else self.transform[:, None] * gradient
+        )
 
     @property
     def _is_full(self) -> bool:
@@ -105,17 +115,37 @@ def make_preconditioner(
     unit = largest * math.sqrt(curvature)
     if not full:
         return Preconditioner(1 / (unit * np.sqrt(_mean_squares(part, weights, scale, largest) + added)))
-    rows = np.ones((len(weights), n_columns), dtype)
-    convert(part, dtype, out=rows[:, : X.shape[1]])
-    rows *= (np.r_[np.full(X.shape[1], scale), np.ones(n_columns - X.shape[1])] / largest).astype(
-        dtype
-    )  # now at most 1
-    rows *= np.sqrt(weights).astype(dtype)[:, None]
-    moments = (gemm(rows.T, rows) if dtype == np.float32 else rows.T @ rows).astype(np.float64)
+    rows = _scaled_rows(part, np.r_[np.full(X.shape[1], scale), np.ones(n_columns - X.shape[1])] / largest, dtype)
+    if sample_weight is None:
+        weight = 1 / len(rows)
+    else:
+        weight = 1.0
+        rows *= np.sqrt(weights).astype(dtype)[:, None]
+    moments = weight * (_upper_gram(rows) if dtype == np.float32 else rows.T @ rows).astype(np.float64)
     moments[np.diag_indices_from(moments)] += added
-    factor = scipy.linalg.cholesky(moments, overwrite_a=True)
-    inverse = scipy.linalg.solve_triangular(factor, np.eye(n_columns), overwrite_b=True)
+    inverse, _ = lapack.dtrtri(scipy.linalg.cholesky(moments, overwrite_a=True))
     return Preconditioner(inverse / unit[:, None])
+
+
+def _scaled_rows(part: Matrix, factors: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Rows with a column of ones where there are more factors than features, times the factors: now at most 1."""
+    n_features = part.shape[1]
+    rows = np.ones((part.shape[0], len(factors)), dtype)
+    if isinstance(part, np.ndarray) and part.dtype == np.uint8:  # in one pass
+        np.multiply(part, factors[:n_features].astype(dtype), out=rows[:, :n_features])
+        return rows
+    convert(part, dtype, out=rows[:, :n_features])
+    rows *= factors.astype(dtype)
+    return rows
+
+
+def _upper_gram(rows: np.ndarray) -> np.ndarray:
+    """`rows.T @ rows`, float32, by columns; below the diagonal only in part."""
+    m = rows.shape[1]
+    gram = np.zeros((m, m), rows.dtype)
+    for lo, hi in pairwise(np.linspace(0, m, GRAM_STRIPS + 1).astype(int)):
+        gemm(rows.T[lo:hi], rows[:, :hi], gram[lo:hi, :hi])
+    return gram.T
 
 
 def _full_rows(X: Matrix) -> int:

@@ -75,7 +75,7 @@ CONTRACT: dict[str, Op] = {
     **optimizers.OPS,
 }
 # Whole jobs, described and compiled like ops, that no program contains: called one by one from the host. What they cost depends on the data.
-JOBS: dict[str, Op] = {**forest.JOBS, **warping.JOBS}
+JOBS: dict[str, Op] = {**losses.JOBS, **forest.JOBS, **warping.JOBS}
 
 
 def find(name: str) -> Op:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .table import Table
 
-OPS = Table()
+OPS, JOBS = Table(), Table()
 
 OPS.add(
     "softmax_cross_entropy",
@@ -59,4 +59,11 @@ OPS.add(
     "z[B,C]",
     "p = softmax of each row, shifted by its maximum.",
     flops=lambda d: 4.0 * d["B"] * d["C"],
+)
+JOBS.add(
+    "weighted_sums",
+    "sums[C]",
+    "losses[N,C] sample_weight[N]",
+    "sums[c] = sum over the rows of sample_weight[r] losses[r, c], in ascending r, in float64.",
+    types={"sums": ("float64",), "losses": ("float32",), "sample_weight": ("float32",)},
 )

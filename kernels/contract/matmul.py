@@ -52,5 +52,13 @@ OPS.add(
 )
 OPS.add("linear_dw", "dw[I,O]", "x[B,I] dy[B,O]", "dw = x^T dy.", flops=product_flops)
 OPS.add("linear_dw_add", "dw[I,O]", "x[B,I] dy[B,O]", "dw += x^T dy.", updates="dw", flops=product_flops)
+OPS.add(
+    "linear_dw_sgd",
+    "w[I,O]",
+    "x[B,I] dy[B,O] hyper[S,3] cursor[2]",
+    "w -= step_size (x^T dy + l2 w): `linear_dw` and `sgd` in one, the gradient is not stored.",
+    updates="w",
+    flops=product_flops,
+)
 OPS.add("linear_db", "db[O]", "dy[B,O]", "db = column sums of dy.", flops=lambda d: d["B"] * d["O"])
 OPS.add("linear_db_add", "db[O]", "dy[B,O]", "db += column sums of dy.", updates="db", flops=lambda d: d["B"] * d["O"])

@@ -71,6 +71,15 @@ OPS.add(
     flops=lambda d: 2.0 * d["I"] * d["O"] * d["B"] * 0.2,
 )
 OPS.add(
+    "sparse_linear_dw_sgd",
+    "w[I,O]",
+    "counts[I] rows[I,B] entries[I,B] dy[B,O] hyper[S,3] cursor[2]",
+    "w -= step_size (x^T dy + l2 w): `sparse_linear_dw` and `sgd` in one, the gradient is not stored.",
+    updates="w",
+    types={"counts": ("int32",), "rows": ("int32",)},
+    flops=lambda d: 2.0 * d["I"] * d["O"] * d["B"] * 0.2,
+)
+OPS.add(
     "sparse_linear_dw_add",
     "dw[I,O]",
     "indptr[P] columns[Z] values[Z] dy[B,O] order[M] cursor[2]",

@@ -1,37 +1,47 @@
 """Compiled kernels for the CPU.
 
-`entry(op, dtypes)` is the address of a compiled op, `encode` fills a row of a table with its operands, `call` runs one op on NumPy arrays, and
-`walk` runs a table. What is in the cache is loaded without importing Numba.
+`entry(op, dtypes)` is the address of a compiled op, `prepare` compiles several at once, `encode` fills a row of a table with its operands, `call`
+runs one op on NumPy arrays, and `walk` runs a table. What is in the cache is loaded without importing Numba.
 """
 
 from __future__ import annotations
 
 import ctypes
+import functools
+import gc
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
 from ..contract import CONTRACT, find
 from . import objects
+from .compile_helper import helped, summon
 from .interrupts import interrupts_kept
 from .layout import CONTROL_WORDS, LANE_WORDS, ROW_WORDS
 
 __all__ = [
     "CONTROL_WORDS",
+    "CREW",
     "LANE_WORDS",
     "ROW_WORDS",
+    "WALKERS",
     "available",
     "call",
     "compile_seconds",
     "encode",
     "entry",
+    "expect",
     "helpers",
     "on_compile",
+    "prepare",
     "walk",
 ]
+
+# What is compiled beside ops: see `walker.py`, the plain one and the one that records, and `crew.py`.
+WALKERS, CREW = ("walk", "walk_recording"), ("serve", "share_out")
 
 # A list of functions called as f(op_name) before something is compiled: how the layers above tell the user why they wait.
 on_compile: list[Callable[[str], None]] = []
@@ -62,33 +72,96 @@ def _load(name: str, compile_object: Callable[[], tuple[bytes, str]]) -> int:
         for listener in on_compile:
             listener(name)
         start = time.perf_counter()
+        collects = gc.isenabled()
+        gc.disable()  # the compiler leaves cycles, and collecting them meanwhile takes a sixth of its time
         try:
             with interrupts_kept(at_once=False):
                 import numba  # noqa: F401 (by itself: half a second)
             with interrupts_kept(at_once=True):
                 return compile_object()
         finally:
+            if collects:
+                gc.enable()
             _seconds += time.perf_counter() - start
 
     return objects.load(name, timed)[0]
 
 
-def entry(op: str, dtypes: tuple[str, ...]) -> int:
-    """Address of `void entry(int64 *row)` of an op for operands of these dtypes, compiled if it is not in the cache."""
-    key = (op, dtypes)
+def entry(name: str, dtypes: tuple[str, ...] = ()) -> int:
+    """Address of a compiled function, compiled if it is not in the cache.
+
+    Parameters
+    ----------
+    name : str
+        An op or a job: `void entry(int64 *row)`; or one of `WALKERS`, or of `CREW`.
+    dtypes : tuple of str
+        Of the op's operands.
+    """
+    key = (name, dtypes)
     if key not in _addresses:
         with _lock:
             if key not in _addresses:
-
-                def compile_op() -> tuple[bytes, str]:
-                    from .compiler import compile_entry
-
-                    return compile_entry(op, dtypes)
-
-                # Only operands with a choice of type tell variants of an op apart.
-                variant = [d for operand, d in zip(find(op).operands, dtypes, strict=True) if len(operand.dtypes) > 1]
-                _addresses[key] = _load("-".join([op, *variant]), compile_op)
+                _addresses[key] = _load(_file_name(*key), functools.partial(_compile, *key))
     return _addresses[key]
+
+
+def expect(kernel: str, n_processes: int) -> None:
+    """Say that `prepare` will be called soon: where this kernel is missing, so are many, and a second process makes itself ready to compile."""
+    if n_processes > 1 and (kernel, ()) not in _addresses and not is_kept((kernel, ())):
+        summon()
+
+
+def prepare(
+    kernels: Iterable[tuple[str, tuple[str, ...]]],
+    n_processes: int = 1,
+    on_kernel: Callable[[str, int, int], None] | None = None,
+) -> int:
+    """Load these, and compile those that are missing: where they are many, with the help of a second process.
+
+    Parameters
+    ----------
+    kernels : iterable of (name, dtypes)
+        As `entry` takes them.
+    n_processes : int
+        1: without help.
+    on_kernel : callable, optional
+        Called before each kernel with its name, its number from 1 and how many there are.
+
+    Returns
+    -------
+    int
+        How many were not in the cache.
+    """
+    wanted = [key for key in dict.fromkeys(kernels) if key not in _addresses]
+    missing = [key for key in wanted if not is_kept(key)]
+    with helped(missing if n_processes > 1 else []) as wait_for:
+        for number, key in enumerate(wanted, start=1):
+            if on_kernel is not None:
+                on_kernel(key[0], number, len(wanted))
+            wait_for(key)
+            entry(*key)
+    return len(missing)
+
+
+def is_kept(kernel: tuple[str, tuple[str, ...]]) -> bool:
+    """Whether the cache has this one, (name, dtypes); not whether its file is sound."""
+    return (objects.cache_folder() / f"{_file_name(*kernel)}.o").exists()
+
+
+def _file_name(name: str, dtypes: tuple[str, ...]) -> str:
+    """Only operands with a choice of type tell variants of an op apart."""
+    operands = find(name).operands if dtypes else ()
+    return "-".join([name, *(d for operand, d in zip(operands, dtypes, strict=True) if len(operand.dtypes) > 1)])
+
+
+def _compile(name: str, dtypes: tuple[str, ...]) -> tuple[bytes, str]:
+    from . import compiler
+
+    if name in WALKERS:
+        return compiler.compile_walker(name)
+    if name in CREW:
+        return compiler.compile_crew(name)
+    return compiler.compile_entry(name, dtypes)
 
 
 def encode(
@@ -142,25 +215,8 @@ def call(op: str, *arrays: np.ndarray, **params: float) -> None:
 def helpers() -> tuple[Callable[[int], int], Callable[[int, int, int], int]]:
     """The compiled `serve` and `share_out` as ctypes functions, see `crew.py`; they release the interpreter's lock."""
     n, p = ctypes.c_int64, ctypes.c_void_p
-    return (
-        ctypes.CFUNCTYPE(n, p)(_helper_address("serve")),
-        ctypes.CFUNCTYPE(n, p, n, n)(_helper_address("share_out")),
-    )
-
-
-def _helper_address(name: str) -> int:
-    key = (name, ())
-    if key not in _addresses:
-        with _lock:
-            if key not in _addresses:
-
-                def compile_it() -> tuple[bytes, str]:
-                    from .compiler import compile_crew
-
-                    return compile_crew(name)
-
-                _addresses[key] = _load(name, compile_it)
-    return _addresses[key]
+    serve, share_out = map(entry, CREW)
+    return ctypes.CFUNCTYPE(n, p)(serve), ctypes.CFUNCTYPE(n, p, n, n)(share_out)
 
 
 def walk(*, recording: bool = False, keeps_lock: bool = False) -> Callable[..., int]:
@@ -168,17 +224,6 @@ def walk(*, recording: bool = False, keeps_lock: bool = False) -> Callable[..., 
 
     It releases the interpreter's lock, unless it `keeps_lock`: for microseconds, where getting it back may take another thread's time slice.
     """
-    name = "walk_recording" if recording else "walk"
-    key = (name, ())
-    if key not in _addresses:
-        with _lock:
-            if key not in _addresses:
-
-                def compile_it() -> tuple[bytes, str]:
-                    from .compiler import compile_walker
-
-                    return compile_walker(name)
-
-                _addresses[key] = _load(name, compile_it)
     n, p = ctypes.c_int64, ctypes.c_void_p
-    return (ctypes.PYFUNCTYPE if keeps_lock else ctypes.CFUNCTYPE)(n, p, n, n, n, p)(_addresses[key])
+    address = entry(WALKERS[recording])
+    return (ctypes.PYFUNCTYPE if keeps_lock else ctypes.CFUNCTYPE)(n, p, n, n, n, p)(address)

@@ -46,6 +46,7 @@ from .simd import (
     prefetch,
     stack_array,
     vector_ir,
+    with_twin,
 )
 
 WORD = 64  # blocks that a word of the bitmap tells of
@@ -251,34 +252,110 @@ def _column_tile() -> Any:
 row_tile, column_tile = _row_tile(), _column_tile()
 
 
+# --- four neighbours at once ------------------------------------------------------------------------------------------------------------
+
+FOUR = 4
+
+
+def _four(b: ir.IRBuilder, pointer: ir.Value) -> ir.Value:
+    """Where four elements stand."""
+    return b.bitcast(pointer, ir.VectorType(pointer.type.pointee, FOUR).as_pointer())
+
+
+def _emit_load_four(b: ir.IRBuilder, pointer: ir.Value) -> ir.Value:
+    four = b.load(_four(b, pointer))
+    four.align = _alignment(pointer)
+    return four
+
+
+def _alignment(pointer: ir.Value) -> int:
+    return 4 if pointer.type.pointee == f32 else 1
+
+
+@with_twin(lambda p: bool((p[:FOUR] != 0).any()))
+def any_of_four(context: Any, p: types.Type) -> Any:
+    """Whether one of `p[:4]` is not 0; NaN is not."""
+
+    def generate(ctx: Any, b: ir.IRBuilder, sig: Any, args: list) -> Any:
+        four = _emit_load_four(b, args[0])
+        compare = b.fcmp_unordered if four.type.element == f32 else b.icmp_unsigned
+        return b.icmp_unsigned("!=", b.bitcast(compare("!=", four, ir.Constant(four.type, None)), _bits), _bits(0))
+
+    return types.boolean(p), generate
+
+
+_bits = ir.IntType(FOUR)
+
+
+def _twin_copy_four(to: np.ndarray, source: np.ndarray) -> None:
+    to[:FOUR] = source[:FOUR]
+
+
+@with_twin(_twin_copy_four)
+def copy_four(context: Any, to: types.Type, source: types.Type) -> Any:
+    """`to[:4] = source[:4]`."""
+
+    def generate(ctx: Any, b: ir.IRBuilder, sig: Any, args: list) -> Any:
+        four, place = _emit_load_four(b, args[1]), _four(b, args[0])
+        if four.type != place.type.pointee:
+            four = (b.uitofp if four.type.element == i8 else b.fptoui)(four, place.type.pointee)
+        b.store(four, place).align = _alignment(args[0])
+        return ctx.get_dummy_value()
+
+    return types.void(to, source), generate
+
+
 # --- the ops ----------------------------------------------------------------------------------------------------------------------------
+
+
+@inline
+def _in_fours(features, F):
+    """Whether slots hold four features that follow each other, then four others, and so on: runs, and patches four pixels wide."""
+    for s in range(0, F, FOUR):
+        if features[s] < 0:
+            return False
+        for j in range(1, FOUR):
+            if features[s + j] != features[s] + j:
+                return False
+    return True
 
 
 @kernel
 def occupied_blocks(bitmap, source, features, B, W, I, F, ld_bitmap, ld_source):
+    in_fours = _in_fours(features, F)
     for r in range(B):
         row, to = offset(source, r * ld_source), offset(bitmap, r * ld_bitmap)
         for v in range(W):
             to[v] = 0
         for k in range(F // BLOCK):
             anything = False
-            for s in range(k * BLOCK, (k + 1) * BLOCK):
-                i = features[s]
-                anything |= i >= 0 and row[i] != 0
+            if in_fours:
+                for s in range(k * BLOCK, (k + 1) * BLOCK, FOUR):
+                    anything |= any_of_four(offset(row, features[s]))
+            else:
+                for s in range(k * BLOCK, (k + 1) * BLOCK):
+                    i = features[s]
+                    anything |= i >= 0 and row[i] != 0
             to[k // WORD] |= np.int64(anything) << (k % WORD)
 
 
 @kernel
 def pack_blocks(values, source, features, bitmap, indptr, Z, B, I, F, W, P, ld_source, ld_bitmap):
+    in_fours = _in_fours(features, F)
     for r in range(B):
         row, bits, at = offset(source, r * ld_source), offset(bitmap, r * ld_bitmap), indptr[r]
         for k in range(F // BLOCK):
             if (bits[k // WORD] >> (k % WORD)) & 1:
-                for j in range(BLOCK):
-                    i = features[k * BLOCK + j]
-                    values[at + j] = row[max(i, 0)]
-                    if i < 0:
-                        values[at + j] = 0
+                first, to = k * BLOCK, offset(values, at)
+                if in_fours:
+                    for j in range(0, BLOCK, FOUR):
+                        copy_four(offset(to, j), offset(row, features[first + j]))
+                else:
+                    for j in range(BLOCK):
+                        i = features[first + j]
+                        to[j] = row[max(i, 0)]
+                        if i < 0:
+                            to[j] = 0
                 at += BLOCK
 
 

@@ -1,6 +1,7 @@
 """Logits to loss and gradient in one pass. B batch, C classes.
 
-A row's classes are walked in vectors, the last one masked; ten classes are a single vector with 16 lanes.
+Rows are the lanes: logits are turned, a square of LANES rows and classes at a time, so that maxima and sums over the classes go from vector to
+vector, and no lane is empty but those behind the last row. Where probabilities alone are wanted a row's classes are walked in vectors.
 """
 
 from __future__ import annotations
@@ -10,24 +11,29 @@ import math
 import numpy as np
 
 from .isa import LANES
-from .mathematics import exp, log1p, sigmoid_of
+from .mathematics import exp, log, log1p, sigmoid_of
 from .registry import kernel
 from .simd import (
     absolute,
     first_lanes,
     first_true,
     inline,
+    load,
     load_n,
     offset,
-    only_lane,
     reduce_add,
     reduce_max,
     splat,
+    stack_array,
+    store,
+    store_bytes_n,
     store_n,
+    transpose_lanes,
     where,
 )
 
 _F = np.float32
+square, lane_values = stack_array(LANES * LANES), stack_array(LANES)
 
 
 @inline
@@ -54,37 +60,89 @@ def _exponentials(p, z, C, top):
     return total
 
 
+@inline
+def _read_rows(labels_of, factors, labels, sample_weight, order, at, scale, n):
+    """Label and gradient's factor of `n` rows from `at` on, a lane each; the last row stands for the lanes behind it."""
+    for r in range(LANES):
+        i = order[at + min(r, n - 1)]
+        labels_of[r] = _F(labels[i])
+        factors[r] = sample_weight[i] * scale
+
+
+@inline
+def _turn_in(tile, rows, z, ld_z, n, j, width):
+    """`tile[c LANES + r] = z[r, j + c]` for `width` classes c; the last of `n` rows stands for the lanes behind it."""
+    for r in range(LANES):
+        store(rows, r * LANES, load_n(z, min(r, n - 1) * ld_z + j, width))
+    transpose_lanes(tile, rows)
+
+
+@inline
+def _turn_out(dz, ld_dz, tile, rows, n, j, width):
+    """`dz[r, j + c] = tile[c LANES + r]` for `n` rows and `width` classes."""
+    transpose_lanes(rows, tile)
+    for r in range(n):
+        store_n(dz, r * ld_dz + j, load(rows, r * LANES), width)
+
+
+@inline
+def _leading(tile, j, width, top, at):
+    """The largest value of each lane so far and its class, the first of equals."""
+    for c in range(width):
+        v = load(tile, c * LANES)
+        larger = v > top
+        at = where(larger, splat(_F(j + c)), at)
+        top = where(larger, v, top)
+    return top, at
+
+
 @kernel
 def softmax_cross_entropy(
     dz, losses, hits, z, labels, sample_weight, order, scale, cursor, label_smoothing, B, C, M, N, S, ld_dz, ld_z
 ):
     smooth = _F(label_smoothing)
-    share = smooth / _F(C)
-    for r in range(B):
-        at = cursor[0] + r
-        i = order[at]
-        label = np.int64(labels[i])
-        zp, dp = offset(z, r * ld_z), offset(dz, r * ld_dz)
-        top, arg = _row_maximum(zp, C)
-        total = _exponentials(dp, zp, C, top)
-        loss = math.log(np.float64(total))
-        if 0 <= label < C:
-            loss -= np.float64(_F(1) - smooth) * np.float64(zp[label] - top)
-        else:  # it names no output
-            loss *= np.float64(smooth)
-        if smooth > _F(0):
-            shifted = np.float64(0)
-            for c in range(C):
-                shifted += np.float64(zp[c] - top)
-            loss -= np.float64(share) * shifted
-        losses[at] = _F(loss)
-        hits[at] = np.uint8(arg == label)
-        factor = sample_weight[i] * scale[cursor[1]]
-        inverse = _F(1) / total
+    share, rest = smooth / _F(C), _F(1) - smooth
+    tile, rows, labels_of, factors = square(), square(), lane_values(), lane_values()
+    nothing = splat(_F(0))
+    for first in range(0, B, LANES):
+        n, at = min(LANES, B - first), cursor[0] + first
+        zp, dp = offset(z, first * ld_z), offset(dz, first * ld_dz)
+        _read_rows(labels_of, factors, labels, sample_weight, order, at, scale[cursor[1]], n)
+        label, factor = load(labels_of, 0), load(factors, 0)
+        top, arg = splat(_F(-np.inf)), nothing
         for j in range(0, C, LANES):
-            n = C - j
-            t = where(only_lane(label - j), splat(_F(1) - smooth + share), splat(share))
-            store_n(dp, j, splat(factor) * (load_n(dp, j, n) * splat(inverse) - t), n)
+            _turn_in(tile, rows, zp, ld_z, n, j, min(LANES, C - j))
+            top, arg = _leading(tile, j, min(LANES, C - j), top, arg)
+        total, own, shifted = nothing, nothing, nothing
+        for j in range(0, C, LANES):
+            if C > LANES:  # the tile holds other classes
+                _turn_in(tile, rows, zp, ld_z, n, j, min(LANES, C - j))
+            for c in range(min(LANES, C - j)):
+                v = load(tile, c * LANES) - top
+                own = where(label == splat(_F(j + c)), v, own)
+                shifted = shifted + v
+                e = exp(v)
+                store(tile, c * LANES, e)
+                total = total + e
+        # The logarithm is one of numbers only; a label that names no output asks for the smoothing's share alone.
+        logarithm = where(total == total, log(total), total)
+        asked = where(label < splat(_F(C)), splat(_F(1)), splat(smooth))
+        loss = where(label < nothing, splat(smooth), asked) * logarithm - splat(rest) * own
+        if smooth > _F(0):
+            loss = loss - splat(share) * shifted
+        store_n(losses, at, loss, n)
+        store_bytes_n(hits, at, where(arg == label, splat(_F(1)), nothing), n)
+        inverse = splat(_F(1)) / total
+        for j in range(0, C, LANES):
+            width = min(LANES, C - j)
+            if C > LANES:
+                _turn_in(tile, rows, zp, ld_z, n, j, width)
+                for c in range(width):
+                    store(tile, c * LANES, exp(load(tile, c * LANES) - top))
+            for c in range(width):
+                t = where(label == splat(_F(j + c)), splat(rest + share), splat(share))
+                store(tile, c * LANES, factor * (load(tile, c * LANES) * inverse - t))
+            _turn_out(dp, ld_dz, tile, rows, n, j, width)
 
 
 @kernel
@@ -119,54 +177,68 @@ def softmax_twice_cross_entropy(
 
 
 @inline
-def _one_vs_rest(dz, z, j, C, label, factor):
-    """The gradient of the classes from j on, as many as a vector holds; returns their losses, 0 behind the last class."""
-    n = C - j
-    v = load_n(z, j, n)
-    t = where(only_lane(label - j), splat(_F(1)), splat(_F(0)))
-    positive = where(v < splat(_F(0)), splat(_F(0)), v)
-    e = exp(splat(_F(0)) - absolute(v))
-    loss = positive - v * t + log1p(e)
-    store_n(dz, j, splat(factor) * (sigmoid_of(v, e) - t), n)
-    return where(first_lanes(n), loss, splat(_F(0)))
+def _one_vs_rest(tile, losses, j, width, label, factor):
+    """Logits of `width` classes from j on, in a tile, become their gradient; their losses are written beside it."""
+    for c in range(width):
+        v = load(tile, c * LANES)
+        t = where(label == splat(_F(j + c)), splat(_F(1)), splat(_F(0)))
+        positive = where(v < splat(_F(0)), splat(_F(0)), v)
+        e = exp(splat(_F(0)) - absolute(v))
+        store(losses, c * LANES, positive - v * t + log1p(e))
+        store(tile, c * LANES, factor * (sigmoid_of(v, e) - t))
 
 
 @inline
-def _one_vs_rest_hit(z, C, label):
-    """Whether the largest logit is the label's; a single logit is that of label 0."""
+def _one_vs_rest_hits(top, arg, label, C):
+    """1 where the largest logit is the label's, else 0; a single logit is that of label 0."""
+    yes, no = splat(_F(1)), splat(_F(0))
     if C == 1:
-        return np.uint8((z[0] > _F(0)) == (label == 0))
-    return np.uint8(_row_maximum(z, C)[1] == label)
+        return where(where(top > no, yes, no) == where(label == no, yes, no), yes, no)
+    return where(arg == label, yes, no)
 
 
 @kernel
 def binary_cross_entropy(dz, losses, hits, z, labels, sample_weight, order, scale, cursor, B, C, M, N, S, ld_dz, ld_z):
-    for r in range(B):
-        at = cursor[0] + r
-        i = order[at]
-        label = np.int64(labels[i])
-        zp, dp = offset(z, r * ld_z), offset(dz, r * ld_dz)
-        factor = sample_weight[i] * scale[cursor[1]]
-        total = np.float64(0)
+    tile, rows, loss, labels_of, factors = square(), square(), square(), lane_values(), lane_values()
+    for first in range(0, B, LANES):
+        n, at = min(LANES, B - first), cursor[0] + first
+        zp, dp = offset(z, first * ld_z), offset(dz, first * ld_dz)
+        _read_rows(labels_of, factors, labels, sample_weight, order, at, scale[cursor[1]], n)
+        label, factor = load(labels_of, 0), load(factors, 0)
+        top, arg, total = splat(_F(-np.inf)), splat(_F(0)), splat(_F(0))
         for j in range(0, C, LANES):
-            total += np.float64(reduce_add(_one_vs_rest(dp, zp, j, C, label, factor)))
-        losses[at] = _F(total)
-        hits[at] = _one_vs_rest_hit(zp, C, label)
+            width = min(LANES, C - j)
+            _turn_in(tile, rows, zp, ld_z, n, j, width)
+            top, arg = _leading(tile, j, width, top, arg)
+            _one_vs_rest(tile, loss, j, width, label, factor)
+            part = splat(_F(0))
+            for c in range(width):
+                part = part + load(loss, c * LANES)
+            total = total + part
+            _turn_out(dp, ld_dz, tile, rows, n, j, width)
+        store_n(losses, at, total, n)
+        store_bytes_n(hits, at, _one_vs_rest_hits(top, arg, label, C), n)
 
 
 @kernel
 def binary_cross_entropy_by_class(
     dz, losses, hits, z, labels, sample_weight, order, scale, cursor, B, C, M, N, S, ld_dz, ld_losses, ld_z
 ):
-    for r in range(B):
-        at = cursor[0] + r
-        i = order[at]
-        label = np.int64(labels[i])
-        zp, dp, lp = offset(z, r * ld_z), offset(dz, r * ld_dz), offset(losses, at * ld_losses)
-        factor = sample_weight[i] * scale[cursor[1]]
+    tile, rows, loss, labels_of, factors = square(), square(), square(), lane_values(), lane_values()
+    for first in range(0, B, LANES):
+        n, at = min(LANES, B - first), cursor[0] + first
+        zp, dp, lp = offset(z, first * ld_z), offset(dz, first * ld_dz), offset(losses, at * ld_losses)
+        _read_rows(labels_of, factors, labels, sample_weight, order, at, scale[cursor[1]], n)
+        label, factor = load(labels_of, 0), load(factors, 0)
+        top, arg = splat(_F(-np.inf)), splat(_F(0))
         for j in range(0, C, LANES):
-            store_n(lp, j, _one_vs_rest(dp, zp, j, C, label, factor), C - j)
-        hits[at] = _one_vs_rest_hit(zp, C, label)
+            width = min(LANES, C - j)
+            _turn_in(tile, rows, zp, ld_z, n, j, width)
+            top, arg = _leading(tile, j, width, top, arg)
+            _one_vs_rest(tile, loss, j, width, label, factor)
+            _turn_out(dp, ld_dz, tile, rows, n, j, width)
+            _turn_out(lp, ld_losses, loss, rows, n, j, width)
+        store_bytes_n(hits, at, _one_vs_rest_hits(top, arg, label, C), n)
 
 
 @kernel
@@ -177,3 +249,13 @@ def softmax(p, z, B, C, ld_p, ld_z):
         inverse = _F(1) / _exponentials(pp, zp, C, top)
         for j in range(0, C, LANES):
             store_n(pp, j, load_n(pp, j, C - j) * splat(inverse), C - j)
+
+
+@kernel
+def weighted_sums(sums, losses, sample_weight, C, N, ld_losses):
+    for c in range(C):
+        sums[c] = 0.0
+    for r in range(N):
+        row, weight = offset(losses, r * ld_losses), np.float64(sample_weight[r])
+        for c in range(C):
+            sums[c] += weight * np.float64(row[c])

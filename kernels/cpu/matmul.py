@@ -21,6 +21,7 @@ import numpy as np
 
 from .caches import CACHES
 from .isa import LANES
+from .optimizers import step_of
 from .registry import kernel
 from .simd import fill_zeros, inline, load, load_n, offset, stack_array, store, store_n
 from .tile import STRIP, TILE_ROWS, TILE_VECTORS, dense_tile, transpose_block
@@ -80,12 +81,13 @@ def _pass_gate(value, end):
     return value if end[0][0] > ZERO else ZERO
 
 
-def _make_tiles(gated: bool) -> Any:
+def _make_tiles(gated: bool, stepping: bool) -> Any:
     """`tiles`: cover an m x n output, n <= STRIP. Whole strips, or fewer vectors of which the last is masked; rows that are left one at a time."""
-    full = dense_tile(TILE_ROWS, TILE_VECTORS, gated=gated)
-    part = [dense_tile(TILE_ROWS, vectors, masked=True, gated=gated) for vectors in range(1, TILE_VECTORS + 1)]
+    kind = {"gated": gated, "stepping": stepping}
+    full = dense_tile(TILE_ROWS, TILE_VECTORS, **kind)
+    part = [dense_tile(TILE_ROWS, vectors, masked=True, **kind) for vectors in range(1, TILE_VECTORS + 1)]
     part_1, part_2, part_3, part_4 = (part * 2)[:4]  # machines with few registers have two
-    row, row_part = dense_tile(1, TILE_VECTORS, gated=gated), dense_tile(1, 1, masked=True, gated=gated)
+    row, row_part = dense_tile(1, TILE_VECTORS, **kind), dense_tile(1, 1, masked=True, **kind)
     end_from = _gate_from if gated else _floor_from
 
     @inline
@@ -164,26 +166,33 @@ def _rows_collide(ld, depth):
     return distance >= PAGE or depth * spacing > L1_BYTES * 2 // 3
 
 
-def _make_product(a_transposed: bool, b_transposed: bool, gated: bool = False) -> Any:
+def _make_product(a_transposed: bool, b_transposed: bool, gated: bool = False, stepping: bool = False) -> Any:
     """`product`: `c = max(alpha op(a) op(b) + beta init, floor)`, c is m x n, the sum runs over k.
 
     init may be c itself (with ld_init = ld_c), or one row (ld_init = 0); it is not read where beta is 0. a and b are not read where alpha is 0.
     `end` is floor; or, if `gated`, the pair (gate, ld_gate): then nothing is clipped, and c is 0 where not `gate > 0`.
+
+    If `stepping`, `c += alpha (op(a) op(b) + beta c)`, init is c itself and `end` is not looked at.
     """
-    tiles, tile_packing = _make_tiles(gated), dense_tile(TILE_ROWS, TILE_VECTORS, packing=True, gated=gated)
+    tiles = _make_tiles(gated, stepping)
+    tile_packing = dense_tile(TILE_ROWS, TILE_VECTORS, packing=True, gated=gated, stepping=stepping)
+    goes_on = ZERO if stepping else ONE  # beta of the later blocks of a sum
     end_from, finish = (_gate_from, _pass_gate) if gated else (_floor_from, _clip)
 
     @inline
-    def without_sum(beta, init, ld_init, c, ld_c, end, m, n):
+    def without_sum(alpha, beta, init, ld_init, c, ld_c, end, m, n):
         for r in range(m):
             for j in range(n):
                 value = ZERO if beta == ZERO else beta * init[r * ld_init + j]
-                c[r * ld_c + j] = finish(value, end_from(end, True, r, j))
+                if stepping:
+                    c[r * ld_c + j] += alpha * value
+                else:
+                    c[r * ld_c + j] = finish(value, end_from(end, True, r, j))
 
     @inline
     def product(a, ld_a, b, ld_b, k, alpha, beta, init, ld_init, c, ld_c, end, m, n):
         if k == 0 or alpha == ZERO:
-            without_sum(beta, init, ld_init, c, ld_c, end, m, n)
+            without_sum(alpha, beta, init, ld_init, c, ld_c, end, m, n)
             return
         block_depth = _block_depth(k)
         packs_strips = b_transposed or (m >= PACKED_FROM_ROWS and _rows_collide(ld_b, block_depth))
@@ -204,7 +213,7 @@ def _make_product(a_transposed: bool, b_transposed: bool, gated: bool = False) -
                 for j in range(0, n, STRIP):
                     width = min(STRIP, n - j)
                     ci, ei = offset(c, i0 * ld_c + j), end_from(end, is_last, i0, j)
-                    start, ld_start, scale = ci, ld_c, ONE
+                    start, ld_start, scale = ci, ld_c, goes_on
                     if k0 == 0:
                         start, ld_start, scale = offset(init, i0 * ld_init + j), ld_init, beta
                     done = 0  # rows of this strip that are computed
@@ -259,6 +268,7 @@ def _make_product(a_transposed: bool, b_transposed: bool, gated: bool = False) -
 product_nn, product_nt = _make_product(False, False), _make_product(False, True)
 product_tn, product_tt = _make_product(True, False), _make_product(True, True)
 gated_product_nt = _make_product(False, True, gated=True)
+stepping_product_tn = _make_product(True, False, stepping=True)
 
 
 @kernel
@@ -319,6 +329,12 @@ def linear_dw(dw, x, dy, I, O, B, ld_dw, ld_x, ld_dy):
 @kernel
 def linear_dw_add(dw, x, dy, I, O, B, ld_dw, ld_x, ld_dy):
     product_tn(x, ld_x, dy, ld_dy, B, ONE, ONE, dw, ld_dw, dw, ld_dw, NO_FLOOR, I, O)
+
+
+@kernel
+def linear_dw_sgd(w, x, dy, hyper, cursor, I, O, B, S, ld_w, ld_x, ld_dy, ld_hyper):
+    step, _, l2 = step_of(hyper, ld_hyper, cursor)
+    stepping_product_tn(x, ld_x, dy, ld_dy, B, -step, l2, w, ld_w, w, ld_w, NO_FLOOR, I, O)
 
 
 @inline

@@ -16,14 +16,15 @@ _F = np.float32
 
 
 @inline
-def _step_of(hyper, ld_hyper, cursor):
+def step_of(hyper, ld_hyper, cursor):
+    """Step size, decoupled decay and L2 coefficient of this step."""
     row = ld_hyper * cursor[1]
     return hyper[row], hyper[row + 1], hyper[row + 2]
 
 
 @kernel
 def sgd(w, dw, hyper, cursor, R, Q, S, ld_w, ld_dw, ld_hyper):
-    step, _, l2 = _step_of(hyper, ld_hyper, cursor)
+    step, _, l2 = step_of(hyper, ld_hyper, cursor)
     minus_step, l2 = splat(-step), splat(l2)
     for r in range(R):
         wr, gr = offset(w, r * ld_w), offset(dw, r * ld_dw)
@@ -39,7 +40,7 @@ def sgd(w, dw, hyper, cursor, R, Q, S, ld_w, ld_dw, ld_hyper):
 
 @inline
 def _momentum_step(w, velocity, dw, hyper, cursor, momentum, R, Q, ld_w, ld_velocity, ld_dw, ld_hyper, ahead):
-    step, _, l2 = _step_of(hyper, ld_hyper, cursor)
+    step, _, l2 = step_of(hyper, ld_hyper, cursor)
     minus_step, l2, mu = splat(-step), splat(l2), splat(_F(momentum))
     for r in range(R):
         wr, vr, gr = offset(w, r * ld_w), offset(velocity, r * ld_velocity), offset(dw, r * ld_dw)
@@ -74,7 +75,7 @@ def _adam_vector(w, m, v, g, decay, l2, b1, c1, b2, c2, step, epsilon):
 
 @kernel
 def adam(w, m, v, dw, hyper, cursor, beta_1, beta_2, epsilon, R, Q, S, ld_w, ld_m, ld_v, ld_dw, ld_hyper):
-    step, decay, l2 = _step_of(hyper, ld_hyper, cursor)
+    step, decay, l2 = step_of(hyper, ld_hyper, cursor)
     step, decay, l2 = splat(step), splat(decay), splat(l2)
     b1, c1 = splat(_F(beta_1)), splat(_F(1 - beta_1))
     b2, c2 = splat(_F(beta_2)), splat(_F(1 - beta_2))

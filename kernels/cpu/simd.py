@@ -463,21 +463,26 @@ def _twin_transpose(target: np.ndarray, stride: int, source: np.ndarray, starts:
             target[c * stride + r] = source[starts[r] + c]
 
 
+def _emit_transposed(b: ir.IRBuilder, lines: list[ir.Value]) -> list[ir.Value]:
+    """The columns of a square: line r interleaved with line r + n / 2, for all r, log2(n) times; each doubles the width of what lies together."""
+    n = len(lines)
+    for _ in range(n.bit_length() - 1):
+        mixed = []
+        for low, high in zip(lines[: n // 2], lines[n // 2 :], strict=True):
+            for start in (0, n // 2):
+                index = [i32(lane) for k in range(start, start + n // 2) for lane in (k, n + k)]
+                mixed.append(b.shuffle_vector(low, high, ir.Constant(ir.VectorType(i32, n), index)))
+        lines = mixed
+    return lines
+
+
 def _emit_transpose(b: ir.IRBuilder, target: ir.Value, stride: ir.Value, source: ir.Value, starts: ir.Value) -> None:
-    """Interleaving line r with line r + 8, for all r, four times: each doubles the width of what lies together."""
     lines = []
     for r in range(TILE):
         line = b.load(b.bitcast(b.gep(source, [b.load(b.gep(starts, [i64(r)]))]), _tile_bytes_ir.as_pointer()))
         line.align = 1
         lines.append(line)
-    for _ in range(4):
-        mixed = []
-        for low, high in zip(lines[: TILE // 2], lines[TILE // 2 :], strict=True):
-            for start in (0, TILE // 2):
-                index = [i32(lane) for k in range(start, start + TILE // 2) for lane in (k, TILE + k)]
-                mixed.append(b.shuffle_vector(low, high, ir.Constant(ir.VectorType(i32, TILE), index)))
-        lines = mixed
-    for c, line in enumerate(lines):
+    for c, line in enumerate(_emit_transposed(b, lines)):
         b.store(line, b.bitcast(b.gep(target, [b.mul(stride, i64(c))]), _tile_bytes_ir.as_pointer())).align = 1
 
 
@@ -485,6 +490,21 @@ def _emit_transpose(b: ir.IRBuilder, target: ir.Value, stride: ir.Value, source:
 transpose_tile = _vector_intrinsic(
     (POINTERS["uint8"], types.int64, POINTERS["uint8"], POINTERS["int64"]), types.void, _emit_transpose, _twin_transpose
 )
+
+
+def _emit_transpose_lanes(b: ir.IRBuilder, target: ir.Value, source: ir.Value) -> None:
+    lines = _emit_transposed(b, [emit_load(b, b.gep(source, [i64(r * LANES)])) for r in range(LANES)])
+    for c, line in enumerate(lines):
+        emit_store(b, line, b.gep(target, [i64(c * LANES)]))
+
+
+def _twin_transpose_lanes(target: np.ndarray, source: np.ndarray) -> None:
+    square = LANES * LANES
+    target[:square] = source[:square].reshape(LANES, LANES).T.ravel()
+
+
+# target[c * LANES + r] = source[r * LANES + c] for c, r < LANES.
+transpose_lanes = _vector_intrinsic((float_p, float_p), types.void, _emit_transpose_lanes, _twin_transpose_lanes)
 
 
 @with_twin(lambda p, n: None)

@@ -10,12 +10,24 @@ is compressed just before it is multiplied (`skipping_linear`).
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numba import types
 from numba.extending import overload
 
 from .isa import LANES
-from .matmul import DEPTH, FLOAT, L1_BYTES, NO_FLOOR, PACKED_FROM_ROWS, RELU_FLOOR, copy_block, packed_strip
+from .matmul import (
+    DEPTH,
+    FLOAT,
+    L1_BYTES,
+    NO_FLOOR,
+    PACKED_FROM_ROWS,
+    RELU_FLOOR,
+    ZERO,
+    copy_block,
+    packed_strip,
+)
 from .nonzeros import (
     ENTRIES,
     GROUP,
@@ -28,6 +40,7 @@ from .nonzeros import (
     row_starts,
     take_row,
 )
+from .optimizers import step_of
 from .registry import kernel
 from .simd import JIT, fma, inline, load, load_n, offset, prefetch, splat, stack_array, store, store_n
 from .tile import STRIP, TILE_VECTORS, list_tile, sparse_tile
@@ -38,11 +51,6 @@ byte_table = stack_array(256)
 tile_strip = sparse_tile(TILE_VECTORS, masked=False)
 tile_part = [sparse_tile(vectors, masked=True) for vectors in range(1, TILE_VECTORS + 1)]
 tile_part_1, tile_part_2, tile_part_3, tile_part_4 = (tile_part * 2)[:4]  # machines with few registers have two
-# The weight gradient of two neighbouring features at a time, and of the last one where their number is odd.
-pair_strip = list_tile(2, TILE_VECTORS, masked=False)
-pair_part = [list_tile(2, vectors, masked=True) for vectors in range(1, TILE_VECTORS + 1)]
-pair_part_1, pair_part_2, pair_part_3, pair_part_4 = (pair_part * 2)[:4]
-last_feature = list_tile(1, 1, masked=True)
 
 
 def _is_bytes(values):
@@ -260,30 +268,54 @@ def sparse_transpose(
             counts[k] = n + 1
 
 
+def _make_gradient(stepping: bool) -> Any:
+    """`gradient`: `dw = x^T dy`, two neighbouring features at a time; or, if `stepping`, `w += minus_step (x^T dy + l2 w)`."""
+    pair_strip = list_tile(2, TILE_VECTORS, masked=False, stepping=stepping)
+    part = [list_tile(2, vectors, masked=True, stepping=stepping) for vectors in range(1, TILE_VECTORS + 1)]
+    part_1, part_2, part_3, part_4 = (part * 2)[:4]  # machines with few registers have two
+    last_feature = list_tile(1, 1, masked=True, stepping=stepping)
+
+    @inline
+    def gradient(w, counts, rows, entries, dy, minus_step, l2, I, O, ld_w, ld_rows, ld_entries, ld_dy):
+        for j in range(0, O, STRIP):
+            d, wj, n = offset(dy, j), offset(w, j), O - j
+            for k in range(0, I - 1, 2):
+                c, r, e = offset(counts, k), offset(rows, k * ld_rows), offset(entries, k * ld_entries)
+                to = offset(wj, k * ld_w)
+                if n >= STRIP:
+                    pair_strip(c, r, ld_rows, e, ld_entries, d, ld_dy, to, ld_w, minus_step, l2, 0)
+                elif n <= LANES:
+                    part_1(c, r, ld_rows, e, ld_entries, d, ld_dy, to, ld_w, minus_step, l2, n)
+                elif n <= 2 * LANES:
+                    part_2(c, r, ld_rows, e, ld_entries, d, ld_dy, to, ld_w, minus_step, l2, n - LANES)
+                elif n <= 3 * LANES:
+                    part_3(c, r, ld_rows, e, ld_entries, d, ld_dy, to, ld_w, minus_step, l2, n - 2 * LANES)
+                else:
+                    part_4(c, r, ld_rows, e, ld_entries, d, ld_dy, to, ld_w, minus_step, l2, n - 3 * LANES)
+            if I % 2 == 1:
+                k = I - 1
+                c, r, e = offset(counts, k), offset(rows, k * ld_rows), offset(entries, k * ld_entries)
+                for v in range(0, min(n, STRIP), LANES):
+                    dv, to = offset(d, v), offset(wj, k * ld_w + v)
+                    last_feature(c, r, ld_rows, e, ld_entries, dv, ld_dy, to, ld_w, minus_step, l2, n - v)
+
+    return gradient
+
+
+_gradient, _stepping_gradient = _make_gradient(False), _make_gradient(True)
+
+
 @kernel
 def sparse_linear_dw(dw, counts, rows, entries, dy, I, O, B, ld_dw, ld_rows, ld_entries, ld_dy):
-    for j in range(0, O, STRIP):
-        dyj, dwj, n = offset(dy, j), offset(dw, j), O - j
-        for k in range(0, I - 1, 2):
-            c, r, e = offset(counts, k), offset(rows, k * ld_rows), offset(entries, k * ld_entries)
-            d = offset(dwj, k * ld_dw)
-            if n >= STRIP:
-                pair_strip(c, r, ld_rows, e, ld_entries, dyj, ld_dy, d, ld_dw, 0)
-            elif n <= LANES:
-                pair_part_1(c, r, ld_rows, e, ld_entries, dyj, ld_dy, d, ld_dw, n)
-            elif n <= 2 * LANES:
-                pair_part_2(c, r, ld_rows, e, ld_entries, dyj, ld_dy, d, ld_dw, n - LANES)
-            elif n <= 3 * LANES:
-                pair_part_3(c, r, ld_rows, e, ld_entries, dyj, ld_dy, d, ld_dw, n - 2 * LANES)
-            else:
-                pair_part_4(c, r, ld_rows, e, ld_entries, dyj, ld_dy, d, ld_dw, n - 3 * LANES)
-        if I % 2 == 1:
-            k = I - 1
-            c, r, e = offset(counts, k), offset(rows, k * ld_rows), offset(entries, k * ld_entries)
-            for v in range(0, min(n, STRIP), LANES):
-                last_feature(
-                    c, r, ld_rows, e, ld_entries, offset(dyj, v), ld_dy, offset(dwj, k * ld_dw + v), ld_dw, n - v
-                )
+    _gradient(dw, counts, rows, entries, dy, ZERO, ZERO, I, O, ld_dw, ld_rows, ld_entries, ld_dy)
+
+
+@kernel
+def sparse_linear_dw_sgd(
+    w, counts, rows, entries, dy, hyper, cursor, I, O, B, S, ld_w, ld_rows, ld_entries, ld_dy, ld_hyper
+):
+    step, _, l2 = step_of(hyper, ld_hyper, cursor)
+    _stepping_gradient(w, counts, rows, entries, dy, -step, l2, I, O, ld_w, ld_rows, ld_entries, ld_dy)
 
 
 @kernel

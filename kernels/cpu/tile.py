@@ -9,7 +9,7 @@ nonzeros runs. `list_tile(features, vectors)` is its transpose's: some output ro
 
 The first two add or start from `init` (a bias with stride 0, or the output itself to accumulate), and clip at `floor` (0 is ReLU, -inf nothing); a
 `gated` dense tile takes the derivative of a ReLU instead. With `masked` the last vector has only `tail` lanes: ragged edges touch nothing outside
-the matrices.
+the matrices. A `stepping` dense or list tile makes gradients of weights, and takes the step of stochastic gradient descent where it would store them.
 
 Sources: BLIS' micro-kernel (Van Zee & van de Geijn 2015) for the shape of the loop.
 """
@@ -111,13 +111,18 @@ def _loop(
     return results
 
 
-def dense_tile(rows: int, vectors: int, masked: bool = False, packing: bool = False, gated: bool = False) -> Any:
+def dense_tile(
+    rows: int, vectors: int, masked: bool = False, packing: bool = False, gated: bool = False, stepping: bool = False
+) -> Any:
     """`c[r, :] = max(alpha sum_k a[r, k] b[k, :] + beta init[r, :], floor)` for `rows` rows and `vectors` vectors of columns, k >= 1.
 
     init is not read where beta is 0. The sum runs in the order of k, whatever the tile's shape: which tile covers an element does not change
     its bits.
 
     `end` is floor; or, if `gated`, the pair (gate, ld_gate): then nothing is clipped, and c is 0 where not `gate[r, :] > 0`.
+
+    If `stepping`, `c = init + alpha (sum_k a[r, k] b[k, :] + beta init)`, rounded as by the optimizer's op on a gradient that was stored: init are
+    weights, alpha is minus the size of a step, beta the coefficient of the L2 penalty. `end` is not looked at.
 
     With `packing` it also copies b into `panel`, k x STRIP, for the tiles after it.
 
@@ -134,9 +139,13 @@ def dense_tile(rows: int, vectors: int, masked: bool = False, packing: bool = Fa
                 panel[step * STRIP : step * STRIP + width] = b[step * ld_b : step * ld_b + width]
         for r in range(rows):
             old = beta * init[r * ld_init : r * ld_init + width] if beta != 0 else np.zeros(width, np.float32)
-            total = old.copy() if alpha == 1 else np.zeros(width, np.float32)
+            total = old.copy() if alpha == 1 and not stepping else np.zeros(width, np.float32)
             for step in range(k):
                 total += a[r * row_stride + step * column_stride] * b[step * ld_b : step * ld_b + width]
+            if stepping:
+                weights = init[r * ld_init : r * ld_init + width]
+                c[r * ld_c : r * ld_c + width] = weights + alpha * (total + beta * weights)
+                continue
             total = total if alpha == 1 else alpha * total + old
             if gated:
                 gate, at = end[0], r * end[1]
@@ -169,7 +178,8 @@ def dense_tile(rows: int, vectors: int, masked: bool = False, packing: bool = Fa
             # that is scaled afterwards starts at 0 and meets `beta init` at its end. Adding -0 changes nothing, not even 0's sign.
             plain, nothing = b.fcmp_ordered("==", alpha, f32(1)), f32(0)
             first, last = b.select(plain, beta, nothing), b.select(plain, nothing, beta)
-            start = _start_values(b, edge, grid, first, init, ld_init, 0.0)
+            nothing_yet = dict.fromkeys(grid, emit_constant(0))
+            start = nothing_yet if stepping else _start_values(b, edge, grid, first, init, ld_init, 0.0)
             entry, loop, done = b.block, b.append_basic_block("k"), b.append_basic_block("done")
             b.branch(loop)
 
@@ -199,14 +209,19 @@ def dense_tile(rows: int, vectors: int, masked: bool = False, packing: bool = Fa
             b.cbranch(b.icmp_signed("<", following, K), loop, done)
 
             b.position_at_end(done)
-            alphas = emit_splat(b, alpha)
-            rest = _start_values(b, edge, grid, last, init, ld_init, -0.0)
+            alphas, betas = emit_splat(b, alpha), emit_splat(b, beta)
+            if not stepping:
+                rest = _start_values(b, edge, grid, last, init, ld_init, -0.0)
             for r, j in grid:
-                result = emit_fma(b, alphas, new[r, j], rest[r, j])
+                if stepping:
+                    old = edge.load(_address(b, init, ld_init, r, j), j)
+                    result = emit_fma(b, alphas, emit_fma(b, betas, old, new[r, j]), old)
+                else:
+                    result = emit_fma(b, alphas, new[r, j], rest[r, j])
                 if gated:
                     passes = b.fcmp_ordered(">", edge.load(_address(b, gate, ld_gate, r, j), j), emit_constant(0))
                     result = b.select(passes, result, emit_constant(0))
-                else:
+                elif not stepping:
                     result = _clip(b, result, emit_splat(b, end))
                 edge.store(result, _address(b, C, ld_c, r, j), j)
             return ctx.get_dummy_value()
@@ -310,8 +325,10 @@ def sparse_tile(vectors: int, masked: bool) -> Any:
     return tile
 
 
-def list_tile(features: int, vectors: int, masked: bool) -> Any:
+def list_tile(features: int, vectors: int, masked: bool, stepping: bool = False) -> Any:
     """`c[f, :] = sum_t entries[f, t] b[rows[f, t], :]` for `features` neighbouring lists of `counts[f]` entries.
+
+    If `stepping`, `c += minus_step (sum + l2 c)` instead.
 
     All run to the end of the longest list, a shorter one rests behind its own: one loop exit, and so one misprediction, for all of them, and
     enough independent sums to hide the latency of an addition.
@@ -319,28 +336,32 @@ def list_tile(features: int, vectors: int, masked: bool) -> Any:
     Returns
     -------
     intrinsic
-        `tile(counts, rows, ld_rows, entries, ld_entries, b, ld_b, c, ld_c, tail)`.
+        `tile(counts, rows, ld_rows, entries, ld_entries, b, ld_b, c, ld_c, minus_step, l2, tail)`.
     """
 
-    def twin(counts, rows, ld_rows, entries, ld_entries, b, ld_b, c, ld_c, tail) -> None:
+    def twin(counts, rows, ld_rows, entries, ld_entries, b, ld_b, c, ld_c, minus_step, l2, tail) -> None:
         width = (vectors - 1) * LANES + (min(tail, LANES) if masked else LANES)
         for f in range(features):
             total = np.zeros(width, np.float32)
             for t in range(counts[f]):
                 row = int(rows[f * ld_rows + t]) * ld_b
                 total += entries[f * ld_entries + t] * b[row : row + width]
-            c[f * ld_c : f * ld_c + width] = total
+            old = c[f * ld_c : f * ld_c + width]
+            c[f * ld_c : f * ld_c + width] = old + minus_step * (total + l2 * old) if stepping else total
 
     if not JIT:
         return twin
 
     @intrinsic
-    def tile(context, counts, rows, ld_rows, entries, ld_entries, b_, ld_b, c, ld_c, tail):
-        sig = types.void(int_p, int_p, N, float_p, N, float_p, N, float_p, N, N)
+    def tile(context, counts, rows, ld_rows, entries, ld_entries, b_, ld_b, c, ld_c, minus_step, l2, tail):
+        sig = types.void(int_p, int_p, N, float_p, N, float_p, N, float_p, N, types.float32, types.float32, N)
 
         def generate(ctx: Any, b: ir.IRBuilder, sig: Any, args: list) -> Any:
-            counts, rows, ld_rows, entries, ld_entries, B, ld_b, C, ld_c, tail = args
+            counts, rows, ld_rows, entries, ld_entries, B, ld_b, C, ld_c, minus_step, l2, tail = args
             edge = _Edge(b, vectors, emit_lane_mask(b, tail) if masked else None)
+            if stepping:  # the weights arrive while the sums run
+                for f, j in ((f, j) for f in range(features) for j in range(vectors)):
+                    emit_prefetch(b, _address(b, C, ld_c, f, j))
             n = [b.sext(b.load(b.gep(counts, [i64(f)])), i64) for f in range(features)]
             longest = n[0]
             for other in n[1:]:
@@ -370,7 +391,11 @@ def list_tile(features: int, vectors: int, masked: bool) -> Any:
             totals = _loop(b, i64(0), longest, [emit_constant(0)] * (features * vectors), add)
             for i, total in enumerate(totals):
                 f, j = divmod(i, vectors)
-                edge.store(total, b.gep(C, [b.add(b.mul(ld_c, i64(f)), i64(j * LANES))]), j)
+                at = _address(b, C, ld_c, f, j)
+                if stepping:
+                    old = edge.load(at, j)
+                    total = emit_fma(b, emit_splat(b, minus_step), emit_fma(b, emit_splat(b, l2), old, total), old)
+                edge.store(total, at, j)
             return ctx.get_dummy_value()
 
         return sig, generate

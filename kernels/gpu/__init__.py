@@ -17,13 +17,16 @@ from . import (
     pooling,
     rows,
     update,
+    warping,
 )
 from .fusion import decisions, plan
-from .launch import LAUNCHERS, NOT_ON_GPU, Array, Facts, Launch, launches
+from .launch import JOB_LAUNCHERS, JOBS_NOT_ON_GPU, LAUNCHERS, NOT_ON_GPU, Array, Facts, Launch, launches
 from .source import FILES, file_of, source
 
 __all__ = [
     "FILES",
+    "JOBS_NOT_ON_GPU",
+    "JOB_LAUNCHERS",
     "LAUNCHERS",
     "NOT_ON_GPU",
     "Array",
@@ -46,4 +49,5 @@ __all__ = [
     "rows",
     "source",
     "update",
+    "warping",
 ]

@@ -74,26 +74,6 @@ extern "C" __global__ void gelu_backward_kernel(float* dx, const float* dy, cons
   map_backward(dx, dy, x, B, O, ld_dx, ld_dy, ld_x, gelu_slope);
 }
 
-// Philox4x32-10 (Salmon et al. 2011): four uniform words for each counter.
-__device__ __forceinline__ void philox(u32 c0, u32 c1, u32 c2, u32 k0, u32 k1, u32 words[4]) {
-  u32 c3 = 0;
-#pragma unroll
-  for (int round = 0; round < 10; ++round) {
-    const u32 high0 = __umulhi(0xD2511F53u, c0), low0 = 0xD2511F53u * c0;
-    const u32 high1 = __umulhi(0xCD9E8D57u, c2), low1 = 0xCD9E8D57u * c2;
-    c0 = high1 ^ c1 ^ k0;
-    c1 = low1;
-    c2 = high0 ^ c3 ^ k1;
-    c3 = low0;
-    k0 += 0x9E3779B9u;
-    k1 += 0xBB67AE85u;
-  }
-  words[0] = c0;
-  words[1] = c1;
-  words[2] = c2;
-  words[3] = c3;
-}
-
 // A thread makes the four columns of the epoch that share a counter: of these, some may lie outside of the block.
 // `threshold` = ceil(rate 2^32): a word below it drops its element; keep = 1 / (1 - rate).
 extern "C" __global__ void dropout_kernel(float* y, float* mask, const float* x, const u32* key, const i64* cursor,
@@ -104,7 +84,7 @@ extern "C" __global__ void dropout_kernel(float* y, float* mask, const float* x,
   for (u32 i = blockIdx.x * blockDim.x + threadIdx.x; i < n; i += stride) {
     const int r = i / groups, group = first + i % groups;
     u32 words[QUAD];
-    philox(group, (u32)cursor[0] + row_offset + r, layer, key[0], key[1], words);
+    philox(group, (u32)cursor[0] + row_offset + r, layer, 0, key[0], key[1], words);
 #pragma unroll
     for (int k = 0; k < QUAD; ++k) {
       const int c = group * QUAD + k - column_offset;

@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from ..contract import CONTRACT
+from ..contract import CONTRACT, JOBS
+from ..contract.table import Op
 
 THREADS = 256  # of a block of the streaming kernels: eight warps, enough blocks fit on a multiprocessor to hide the memory's latency
 BLOCKS_PER_MULTIPROCESSOR = 32  # four times what is resident at once: more would only add overhead
@@ -32,6 +33,7 @@ NOT_ON_GPU = {
             "sparse_transpose",
             "sparse_linear_dw",
             "sparse_linear_dw_add",
+            "sparse_linear_dw_sgd",
             "occupied_blocks",
             "pack_blocks",
             "block_linear",
@@ -39,6 +41,7 @@ NOT_ON_GPU = {
         ),
         "the data set stays on the device as dense bytes: 47 MB for MNIST, less than its level-2 cache",
     ),
+    "linear_dw_sgd": "no lowering for a GPU asks for it: `plan` fuses any optimizer's step with the gradient before it",
     "softmax_twice_cross_entropy": "it is a mistake that is kept for comparison; nobody is in a hurry to make it",
     **dict.fromkeys(
         ("gemm_nn", "gemm_nt", "gemm_tn", "gemm_tt"),
@@ -58,6 +61,15 @@ NOT_ON_GPU = {
         ("conv2d_pooled_dwt", "conv2d_pooled_dwt_add", "conv2d_pooled_dx", "conv2d_grey_pooled"),
         "it fuses a convolution with its pooling for one core's registers; a GPU runs the layers one by one",
     ),
+}
+
+# Jobs likewise.
+JOBS_NOT_ON_GPU = {
+    **dict.fromkeys(
+        ("bootstrap", "grow_tree", "forest_proba"),
+        "trees branch on every value: random forests run on the CPU only",
+    ),
+    "deskew_images": "it is done once, before training, by a transformer of scikit-learn's pipelines",
 }
 
 
@@ -130,6 +142,7 @@ class Launch:
 
 
 LAUNCHERS: dict[str, Callable[..., list[Launch]]] = {}
+JOB_LAUNCHERS: dict[str, Callable[..., list[Launch]]] = {}
 
 
 def launcher(function: Callable[..., list[Launch]]) -> Callable[..., list[Launch]]:
@@ -140,12 +153,21 @@ def launcher(function: Callable[..., list[Launch]]) -> Callable[..., list[Launch
     TypeError
         The signature is not the contract's.
     """
-    op = CONTRACT[function.__name__]
+    LAUNCHERS[function.__name__] = _checked(function, CONTRACT[function.__name__])
+    return function
+
+
+def job_launcher(function: Callable[..., list[Launch]]) -> Callable[..., list[Launch]]:
+    """Register `function(facts, *operands, *params)` as the job of its name, see `launcher`."""
+    JOB_LAUNCHERS[function.__name__] = _checked(function, JOBS[function.__name__])
+    return function
+
+
+def _checked(function: Callable[..., list[Launch]], op: Op) -> Callable[..., list[Launch]]:
     expected = ["facts", *(operand.name for operand in op.operands), *op.params]
     actual = list(inspect.signature(function).parameters)
     if actual != expected:
         raise TypeError(f"{op.name}: the contract wants the parameters {expected}; got {actual}.")
-    LAUNCHERS[op.name] = function
     return function
 
 

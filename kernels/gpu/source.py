@@ -11,7 +11,7 @@ _KERNEL = re.compile(r'extern\s+"C"\s+__global__\s+void\s+(?:__launch_bounds__\(
 
 # What some sources share, between common.cuh and the source.
 _PARTS = {
-    "activations": ("functions.cuh",),
+    "activations": ("functions.cuh", "philox.cuh"),
     "convolution": ("tile.cuh", "windows.cuh"),
     "optimizers": ("step.cuh",),
     "channels": ("step.cuh",),
@@ -23,6 +23,7 @@ _PARTS = {
     "lbfgs": ("block_sums.cuh",),
     "matmul": ("tile.cuh",),
     "persistent": ("functions.cuh",),
+    "warping": ("philox.cuh",),
 }
 
 # Sources of which older devices get no kernel, with the compute capability from which they do.

@@ -61,6 +61,7 @@ from .losses import (
     softmax,
     softmax_cross_entropy,
     softmax_twice_cross_entropy,
+    weighted_sums,
 )
 from .matmul import (
     gemm_nn,
@@ -72,6 +73,7 @@ from .matmul import (
     linear_db_add,
     linear_dw,
     linear_dw_add,
+    linear_dw_sgd,
     linear_dx,
     linear_dx_add,
     linear_dx_add_relu,
@@ -91,6 +93,7 @@ from .sparse import (
     sparse_linear,
     sparse_linear_dw,
     sparse_linear_dw_add,
+    sparse_linear_dw_sgd,
     sparse_linear_relu,
     sparse_transpose,
 )

@@ -143,6 +143,11 @@ def _one_vs_rest(
     return np.maximum(z, 0) - z * target + np.log1p(np.exp(-np.abs(z)))
 
 
+def weighted_sums(sums: Array, losses: Array, sample_weight: Array) -> None:
+    """Sum over the samples of each column of losses (N, C), times their weights, in float64."""
+    sums[...] = (sample_weight[:, np.newaxis] * losses.astype(np.float64)).sum(axis=0)
+
+
 def _weights(sample_weight: Array, rows: Array, scale: Array, cursor: Array, dtype: np.dtype) -> Array:
     """Factor (B, 1) of each row's gradient."""
     return (sample_weight[rows].astype(dtype) * scale[cursor[1]].astype(dtype))[:, np.newaxis]

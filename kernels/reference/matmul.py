@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from .common import Array, ieee
+from .optimizers import sgd
 
 
 def _accumulate(c: Array, a: Array, b: Array, alpha: float, beta: float) -> None:
@@ -86,6 +87,12 @@ def linear_dw(dw: Array, x: Array, dy: Array) -> None:
 def linear_dw_add(dw: Array, x: Array, dy: Array) -> None:
     """`dw += x^T dy`."""
     dw[...] = dw + x.T @ dy
+
+
+@ieee
+def linear_dw_sgd(w: Array, x: Array, dy: Array, hyper: Array, cursor: Array) -> None:
+    """`w -= step_size (x^T dy + l2 w)`."""
+    sgd(w, x.T @ dy, hyper, cursor)
 
 
 @ieee

@@ -6,6 +6,7 @@ import numpy as np
 
 from .activations import relu
 from .common import Array, batch_rows, ieee
+from .optimizers import sgd
 
 
 def count_nonzeros(counts: Array, source: Array) -> None:
@@ -106,6 +107,16 @@ def sparse_linear_dw(dw: Array, counts: Array, rows: Array, entries: Array, dy: 
     """`dw = x^T dy`, x by feature as `sparse_transpose` leaves it."""
     for i, n in enumerate(counts):
         dw[i] = entries[i, :n] @ dy[rows[i, :n]]
+
+
+@ieee
+def sparse_linear_dw_sgd(
+    w: Array, counts: Array, rows: Array, entries: Array, dy: Array, hyper: Array, cursor: Array
+) -> None:
+    """`w -= step_size (x^T dy + l2 w)`, x by feature as `sparse_transpose` leaves it."""
+    dw = np.empty_like(w)
+    sparse_linear_dw(dw, counts, rows, entries, dy)
+    sgd(w, dw, hyper, cursor)
 
 
 @ieee

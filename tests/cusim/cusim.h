@@ -695,6 +695,9 @@ CUSIM_INLINE constexpr std::common_type_t<A, B> max(A a, B b) {
 CUSIM_INLINE float __fdividef(float a, float b) { return a / b; }
 CUSIM_INLINE float __frcp_rn(float a) { return 1.0f / a; }
 CUSIM_INLINE float __fmaf_rn(float a, float b, float c) { return fmaf(a, b, c); }
+// Products that are never fused with what is added to them: the compiler does not see the sum.
+__attribute__((noinline)) inline float __fmul_rn(float a, float b) { return a * b; }
+__attribute__((noinline)) inline double __dmul_rn(double a, double b) { return a * b; }
 CUSIM_INLINE float __fsqrt_rn(float a) { return sqrtf(a); }
 CUSIM_INLINE float rsqrtf(float x) { return 1.0f / sqrtf(x); }
 CUSIM_INLINE float __saturatef(float x) { return x < 0 ? 0 : x > 1 ? 1 : x; }

@@ -6,11 +6,6 @@ import os
 import sys
 import warnings
 
-import sklearn
-
-# Between a user's `fit` and a warning lie this package and scikit-learn's decorators.
-_INSIDE = tuple(os.path.dirname(file) + os.sep for file in (os.path.dirname(__file__), sklearn.__file__))
-
 
 def warn_user(message: str, category: type[Warning]) -> None:
     """Warn at the line that called this package: Python shows a warning once for each line, and each call of the user's counts.
@@ -20,7 +15,14 @@ def warn_user(message: str, category: type[Warning]) -> None:
     message : str
     category : type of Warning
     """
+    inside = _inside()
     level, frame = 1, sys._getframe()
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(_INSIDE):
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(inside):
         level, frame = level + 1, frame.f_back
     warnings.warn(message, category, stacklevel=level)
+
+
+def _inside() -> tuple[str, ...]:
+    """Folders of this package and of scikit-learn, whose decorators lie between a user's `fit` and a warning, where it is imported."""
+    files = (__file__, getattr(sys.modules.get("sklearn"), "__file__", None))
+    return tuple(os.path.dirname(file) + os.sep for file in files if file)
