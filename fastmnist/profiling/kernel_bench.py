@@ -196,11 +196,11 @@ def _known(name: str) -> Op:
 def _image_sizes(op: Op, params: Mapping[str, float], n_filters: int) -> dict[str, int]:
     """X, Y and K of an op on images, from its parameters."""
     if "height" not in params:
-        return (
-            {"Y": STANDARD_DIMS["Y"] // STANDARD_DIMS["O"] * n_filters, "O": n_filters}
-            if {"Y", "O"} <= set(op.dims)
-            else {}
-        )
+        if {"V", "C", "K"} <= set(op.dims):  # turned filters of 3 x 3 pixels: V sums over what K has not
+            return {"V": WINOGRAD_PLACES * n_filters, "K": 9 * STANDARD_DIMS["C"], "O": n_filters}
+        if {"Y", "O"} <= set(op.dims):
+            return {"Y": STANDARD_DIMS["Y"] // STANDARD_DIMS["O"] * n_filters, "O": n_filters}
+        return {}
     of = {name: int(value) for name, value in params.items()}
     height, width, channels = of["height"], of["width"], of.get("channels", 1)
     sizes = {"X": height * width * channels}

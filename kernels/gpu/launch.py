@@ -70,6 +70,7 @@ JOBS_NOT_ON_GPU = {
         "trees branch on every value: random forests run on the CPU only",
     ),
     "deskew_images": "it is done once, before training, by a transformer of scikit-learn's pipelines",
+    "weighted_sums": "the device sums its losses as it makes them",
 }
 
 
