@@ -23,8 +23,9 @@ from .simd import TILE, atomic_load, inline, offset, prefetch, stack_array, stri
 INSERTION = 24
 # A cut whose score is, roughly computed, below this part of the best one's is no better than it; rounding is a thousand times finer.
 NEARLY = 1 - 1e-12
-# (row, tree) pairs that descend at the same time when a forest is asked: 512 rows of an image and the nodes of a tree fit into L2.
-LANES = 512
+# (row, tree) pairs that descend at the same time when a forest is asked: 256 rows of an image and the nodes of a tree fit into L2, and the nodes
+# that are asked for ahead into L1.
+LANES = 256
 LINE = 64  # bytes of a line of the cache
 
 _POSITION = np.int64(0xFFFFFFFF)
@@ -410,7 +411,10 @@ def grow_tree(
 
 @inline
 def _descend(place, row_starts, active, n, x, scale, nodes, ld_nodes, thresholds):
-    """Lead all lanes to their leaves; each step moves those that have not arrived, whose loads do not wait for each other."""
+    """Lead all lanes to their leaves; each step moves those that have not arrived, whose loads do not wait for each other.
+
+    A lane's next node is asked for when it is known, and needed when the other lanes have moved.
+    """
     factor = np.float32(scale)
     while n > 0:
         still = np.int64(0)
@@ -422,6 +426,8 @@ def _descend(place, row_starts, active, n, x, scale, nodes, ld_nodes, thresholds
             side = np.int64(not (value <= thresholds[k]))
             k = np.int64(node[1 + side])
             place[lane] = k
+            prefetch(nodes, k * ld_nodes)
+            prefetch(thresholds, k)
             active[still] = lane
             still += np.int64(k >= 0)
         n = still
