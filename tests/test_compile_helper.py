@@ -87,7 +87,7 @@ def test_a_summoned_helper_is_the_one_that_helps_and_ends_when_nothing_is_missin
     with helped([]):
         pass
     assert started[0].poll() is not None
-    assert compile_helper._waiting is None
+    assert compile_helper._waiting == []
     summon()
     with helped(KERNELS):
         assert len(started) == 2

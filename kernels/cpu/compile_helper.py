@@ -30,14 +30,15 @@ from {module} import work_through
 work_through(sys.stdin, answers)
 """
 
-_waiting: _Helper | None = None  # one that was summoned and has no work yet
+_waiting: list[
+    _Helper
+] = []  # one that was summoned and has no work yet; threads take it by `pop`, so that one of them gets it
 
 
 def summon() -> None:
     """Start the helper, for kernels that `helped` will name: until then it imports the compiler, and waits."""
-    global _waiting
-    if _waiting is None:
-        _waiting = _Helper.start()
+    if not _waiting and (helper := _Helper.start()):
+        _waiting.append(helper)
 
 
 @contextlib.contextmanager
@@ -54,8 +55,9 @@ def helped(missing: Sequence[Kernel]) -> Iterator[Callable[[Kernel], None]]:
     callable
         `wait_for(kernel)` returns when the helper is not at that kernel: at once, or when it has ended with it.
     """
-    global _waiting
-    helper, _waiting = _waiting, None
+    helper = None
+    with contextlib.suppress(IndexError):
+        helper = _waiting.pop()
     try:
         if len(missing) >= HELP_FROM:
             helper = helper or _Helper.start()
@@ -131,11 +133,5 @@ def work_through(requests: TextIO, answers: TextIO) -> None:
             entry(*kernel)
 
 
-def _forget() -> None:
-    """In a forked child: the helper is the parent's."""
-    global _waiting
-    _waiting = None
-
-
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget)
+    os.register_at_fork(after_in_child=_waiting.clear)  # the helper is the parent's
