@@ -283,7 +283,7 @@ def _block_rows(
         return {"source": source, "features": features}
     if op == "pack_blocks":
         source = content((n_rows, n_features), dtypes["source"])
-        return {"source": source, "features": features, "bitmap": bitmap, "indptr": indptr}
+        return {"source": source, "features": features, "bitmap": bitmap, "starts": indptr[:-1]}
     return {"bitmap": bitmap, "indptr": indptr, "values": content((dims["Z"],), dtypes["values"])}
 
 

@@ -200,7 +200,10 @@ class CpuExecutor:
         weight = (
             np.ones(len(X), np.float32) if sample_weight is None else np.ascontiguousarray(sample_weight, np.float32)
         )
-        self._data = {**arrays, "labels": np.ascontiguousarray(y, np.int32), "sample_weight": weight}
+        labels = np.ascontiguousarray(y, np.int32)
+        if self._blocks is not None:
+            labels, weight = labels[self._blocks.rows], weight[self._blocks.rows]
+        self._data = {**arrays, "labels": labels, "sample_weight": weight}
         self._bind_for_epochs = None
         if data.blocked:
             self._bind_for_epochs = lambda: self.bind(

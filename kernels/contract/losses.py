@@ -64,6 +64,6 @@ JOBS.add(
     "weighted_sums",
     "sums[C]",
     "losses[N,C] sample_weight[N]",
-    "sums[c] = sum over the rows of sample_weight[r] losses[r, c], in ascending r, in float64.",
+    "sums[c] = sum over the rows of sample_weight[r] losses[r, c], in float64, in an order that the number of rows alone decides.",
     types={"sums": ("float64",), "losses": ("float32",), "sample_weight": ("float32",)},
 )

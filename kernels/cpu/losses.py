@@ -15,6 +15,7 @@ from .mathematics import exp, log, log1p, sigmoid_of
 from .registry import kernel
 from .simd import (
     absolute,
+    add_products,
     first_lanes,
     first_true,
     inline,
@@ -34,6 +35,10 @@ from .simd import (
 
 _F = np.float32
 square, lane_values = stack_array(LANES * LANES), stack_array(LANES)
+
+# Sums that are made in turn: an addition to a sum in memory waits some 12 cycles for the one before. A power of two.
+BANKS = 4
+banks = stack_array(BANKS * LANES, "float64")
 
 
 @inline
@@ -72,6 +77,10 @@ def _read_rows(labels_of, factors, labels, sample_weight, order, at, scale, n):
 @inline
 def _turn_in(tile, rows, z, ld_z, n, j, width):
     """`tile[c LANES + r] = z[r, j + c]` for `width` classes c; the last of `n` rows stands for the lanes behind it."""
+    if width == 1:  # a column: nothing to be turned
+        for r in range(LANES):
+            tile[r] = z[min(r, n - 1) * ld_z + j]
+        return
     for r in range(LANES):
         store(rows, r * LANES, load_n(z, min(r, n - 1) * ld_z + j, width))
     transpose_lanes(tile, rows)
@@ -80,6 +89,10 @@ def _turn_in(tile, rows, z, ld_z, n, j, width):
 @inline
 def _turn_out(dz, ld_dz, tile, rows, n, j, width):
     """`dz[r, j + c] = tile[c LANES + r]` for `n` rows and `width` classes."""
+    if width == 1:
+        for r in range(n):
+            dz[r * ld_dz + j] = tile[r]
+        return
     transpose_lanes(rows, tile)
     for r in range(n):
         store_n(dz, r * ld_dz + j, load(rows, r * LANES), width)
@@ -253,9 +266,16 @@ def softmax(p, z, B, C, ld_p, ld_z):
 
 @kernel
 def weighted_sums(sums, losses, sample_weight, C, N, ld_losses):
-    for c in range(C):
-        sums[c] = 0.0
-    for r in range(N):
-        row, weight = offset(losses, r * ld_losses), np.float64(sample_weight[r])
-        for c in range(C):
-            sums[c] += weight * np.float64(row[c])
+    totals = banks()
+    for j in range(0, C, LANES):
+        width = min(LANES, C - j)
+        for t in range(BANKS * LANES):
+            totals[t] = 0.0
+        for r in range(N):
+            bank = offset(totals, (r & (BANKS - 1)) * LANES)
+            add_products(bank, load_n(losses, r * ld_losses + j, width), sample_weight[r])
+        for c in range(width):
+            total = 0.0
+            for t in range(BANKS):
+                total += totals[t * LANES + c]
+            sums[j + c] = total
