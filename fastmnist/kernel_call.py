@@ -205,7 +205,11 @@ def _check_contents(
             )
         elif "bitmap" in operands:
             _check_room(
-                op, indptr, _stored_values(operands["bitmap"]), "blocks", f"Make it of the cumulated bits of its bitmap times {BLOCK}, after a 0."
+                op,
+                indptr,
+                _stored_values(operands["bitmap"]),
+                "blocks",
+                f"Make it of the cumulated bits of its bitmap times {BLOCK}, after a 0.",
             )
         else:
             _check_columns(op, indptr, operands["columns"], within, dims["I"])

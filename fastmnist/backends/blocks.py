@@ -98,9 +98,13 @@ def best_layout(X: np.ndarray) -> tuple[np.ndarray, float]:
 
 def rows_by_count(counts: np.ndarray) -> np.ndarray:
     """The rows in an order in which those with equally many occupied blocks stand together, each within its `SORTED_ROWS`: loops over a row's
-    blocks then end where the processor expects it."""
+    blocks then end where the processor expects it.
+    """
     small = counts.astype(np.min_scalar_type(counts.max(initial=0)))  # bytes are sorted by counting
-    order = [first + np.argsort(small[first : first + SORTED_ROWS], kind="stable") for first in range(0, len(small), SORTED_ROWS)]
+    order = [
+        first + np.argsort(small[first : first + SORTED_ROWS], kind="stable")
+        for first in range(0, len(small), SORTED_ROWS)
+    ]
     return np.concatenate([np.zeros(0, np.int64), *order])
 
 

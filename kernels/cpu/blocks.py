@@ -436,7 +436,8 @@ def _transpose_bits(a):
 @inline
 def _add_rows(dw, at, bitmap, values, dy, order, first, rows, v, factor, ld_bitmap, ld_dy):
     """Row by row, for a single output: an addition to a sum in memory costs less than the walk over columns of bits, which begins anew for each
-    block."""
+    block.
+    """
     sums, occupied = block_sums(), np.int64(0)
     fill_zeros(sums, WORD * BLOCK)
     for r in range(rows):

@@ -16,6 +16,7 @@ from .registry import kernel
 from .simd import (
     absolute,
     add_products,
+    fill_zeros,
     first_lanes,
     first_true,
     inline,
@@ -66,12 +67,12 @@ def _exponentials(p, z, C, top):
 
 
 @inline
-def _read_rows(labels_of, factors, labels, sample_weight, order, at, scale, n):
-    """Label and gradient's factor of `n` rows from `at` on, a lane each; the last row stands for the lanes behind it."""
+def _read_rows(labels_of, weights, labels, sample_weight, order, at, n):
+    """Label and weight of `n` rows from `at` on, a lane each; the last row stands for the lanes behind it."""
     for r in range(LANES):
         i = order[at + min(r, n - 1)]
         labels_of[r] = _F(labels[i])
-        factors[r] = sample_weight[i] * scale
+        weights[r] = sample_weight[i]
 
 
 @inline
@@ -115,13 +116,13 @@ def softmax_cross_entropy(
 ):
     smooth = _F(label_smoothing)
     share, rest = smooth / _F(C), _F(1) - smooth
-    tile, rows, labels_of, factors = square(), square(), lane_values(), lane_values()
+    tile, rows, labels_of, weights = square(), square(), lane_values(), lane_values()
     nothing = splat(_F(0))
     for first in range(0, B, LANES):
         n, at = min(LANES, B - first), cursor[0] + first
         zp, dp = offset(z, first * ld_z), offset(dz, first * ld_dz)
-        _read_rows(labels_of, factors, labels, sample_weight, order, at, scale[cursor[1]], n)
-        label, factor = load(labels_of, 0), load(factors, 0)
+        _read_rows(labels_of, weights, labels, sample_weight, order, at, n)
+        label, factor = load(labels_of, 0), load(weights, 0) * splat(scale[cursor[1]])
         top, arg = splat(_F(-np.inf)), nothing
         for j in range(0, C, LANES):
             _turn_in(tile, rows, zp, ld_z, n, j, min(LANES, C - j))
@@ -212,12 +213,12 @@ def _one_vs_rest_hits(top, arg, label, C):
 
 @kernel
 def binary_cross_entropy(dz, losses, hits, z, labels, sample_weight, order, scale, cursor, B, C, M, N, S, ld_dz, ld_z):
-    tile, rows, loss, labels_of, factors = square(), square(), square(), lane_values(), lane_values()
+    tile, rows, loss, labels_of, weights = square(), square(), square(), lane_values(), lane_values()
     for first in range(0, B, LANES):
         n, at = min(LANES, B - first), cursor[0] + first
         zp, dp = offset(z, first * ld_z), offset(dz, first * ld_dz)
-        _read_rows(labels_of, factors, labels, sample_weight, order, at, scale[cursor[1]], n)
-        label, factor = load(labels_of, 0), load(factors, 0)
+        _read_rows(labels_of, weights, labels, sample_weight, order, at, n)
+        label, factor = load(labels_of, 0), load(weights, 0) * splat(scale[cursor[1]])
         top, arg, total = splat(_F(-np.inf)), splat(_F(0)), splat(_F(0))
         for j in range(0, C, LANES):
             width = min(LANES, C - j)
@@ -237,12 +238,12 @@ def binary_cross_entropy(dz, losses, hits, z, labels, sample_weight, order, scal
 def binary_cross_entropy_by_class(
     dz, losses, hits, z, labels, sample_weight, order, scale, cursor, B, C, M, N, S, ld_dz, ld_losses, ld_z
 ):
-    tile, rows, loss, labels_of, factors = square(), square(), square(), lane_values(), lane_values()
+    tile, rows, loss, labels_of, weights = square(), square(), square(), lane_values(), lane_values()
     for first in range(0, B, LANES):
         n, at = min(LANES, B - first), cursor[0] + first
         zp, dp, lp = offset(z, first * ld_z), offset(dz, first * ld_dz), offset(losses, at * ld_losses)
-        _read_rows(labels_of, factors, labels, sample_weight, order, at, scale[cursor[1]], n)
-        label, factor = load(labels_of, 0), load(factors, 0)
+        _read_rows(labels_of, weights, labels, sample_weight, order, at, n)
+        label, factor = load(labels_of, 0), load(weights, 0) * splat(scale[cursor[1]])
         top, arg = splat(_F(-np.inf)), splat(_F(0))
         for j in range(0, C, LANES):
             width = min(LANES, C - j)
@@ -252,6 +253,31 @@ def binary_cross_entropy_by_class(
             _turn_out(dp, ld_dz, tile, rows, n, j, width)
             _turn_out(lp, ld_losses, loss, rows, n, j, width)
         store_bytes_n(hits, at, _one_vs_rest_hits(top, arg, label, C), n)
+
+
+@kernel
+def binary_cross_entropy_sums(
+    dz, losses, z, labels, sample_weight, order, scale, cursor, B, C, S, N, M, ld_dz, ld_losses, ld_z
+):
+    tile, rows, loss, sums, labels_of, weights = square(), square(), square(), square(), lane_values(), lane_values()
+    for j in range(0, C, LANES):
+        width = min(LANES, C - j)
+        fill_zeros(sums, LANES * LANES)
+        for first in range(0, B, LANES):
+            n, at = min(LANES, B - first), cursor[0] + first
+            _read_rows(labels_of, weights, labels, sample_weight, order, at, n)
+            label, weight = load(labels_of, 0), load(weights, 0)
+            _turn_in(tile, rows, offset(z, first * ld_z), ld_z, n, j, width)
+            _one_vs_rest(tile, loss, j, width, label, weight * splat(scale[cursor[1]]))
+            for c in range(width):
+                weighted = where(first_lanes(n), weight * load(loss, c * LANES), splat(_F(0)))
+                store(sums, c * LANES, load(sums, c * LANES) + weighted)
+            _turn_out(offset(dz, first * ld_dz), ld_dz, tile, rows, n, j, width)
+        transpose_lanes(rows, sums)
+        total = load(rows, 0)
+        for r in range(1, LANES):
+            total = total + load(rows, r * LANES)
+        store_n(losses, cursor[1] * ld_losses + j, total, width)
 
 
 @kernel
