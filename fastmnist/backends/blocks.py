@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -54,15 +55,19 @@ class BlockRows:
 
     def to_blocks(self, weights: np.ndarray) -> np.ndarray:
         """Weights (features, outputs) block by block, as a vector."""
-        slots = np.where(self.features[:, np.newaxis] >= 0, weights[self.features], 0)
+        below = np.zeros((1, weights.shape[1]), weights.dtype)  # an empty slot's, -1, is the last row
+        slots = np.concatenate([weights, below]).take(self.features, axis=0)
         return slots.reshape(-1, BLOCK_SLOTS, weights.shape[1]).swapaxes(1, 2).ravel()
 
     def from_blocks(self, vector: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
         """The weights (features, outputs) that lie block by block in a vector."""
         slots = vector.reshape(-1, shape[1], BLOCK_SLOTS).swapaxes(1, 2).reshape(-1, shape[1])
-        weights = np.empty(shape, vector.dtype)
-        weights[self.features[self.features >= 0]] = slots[self.features >= 0]
-        return weights
+        return slots.take(self._slots, axis=0)
+
+    @cached_property
+    def _slots(self) -> np.ndarray:
+        """The slot of each feature."""
+        return np.argsort(self.features, kind="stable")[np.count_nonzero(self.features < 0) :]
 
 
 def layouts(n_features: int) -> list[np.ndarray]:

@@ -144,6 +144,7 @@ class CpuExecutor:
         self._training: tuple[tuple[int, ...], _Runner] | None = None
         self._gradient: tuple[tuple[int, ...], list[_Runner]] | None = None
         self._gradient_data: dict[str, np.ndarray] = {}  # what its runners are bound to
+        self._total_weight = np.float64(0)
         self._fixed: dict[str, np.ndarray] = {}
         self._loss_sums: list[_WeightedSums] = []  # of each chunk
         self._gradient_sums: list[_WeightedSums] = []  # of each parameter, over the chunks
@@ -313,7 +314,6 @@ class CpuExecutor:
     def losses_and_gradient(self, parameters: Parameters) -> tuple[np.ndarray, list[np.ndarray]]:
         """See `Executor.losses_and_gradient`."""
         chunks = _Chunks.of(self._n_rows)
-        weight = self._data["sample_weight"]
         runners = self._gradient_runners(chunks)
         if self._blocks is not None:
             parameters = [self._blocks.to_blocks(parameters[0]), parameters[1]]
@@ -342,7 +342,7 @@ class CpuExecutor:
         if team.stop_requested:
             raise KeyboardInterrupt
         self._record(runners, start, time.perf_counter() - start, len(runners), 1)
-        mean = sum(sums.sums for sums in self._loss_sums) / weight.sum(dtype=np.float64)
+        mean = sum(sums.sums for sums in self._loss_sums) / self._total_weight
         gradient = [
             sums().copy().reshape(parameter.shape)
             for sums, parameter in zip(self._gradient_sums, parameters, strict=True)
@@ -373,6 +373,7 @@ class CpuExecutor:
         assert self._gradient is not None
         weight = self._data["sample_weight"]
         self._fixed["scale"] = constant_scale(weight, chunks.blocks[-1])
+        self._total_weight = weight.sum(dtype=np.float64)
         for runner in self._gradient[1]:
             runner.bind(**self._data, **self._fixed)
         self._gradient_data = self._data
