@@ -163,7 +163,7 @@ class _LogisticBase(NetworkClassifier):
         # A step of mini-batches adds l2 / (its weights) * W to the gradient; on average that is W / (C total).
         spec = self._spec(l2=batch_size / (self.C * n_samples) if self.solver == "sgd" else 0.0)
         steps = self.max_iter * math.ceil(n_samples / batch_size)
-        executor = self._open_executor(spec, X, flops=self.max_iter * n_samples * spec.flops_per_sample, steps=steps)
+        executor = self._open_executor(spec, X, epochs=self.max_iter, steps=steps)
         max_memory = self._memory_limit()
         full_batch = self.solver != "sgd"
         bound, data = self._bind(executor, X, labels, weights, scale, max_memory, full_batch)
