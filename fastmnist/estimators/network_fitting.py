@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.base import _fit_context
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, Options, StrOptions
 from sklearn.utils.metaestimators import available_if
@@ -34,8 +33,6 @@ from fastmnist.network.schedules import Schedule, parse
 from fastmnist.network.shapes import Shape
 from fastmnist.network.spec import Spec
 from fastmnist.threads import one_blas_thread
-from fastmnist.training.device_search import lbfgs_on_device, searches_on_device
-from fastmnist.training.full_batch import Objective, lbfgs
 from fastmnist.training.trainer import Plan, Progress, train
 from fastmnist.training.validation import Validation
 from fastmnist.warning import warn_user
@@ -520,6 +517,8 @@ class NetworkFitting(NetworkClassifier):
 
     def _hold_out(self, rows: np.ndarray, data: _Data, rng: np.random.RandomState) -> tuple[np.ndarray, Validation]:
         """Rows to train on, and the others: drawn as in scikit-learn (stratified with two classes only)."""
+        from sklearn.model_selection import train_test_split
+
         rows, held_out = train_test_split(
             rows,
             random_state=rng,
@@ -575,6 +574,9 @@ class NetworkFitting(NetworkClassifier):
         self, executor: BoundExecutor, initial: list[np.ndarray], data: _Data, validation: Validation | None
     ) -> tuple[list[np.ndarray], bool]:
         """L-BFGS; returns the parameters to keep and whether the loss blew up."""
+        from fastmnist.training.device_search import lbfgs_on_device, searches_on_device
+        from fastmnist.training.full_batch import Objective, lbfgs
+
         total = len(data.X) if data.weights is None else float(data.weights.sum())
         with one_blas_thread() if executor.backend != "numpy" else nullcontext():
             solution = (lbfgs_on_device if searches_on_device(executor) else lbfgs)(
