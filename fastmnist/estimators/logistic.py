@@ -49,6 +49,7 @@ CHUNK_ROWS = 1024  # converted at a time in decision_function
 class _LogisticBase(NetworkClassifier):
     """Everything but the loss and its link."""
 
+    _judges_probabilities = False
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         **NetworkClassifier._parameter_constraints,
         "C": [Interval(Real, 0, None, closed="right")],
@@ -373,10 +374,10 @@ class _LogisticBase(NetworkClassifier):
         """
         logits = self._outputs_of_row(X, link=False)
         if logits is None:
-            logits = self._logits(*self._validate_new_data(X))
+            logits = self._scores(*self._validate_new_data(X))
         return logits.ravel() if logits.shape[1] == 1 else logits
 
-    def _logits(self, X: Matrix | DeviceRows, scale: float) -> np.ndarray:
+    def _scores(self, X: Matrix | DeviceRows, scale: float) -> np.ndarray:
         """Logits (n, n_outputs) for validated X."""
         if self._current_executor().backend != "numpy":
             return self._outputs(X, scale, link=False)
@@ -387,28 +388,6 @@ class _LogisticBase(NetworkClassifier):
             np.matmul(convert(X[rows], dtype), weights, out=logits[rows])
         logits += self.intercept_
         return logits
-
-    def predict(self, X: ArrayLike) -> np.ndarray:
-        """Predicted class labels.
-
-        Parameters
-        ----------
-        X : array-like or sparse matrix of shape (n_samples, n_features)
-
-        Returns
-        -------
-        ndarray of shape (n_samples,)
-            Of the type of `classes_`.
-        """
-        logits = self._outputs_of_row(X, link=False)
-        if logits is None:
-            rows, scale = self._validate_new_data(X)
-            predicted = self._predicted_labels(rows, scale)
-            if predicted is not None:
-                return self.classes_[predicted]
-            logits = self._logits(rows, scale)
-        indices = (logits[:, 0] > 0).astype(int) if logits.shape[1] == 1 else logits.argmax(axis=1)
-        return self.classes_[indices]
 
 
 class LogisticRegression(_LogisticBase):
@@ -503,23 +482,6 @@ class LogisticRegression(_LogisticBase):
     def _loss(self) -> SoftmaxCrossEntropy | BinaryCrossEntropy:
         return BinaryCrossEntropy() if self._n_outputs == 1 else SoftmaxCrossEntropy()
 
-    def predict_proba(self, X: ArrayLike) -> np.ndarray:
-        """Probability estimates: the softmax of the logits.
-
-        Parameters
-        ----------
-        X : array-like or sparse matrix of shape (n_samples, n_features)
-
-        Returns
-        -------
-        ndarray of shape (n_samples, n_classes)
-            Columns as in `classes_`.
-        """
-        outputs = self._outputs_of_row(X)
-        if outputs is None:
-            outputs = self._outputs(*self._validate_new_data(X))
-        return np.hstack([1 - outputs, outputs]) if self._n_outputs == 1 else outputs
-
 
 class OneVsRestLogisticRegression(_LogisticBase):
     """One-vs-rest logistic regression: a binary problem for each class, all fitted at once.
@@ -574,11 +536,9 @@ class OneVsRestLogisticRegression(_LogisticBase):
             Columns as in `classes_`. Where all sigmoids are too small to be represented, their ratio is that of the
             exponentials of the logits.
         """
-        outputs = self._outputs_of_row(X)
-        if outputs is None:
-            outputs = self._outputs(*self._validate_new_data(X))
+        outputs = super().predict_proba(X)
         if self._n_outputs == 1:
-            return np.hstack([1 - outputs, outputs])
+            return outputs
         total = outputs.sum(axis=1, keepdims=True)
         vanished = total[:, 0] < np.finfo(outputs.dtype).tiny
         if not vanished.any():

@@ -209,45 +209,6 @@ class NetworkFitting(NetworkClassifier):
             _check_partial_fit_first_call(self, classes)
             return self._fit(X, y, sample_weight, None, incremental=True)
 
-    def predict(self, X: ArrayLike) -> np.ndarray:
-        """Predicted class labels.
-
-        Parameters
-        ----------
-        X : array-like or sparse matrix of shape (n_samples, n_features)
-
-        Returns
-        -------
-        ndarray of shape (n_samples,)
-            Of the type of `classes_`.
-        """
-        outputs = self._outputs_of_row(X)
-        if outputs is None:
-            rows, scale = self._validate_new_data(X)
-            predicted = self._predicted_labels(rows, scale)
-            if predicted is not None:
-                return self.classes_[predicted]
-            outputs = self._outputs(rows, scale)
-        indices = (outputs[:, 0] > 0.5).astype(int) if self.n_outputs_ == 1 else outputs.argmax(axis=1)
-        return self.classes_[indices]
-
-    def predict_proba(self, X: ArrayLike) -> np.ndarray:
-        """Probability estimates.
-
-        Parameters
-        ----------
-        X : array-like or sparse matrix of shape (n_samples, n_features)
-
-        Returns
-        -------
-        ndarray of shape (n_samples, n_classes)
-            Columns as in `classes_`.
-        """
-        outputs = self._outputs_of_row(X)
-        if outputs is None:
-            outputs = self._outputs(*self._validate_new_data(X))
-        return np.hstack([1 - outputs, outputs]) if self.n_outputs_ == 1 else outputs
-
     # --- the network ------------------------------------------------------------------------------------------------------------
 
     # Name of the parameter that says which layers there are.
