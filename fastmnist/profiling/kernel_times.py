@@ -1,4 +1,4 @@
-"""Times of kernels: from what executors recorded to a line for each kernel of each layer, with its rates, its part of the roof, and why it is no faster."""
+"""Times of kernels: a line for each kernel of each layer, with its rates, its part of the roof, and why it is no faster."""
 
 from __future__ import annotations
 
