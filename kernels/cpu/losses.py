@@ -211,6 +211,14 @@ def _one_vs_rest_hits(top, arg, label, C):
     return where(arg == label, yes, no)
 
 
+@inline
+def _lost(a, b):
+    """What rounding takes from a + b, exactly (Knuth, The Art of Computer Programming 2, 4.2.2)."""
+    total = a + b
+    of_b = total - a
+    return (a - (total - of_b)) + (b - of_b)
+
+
 @kernel
 def binary_cross_entropy(dz, losses, hits, z, labels, sample_weight, order, scale, cursor, B, C, M, N, S, ld_dz, ld_z):
     tile, rows, loss, labels_of, weights = square(), square(), square(), lane_values(), lane_values()
@@ -219,7 +227,7 @@ def binary_cross_entropy(dz, losses, hits, z, labels, sample_weight, order, scal
         zp, dp = offset(z, first * ld_z), offset(dz, first * ld_dz)
         _read_rows(labels_of, weights, labels, sample_weight, order, at, n)
         label, factor = load(labels_of, 0), load(weights, 0) * splat(scale[cursor[1]])
-        top, arg, total = splat(_F(-np.inf)), splat(_F(0)), splat(_F(0))
+        top, arg, total, lost = splat(_F(-np.inf)), splat(_F(0)), splat(_F(0)), splat(_F(0))
         for j in range(0, C, LANES):
             width = min(LANES, C - j)
             _turn_in(tile, rows, zp, ld_z, n, j, width)
@@ -228,9 +236,11 @@ def binary_cross_entropy(dz, losses, hits, z, labels, sample_weight, order, scal
             part = splat(_F(0))
             for c in range(width):
                 part = part + load(loss, c * LANES)
+            # Losses of many classes are alike, and so are the roundings of their sum: what an addition loses is summed beside it.
+            lost = lost + _lost(total, part)
             total = total + part
             _turn_out(dp, ld_dz, tile, rows, n, j, width)
-        store_n(losses, at, total, n)
+        store_n(losses, at, where(lost == lost, total + lost, total), n)  # of infinite sums nothing is known to be lost
         store_bytes_n(hits, at, _one_vs_rest_hits(top, arg, label, C), n)
 
 
