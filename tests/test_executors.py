@@ -18,6 +18,9 @@ from fastmnist.network.losses import BinaryCrossEntropy, SoftmaxCrossEntropy
 from fastmnist.network.optimizers import Adam
 from fastmnist.network.spec import Spec
 
+# Adam divides a gradient by its own size: one that is nothing but rounding makes a whole step, in either direction. Not so beside this epsilon.
+BLUNT_ADAM = Adam(weight_decay=1e-3, epsilon=1e-3)
+
 
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("kind", ["sparse uint8", "dense uint8", "sparse float", "dense float"])
@@ -63,10 +66,11 @@ def test_compressed_rows_give_the_bits_of_dense_ones_in_whole_strips(monkeypatch
 
 
 @pytest.mark.parametrize("kind", ["sparse uint8", "sparse float"])
-@pytest.mark.parametrize("name", ["sgd", "adam, coupled decay", "one-vs-rest", "one layer"])
+@pytest.mark.parametrize("name", ["sgd", "adam", "one-vs-rest", "one layer"])
 def test_compressed_rows_give_the_numbers_of_dense_ones(monkeypatch, name, kind):
     """Narrower than a strip, compressed rows are summed in several banks: another order of the same sums."""
-    (compressed, _), (dense, _) = _compressed_and_dense(monkeypatch, CASES[name], kind)
+    spec = _spec(optimizer=BLUNT_ADAM) if name == "adam" else CASES[name]
+    (compressed, _), (dense, _) = _compressed_and_dense(monkeypatch, spec, kind)
     for a, b in zip(compressed, dense, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
@@ -82,7 +86,7 @@ def test_any_batch_size(batch):
 
 
 def test_batch_size_may_change_and_the_optimizer_goes_on():
-    spec = _spec(optimizer=Adam())
+    spec = _spec(optimizer=BLUNT_ADAM)
     results = []
     for executor in (ReferenceExecutor(spec, dtype=np.float64), CpuExecutor(spec, n_threads=2)):
         _train(executor, spec, batch=32, epochs=1)
@@ -91,7 +95,7 @@ def test_batch_size_may_change_and_the_optimizer_goes_on():
         executor.run_epoch(np.arange(40), np.full(2, 0.02), 20)
         results.append(executor.get_parameters())
     for a, b in zip(*results, strict=True):
-        np.testing.assert_allclose(a, b, atol=5e-4)
+        np.testing.assert_allclose(a, b, atol=2e-6)
 
 
 @pytest.mark.parametrize("kind", ["sparse uint8", "dense float"])
