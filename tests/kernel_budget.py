@@ -57,7 +57,10 @@ def determined(case: Case, name: str) -> np.ndarray:
         if name == "hits":  # no largest logit beside a NaN
             mask[batch] &= ~np.isnan(z).any(axis=1)
         if case.op in ONE_VS_REST and name == "losses":  # inf - inf or inf - 0 inf: the formula has no value
-            mask[batch] &= ~(np.isinf(z) if mask.ndim == 2 else np.isinf(z).any(axis=1))
+            if case.op.endswith("sums"):
+                mask[case.arrays["cursor"][1]] &= ~np.isinf(z).any(axis=0)
+            else:
+                mask[batch] &= ~(np.isinf(z) if mask.ndim == 2 else np.isinf(z).any(axis=1))
     return mask
 
 
