@@ -342,7 +342,7 @@ class CpuExecutor:
         if team.stop_requested:
             raise KeyboardInterrupt
         self._record(runners, start, time.perf_counter() - start, len(runners), 1)
-        mean = sum(sums.sums for sums in self._loss_sums) / self._total_weight
+        mean = np.sum([sums.sums for sums in self._loss_sums], axis=0) / self._total_weight
         gradient = [
             sums().copy().reshape(parameter.shape)
             for sums, parameter in zip(self._gradient_sums, parameters, strict=True)
