@@ -165,7 +165,7 @@ class LogisticFitting(NetworkClassifier):
         # A step of mini-batches adds l2 / (its weights) * W to the gradient; on average that is W / (C total).
         spec = self._spec(l2=batch_size / (self.C * n_samples) if self.solver == "sgd" else 0.0)
         steps = self.max_iter * math.ceil(n_samples / batch_size)
-        executor = self._open_executor(spec, X, flops=self.max_iter * n_samples * spec.flops_per_sample, steps=steps)
+        executor = self._open_executor(spec, X, epochs=self.max_iter, steps=steps)
         max_memory = self._memory_limit()
         full_batch = self.solver != "sgd"
         bound, data = self._bind(executor, X, labels, weights, scale, max_memory, full_batch)
@@ -175,7 +175,9 @@ class LogisticFitting(NetworkClassifier):
         if self.solver == "sgd":
             parameters, diverged = self._fit_sgd(bound, initial, n_samples, weights, batch_size, validation)
         else:
-            with one_blas_thread() if executor.backend != "numpy" else nullcontext():
+            # NumPy's products gain less by BLAS's threads than they lose to those of SciPy's BLAS, which spin between them.
+            free = executor.backend == "numpy" and self.solver == "gd"
+            with nullcontext() if free else one_blas_thread():
                 objective = self._objective(bound, 1 / (self.C * total), X, weights, max_memory)
                 parameters, diverged = self._fit_full_batch(objective, initial, validation, X)
         advice = "" if self.solver == "lbfgs" else f"; or learning_rate_init={self.learning_rate_init:g} is too large"

@@ -131,15 +131,17 @@ class NetworkClassifier(Classifier):
 
     # --- backend ----------------------------------------------------------------------------------------------------------------
 
-    def _open_executor(self, spec: Spec, X: Matrix, *, flops: float, steps: int) -> Executor:
-        """Choose the backend and build its executor; sets `backend_` and `backend_reason_`."""
+    def _open_executor(self, spec: Spec, X: Matrix, *, epochs: int, steps: int) -> Executor:
+        """Choose the backend for so many passes over X and build its executor; sets `backend_` and `backend_reason_`."""
+        samples = float(epochs) * X.shape[0]
         # float32 is what every backend can do; NumPy, once it is chosen, does what X asks for.
         choice = backends.select(
             "cupy" if isinstance(X, DeviceRows) else self.backend,
             n_samples=X.shape[0],
             n_features=X.shape[1],
-            flops=flops,
+            flops=samples * self._flops_per_sample(spec),
             steps=steps,
+            values=samples * X.shape[1],
             dtype=np.float32,
             precision=self.precision,
             memory=lambda: self._memory_plan(spec, X),
@@ -156,6 +158,10 @@ class NetworkClassifier(Classifier):
             self.backend_reason_ = "auto: X lies on the GPU."
         self._keep_executor(executor)
         return executor
+
+    def _flops_per_sample(self, spec: Spec) -> float:
+        """Of training, for the choice of the backend."""
+        return spec.flops_per_sample
 
     def _memory_plan(self, spec: Spec, X: Matrix | DeviceRows) -> MemoryPlan:
         """What a fit would take of a GPU."""

@@ -371,10 +371,8 @@ class NetworkFitting(NetworkClassifier):
         """What a row of X is: (height, width, channels)."""
         raise NotImplementedError
 
-    def _open_executor(self, spec: Spec, X: Matrix, *, flops: float, steps: int) -> Executor:
-        if self.augment:
-            flops *= 1 + NUMPY_AUGMENT_FLOPS * spec.n_features / spec.flops_per_sample
-        return super()._open_executor(spec, X, flops=flops, steps=steps)
+    def _flops_per_sample(self, spec: Spec) -> float:
+        return super()._flops_per_sample(spec) + (NUMPY_AUGMENT_FLOPS * spec.n_features if self.augment else 0)
 
     def _augmentation(self) -> Augment:
         return FOR_DIGITS if isinstance(self.augment, (bool, np.bool_)) else self.augment
@@ -443,7 +441,7 @@ class NetworkFitting(NetworkClassifier):
         else:
             batch_size = min(self._auto_batch_size if self.batch_size == "auto" else int(self.batch_size), n_samples)
             steps = epochs * math.ceil(n_samples / batch_size)
-        return self._open_executor(spec, X, flops=float(spec.flops_per_sample) * n_samples * epochs, steps=steps)
+        return self._open_executor(spec, X, epochs=epochs, steps=steps)
 
     def _next_executor(self, spec: Spec) -> Executor:
         """For a model that goes on: the executor with the optimizer's moments, unless the parameters of this estimator were changed."""
