@@ -115,6 +115,7 @@ def select(
     flops: float,
     steps: int,
     dtype: DTypeLike = np.float32,
+    numpy_flops: float = 0.0,
     precision: str = "float32",
     memory: Callable[[], MemoryPlan] | None = None,
 ) -> Choice:
@@ -138,6 +139,8 @@ def select(
         Optimizer steps, or full-batch evaluations, of the whole fit.
     dtype : dtype, default=float32
         Of the arithmetic: float32 or float64.
+    numpy_flops : float, default=0
+        What NumPy does besides that costs the other backends next to nothing, in the operations that it does in that time.
     precision : str, default="float32"
         One of `PRECISIONS`; "auto" takes the GPU where it is reduced.
     memory : callable, optional
@@ -166,7 +169,7 @@ def select(
         backend, origin = "cupy", f"asked for by precision={precision!r}, which needs a GPU"
     if backend == "auto":
         nbytes = np.dtype(dtype).itemsize * n_samples * n_features
-        choice = _choose(flops, steps, np.dtype(dtype), nbytes, memory)
+        choice = _choose(flops, numpy_flops, steps, np.dtype(dtype), nbytes, memory)
     else:
         try:
             require(backend, dtype=dtype, precision=precision)
@@ -303,11 +306,18 @@ def _require_known(backend: str, what: str) -> None:
         raise ValueError(f"{what} must be one of {', '.join(map(repr, known))}; got {backend!r}.")
 
 
-def _choose(flops: float, steps: int, dtype: np.dtype, nbytes: int, memory: Callable[[], MemoryPlan] | None) -> Choice:
+def _choose(
+    flops: float,
+    numpy_flops: float,
+    steps: int,
+    dtype: np.dtype,
+    nbytes: int,
+    memory: Callable[[], MemoryPlan] | None,
+) -> Choice:
     """The rule of "auto"."""
     if dtype != np.float32:
         return Choice("numpy", f"auto: {dtype.name} arithmetic is numpy's alone.")
-    seconds = steps * NUMPY_STEP_SECONDS + flops / NUMPY_FLOPS_PER_SECOND
+    seconds = steps * NUMPY_STEP_SECONDS + (flops + numpy_flops) / NUMPY_FLOPS_PER_SECOND
     estimate = f"an estimated {seconds:.3g} s of work in NumPy"
     if seconds < SMALL_WORK_SECONDS:
         return Choice(

@@ -130,7 +130,7 @@ class NetworkClassifier(Classifier):
 
     # --- backend ----------------------------------------------------------------------------------------------------------------
 
-    def _open_executor(self, spec: Spec, X: Matrix, *, flops: float, steps: int) -> Executor:
+    def _open_executor(self, spec: Spec, X: Matrix, *, flops: float, steps: int, numpy_flops: float = 0.0) -> Executor:
         """Choose the backend and build its executor; sets `backend_` and `backend_reason_`."""
         # float32 is what every backend can do; NumPy, once it is chosen, does what X asks for.
         choice = backends.select(
@@ -140,6 +140,7 @@ class NetworkClassifier(Classifier):
             flops=flops,
             steps=steps,
             dtype=np.float32,
+            numpy_flops=numpy_flops,
             precision=self.precision,
             memory=lambda: self._memory_plan(spec, X),
         )

@@ -413,10 +413,10 @@ class NetworkFitting(NetworkClassifier):
         """What a row of X is: (height, width, channels)."""
         raise NotImplementedError
 
-    def _open_executor(self, spec: Spec, X: Matrix, *, flops: float, steps: int) -> Executor:
+    def _open_executor(self, spec: Spec, X: Matrix, *, flops: float, steps: int, numpy_flops: float = 0.0) -> Executor:
         if self.augment:
-            flops *= 1 + NUMPY_AUGMENT_FLOPS * spec.n_features / spec.flops_per_sample
-        return super()._open_executor(spec, X, flops=flops, steps=steps)
+            numpy_flops += flops * NUMPY_AUGMENT_FLOPS * spec.n_features / spec.flops_per_sample
+        return super()._open_executor(spec, X, flops=flops, steps=steps, numpy_flops=numpy_flops)
 
     def _augmentation(self) -> Augment:
         return FOR_DIGITS if isinstance(self.augment, (bool, np.bool_)) else self.augment
