@@ -70,6 +70,15 @@ def caller(device):
     return call
 
 
+def test_an_array_may_be_changed_after_its_upload(device):
+    array = np.arange(1 << 20 if device.is_real else 9)
+    expected, got, buffer = array.copy(), np.empty_like(array), device.allocate(array.nbytes)
+    device.upload(buffer.address, array)
+    array[:] = -1
+    device.download(got, buffer.address)
+    np.testing.assert_array_equal(got, expected)
+
+
 @pytest.mark.parametrize("op", LAUNCHERS)
 def test_kernel_against_the_oracle(device, op):
     chosen = list(sizes(op)) if device.is_real else list(sizes(op))[4:5]

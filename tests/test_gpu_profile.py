@@ -95,6 +95,20 @@ def test_a_profile_of_the_gpu(device, tmp_path):
     assert {event["name"] for event in events if event["ph"] == "X"} >= {"gather_rows", "linear_dw + adam"}
 
 
+def test_a_profile_lists_the_images_that_are_changed_at_random(device):
+    rng = np.random.default_rng(0)
+    X = rng.integers(0, 256, (60, 16)).astype(np.uint8)
+    augment = fastmnist.Augment(translate=1)
+    model = fastmnist.MLPClassifier((5,), max_iter=3, batch_size=20, random_state=0, augment=augment)
+    profile = fastmnist.profile(model, X, X[:, :3].argmax(axis=1), backends=("cupy",))
+    (made,) = (kernel for kernel in profile.kernels if kernel.op == "augment_images")
+    assert (made.phase, made.place, made.sizes.split()[0]) == ("training", "images", "B=60")
+    assert (
+        3 <= made.calls <= 4 and made.seconds > 0
+    )  # an epoch each; what was bound before training began was made, too
+    assert profile.backends[0].steps == 9
+
+
 def test_a_profile_of_a_gradient_on_the_gpu(device):
     rng = np.random.default_rng(0)
     X = rng.integers(0, 256, (120, 20)).astype(np.uint8)

@@ -9,6 +9,8 @@ import numpy as np
 from fastmnist.backends.device_rows import DeviceLabels, DeviceRows
 from fastmnist.backends.gpu_device import Buffer
 from fastmnist.backends.gpu_memory import Bound, reserve
+from fastmnist.backends.gpu_recording import run_job
+from fastmnist.backends.recording import active
 from fastmnist.backends.rows import StoredRows
 from fastmnist.backends.warping import AugmentedExecutor
 from fastmnist.kernels.gpu import Array, warping
@@ -16,9 +18,7 @@ from fastmnist.network.augmentation import Augment
 from fastmnist.network.shapes import Shape
 
 if TYPE_CHECKING:
-    from fastmnist.backends.base import Parameters
     from fastmnist.backends.gpu import CupyExecutor
-    from fastmnist.backends.gpu_inference import Judgement
 
 
 class DeviceAugmentedExecutor(AugmentedExecutor):
@@ -54,7 +54,8 @@ class DeviceAugmentedExecutor(AugmentedExecutor):
         augment: Augment,
         image_shape: Shape,
     ) -> None:
-        self._gpu, self._device, self._shape = executor, executor.device, image_shape
+        self._device, self._shape = executor.device, image_shape
+        self.judge = executor.judge  # on rows as they are
         self._own = Bound(self._device)
         self._own.put(taps=augment.taps(*image_shape[:2]).astype(np.float32))
         if isinstance(X, DeviceRows):
@@ -62,6 +63,7 @@ class DeviceAugmentedExecutor(AugmentedExecutor):
         elif not isinstance(X, StoredRows):
             self._own.put(source=X)
         self._made: Buffer | None = None
+        self._recorder = active()
         super().__init__(
             executor,
             X,  # type: ignore[arg-type]  # rows on the device are read there
@@ -87,7 +89,11 @@ class DeviceAugmentedExecutor(AugmentedExecutor):
         arrays = self._own.arrays
         operands = images, arrays["scratch"], arrays["source"], places, arrays["numbers"], arrays["key"], arrays["taps"]
         params = dict(zip(("height", "width", "channels"), map(float, self._shape), strict=True)) | self._augment.params
-        self._device.run(warping.augment_images(self._device.facts, *operands, epoch=self._epoch, **params))
+        launches = warping.augment_images(self._device.facts, *operands, epoch=self._epoch, **params)
+        if self._recorder is None:
+            self._device.run(launches)
+        else:
+            run_job(self._recorder, self._device, "augment_images", operands, launches, "images")
         return DeviceRows(self._device, images, self._made, (0.0, 0.0))
 
     def _reserve(self) -> None:
@@ -97,16 +103,3 @@ class DeviceAugmentedExecutor(AugmentedExecutor):
         self._made = reserve(self._device, {"augmented images": n * self._X.row_bytes})
         memory = reserve(self._device, {"noise of elastic distortion": 4 * scratch})
         self._own.adopt("scratch", Array(memory.address, (scratch,), 1, "float32"), memory)
-
-    def judge(
-        self,
-        parameters: Parameters,
-        X: np.ndarray | DeviceRows,
-        labels: np.ndarray | DeviceLabels,
-        sample_weight: np.ndarray | None = None,
-        *,
-        pixel_scale: float = 1.0,
-        link: bool = True,
-    ) -> Judgement:
-        """See `CupyExecutor.judge`."""
-        return self._gpu.judge(parameters, X, labels, sample_weight, pixel_scale=pixel_scale, link=link)
