@@ -58,7 +58,7 @@ _NO_FLOPS = {
     "compress_rows",
     "occupied_blocks",
     "pack_blocks",
-    "sparse_transpose",
+    "sparse_quads",
     "transpose",
     "pad",
     "crop",
