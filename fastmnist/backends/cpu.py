@@ -69,8 +69,8 @@ BLOCKS_A_THREAD = 4
 # the bits depend on the data alone, not on the number of threads.
 CHUNKS = 16
 CHUNK_ROWS = 512  # no chunk is shorter
-# Weight rows of one update: 16 rows of a 64-column panel are 4 KB of gradient, which stay in L1 between gradient and optimizer.
-ROW_BLOCK = 16
+# Weight rows of one update: 32 rows of a 64-column panel are 8 KB of gradient, which stay in L1 between gradient and optimizer; of 16 rows the calls cost more.
+ROW_BLOCK = 32
 # Parts of a batch of images whose filter gradients are summed apart: the work of at most so many threads. Each costs a pass over all filters.
 GRADIENT_GROUPS = 8
 # Images that go through the image layers together: the largest tensor between two layers and its gradient take half of the smallest L2 (512 KB).
