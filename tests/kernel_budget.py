@@ -41,7 +41,7 @@ def determined(case: Case, name: str) -> np.ndarray:
     """Which elements of an output the contract determines, as a mask."""
     shape = case.arrays[name].shape
     mask = np.ones(shape, bool)
-    if case.op == "sparse_quads" and name in ("rows", "entries"):
+    if case.op in ("sparse_quads", "skipping_quads") and name in ("rows", "entries"):
         counts = run_reference(case, np.float64)["counts"] * (QUAD if name == "entries" else 1)
         mask &= np.arange(shape[1]) < counts[:, np.newaxis]
     if case.op == "conv2d_grey_pooled" and name == "argmax":

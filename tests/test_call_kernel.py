@@ -51,9 +51,10 @@ def test_every_op_can_be_called(name, backend):
     assert len(results) == len(expected)
     for result, array in zip(results, expected, strict=True):
         assert (result.shape, result.dtype) == (array.shape, array.dtype)
-        if (
-            name != "sparse_quads"
-        ):  # leaves what lies behind its counts unspecified; the kernels' tests look at it closely
+        if name not in (
+            "sparse_quads",
+            "skipping_quads",
+        ):  # leave what lies behind its counts unspecified; the kernels' tests look at it closely
             np.testing.assert_allclose(result, array, rtol=1e-4, atol=1e-5)
     for key, value in keywords.items():
         np.testing.assert_array_equal(value, before[key], err_msg=f"{key} was written to")

@@ -59,6 +59,7 @@ _NO_FLOPS = {
     "occupied_blocks",
     "pack_blocks",
     "sparse_quads",
+    "skipping_quads",
     "transpose",
     "pad",
     "crop",

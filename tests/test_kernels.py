@@ -160,6 +160,12 @@ def test_products_and_gradients_of_compressed_rows_have_the_bits_of_dense_ones(d
     cpu.call("linear_dw", dense, x, dy)
     cpu.call("sparse_quads", *quads, *compressed, order, cursor, scale=scale)
     cpu.call("quad_linear_dw", sparse, *quads, dy)
+    of_dense_rows = tuple(np.empty_like(a) for a in quads)
+    cpu.call("skipping_quads", *of_dense_rows, source, order, cursor, scale=scale)
+    np.testing.assert_array_equal(quads[0], of_dense_rows[0])
+    for width, one, other in zip((1, 4), quads[1:], of_dense_rows[1:], strict=True):
+        listed = np.arange(one.shape[1]) < width * quads[0][:, np.newaxis]
+        np.testing.assert_array_equal(one[listed], other[listed])
     np.testing.assert_array_equal(_bits(dense), _bits(sparse))
     dense, sparse = np.empty((2, rows, units), np.float32)
     cpu.call("linear_relu", dense, x, old, dy[0])

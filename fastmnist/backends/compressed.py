@@ -11,6 +11,7 @@ from fastmnist.backends.blocks import BlockRows, best_layout, bitmap_of, n_occup
 from fastmnist.backends.crossovers import share_to_compress
 from fastmnist.backends.rows import CompressedRows, column_dtype
 from fastmnist.backends.sharing import by_rows
+from fastmnist.kernels.cpu.isa import MACHINE
 from fastmnist.network.layers import Dense
 from fastmnist.network.lowering import BLOCK_SLOTS, DataFormat
 from fastmnist.network.spec import Spec
@@ -80,8 +81,9 @@ def choose_format(
 
     Rows are compressed where the first layer can skip zeros, at most a share of the values is not 0 that is measured
     or stated (`fastmnist.backends.crossovers`), and the compressed rows
-    take no more memory than X and than `max_memory` bytes. Rows that are compressed already stay so. For full-batch gradients of a single
-    layer of few outputs they are stored in blocks, within the same limits, unless too few values of a block are nonzero.
+    take no more memory than X and than `max_memory` bytes. Rows that are compressed already stay so. Rows of bytes for mini-batches stay dense where
+    this machine finds their nonzeros sooner than it reads compressed ones; zeros are skipped all the same. For full-batch gradients of a single
+    layer of few outputs rows are stored in blocks, within the same limits, unless too few values of a block are nonzero.
     """
     if isinstance(X, CompressedRows):
         reason = f"X is sparse, {X.density:.0%} of the values are nonzero: the first layer skips the others."
@@ -102,14 +104,16 @@ def choose_format(
     if share > limit.share:
         reason = f"{share:.0%} of the values are nonzero, above the limit of {limit} for compressed rows."
         return replace(dense, reason=reason), None
+    reason = f"{share:.0%} of the values are nonzero, at most {limit}: the first layer skips the others."
+    if not full_batch and X.dtype == np.uint8 and MACHINE.packs_lanes:
+        return replace(dense, skipping=True, reason=reason), None
     itemsize = column_dtype(X.shape[1]).itemsize + X.dtype.itemsize
     nbytes = int(indptr[-1]) * itemsize + indptr.nbytes
     for most, owner in ((X.nbytes, "X itself takes"), (max_memory, "max_memory allows")):
         if most is not None and nbytes > most:
-            reason = f"Compressed rows would take {nbytes:,} bytes, {owner} {most:,}."
-            return replace(dense, reason=reason), None
+            too_large = f"Compressed rows would take {nbytes:,} bytes, {owner} {most:,}."
+            return replace(dense, reason=too_large), None
     rows = compress(X, n_threads, indptr=indptr)
-    reason = f"{share:.0%} of the values are nonzero, at most {limit}: the first layer skips the others."
     return replace(dense, column_dtype=rows.columns.dtype.name, reason=reason), rows
 
 

@@ -95,7 +95,7 @@ class DataFormat:
     blocked : bool
         Rows in occupied blocks of features, which gradient programs of a single layer read.
     skipping : bool
-        Dense rows, of which the first layer multiplies the nonzero values alone; inference programs whose first layer is Dense.
+        Dense rows, of which the first layer multiplies the nonzero values alone; training and inference programs whose first layer is Dense.
     """
 
     dtype: str
@@ -380,7 +380,7 @@ class Lowering:
         deepest = self.target.row_block or max(node.inputs for node in self.dense)
         self.dw = [self.workspace.tensor(f"dw_{t}", (deepest, widest), dtype) for t in range(self.n_threads)]
         self.db = [self.workspace.tensor(f"db_{t}", (widest,), dtype) for t in range(self.n_threads)]
-        if self.data.compressed:
+        if self._takes_quads:
             # Private to each thread: making the lists twice costs less than fetching them from the other core's cache.
             n_quads = quads_of(self.spec.n_features)
             self.by_quad = [
@@ -522,7 +522,7 @@ class Lowering:
     @property
     def _takes_quads(self) -> bool:
         """Whether the first layer reads the batch by quads of features: it is read twice then, forward and for the gradient."""
-        return self.data.compressed and self.purpose == "training"
+        return self.purpose == "training" and (self.data.compressed or self.data.skipping)
 
     def _list_quads(self, shares: list[tuple[int, int]]) -> None:
         """Rows r0 ... r1 - 1 of the batch by quads of features, for each thread its own."""
@@ -530,7 +530,7 @@ class Lowering:
         for t, (r0, r1) in enumerate(shares):
             arrays, position = self._stored_rows(t, r0)
             lists = self._quads(t, r1 - r0)
-            op = Instruction("sparse_quads", lists, (*arrays, *position), (self.data.scale,), "batch by feature")
+            op = Instruction(f"{self._kind}_quads", lists, (*arrays, *position), (self.data.scale,), "batch by feature")
             stage.append([op] if r1 > r0 else [])
         self.builder.stage(stage)
 

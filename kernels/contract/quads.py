@@ -8,6 +8,7 @@ The values of a quad that are 0 are multiplied like the others; rows of which al
 
 from __future__ import annotations
 
+from .rows import PIXELS
 from .sparse import COMPRESSED
 from .table import Table
 
@@ -26,6 +27,15 @@ OPS.add(
     params="scale",
     types={**COMPRESSED, **_TYPES},
     nbytes=lambda d: 11.0 * d["Z"] / max(d["P"] - 1, 1) * d["B"] + 4.0 * d["G"],
+)
+OPS.add(
+    "skipping_quads",
+    _QUADS,
+    "source[N,I] order[M] cursor[2]",
+    "The batch by quads of features, of the rows source[order[cursor[0] + r]]; values are multiplied by scale.",
+    params="scale",
+    types={**PIXELS, **_TYPES},
+    nbytes=lambda d: 1.0 * d["B"] * d["I"] + 4.0 * d["B"] * d["I"] + 4.0 * d["G"],
 )
 for _name, _formula in (("quad_linear", "y = x w + b"), ("quad_linear_relu", "y = max(x w + b, 0)")):
     OPS.add(

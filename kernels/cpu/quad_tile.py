@@ -21,6 +21,7 @@ from ..contract import QUAD
 from .isa import LANES
 from .simd import (
     JIT,
+    POINTERS,
     byte_p,
     emit_constant,
     emit_fma,
@@ -31,6 +32,7 @@ from .simd import (
     emit_prefetch,
     emit_splat,
     emit_store,
+    emit_transposed,
     f32,
     float_p,
     function,
@@ -182,49 +184,79 @@ def as_floats(context: Any, p: types.Type) -> Any:
     return float_p(int_p), lambda ctx, b, sig, args: b.bitcast(args[0], f32.as_pointer())
 
 
-def _twin_move_quad(entries: np.ndarray, to: int, place: int, scale: np.float32) -> int:
-    quad = entries[place : place + QUAD].copy()
+def _twin_move_quad(entries: np.ndarray, to: int, source: np.ndarray, place: int, scale: np.float32) -> int:
+    quad = source[place : place + QUAD].astype(np.float32)
     entries[to : to + QUAD] = quad * scale
     return int((quad != 0).any())
 
 
 @with_twin(_twin_move_quad)
-def move_quad(context: Any, entries: types.Type, to: Any, place: Any, scale: Any) -> Any:
-    """`entries[to : to + 4] = scale * entries[place : place + 4]`; 1 if one of them is not 0, else 0: no branch depends on the data."""
+def move_quad(context: Any, entries: types.Type, to: Any, source: types.Type, place: Any, scale: Any) -> Any:
+    """`entries[to : to + 4] = scale * source[place : place + 4]`; 1 if one of them is not 0, else 0: no branch depends on the data."""
 
     def generate(ctx: Any, b: ir.IRBuilder, sig: Any, args: list) -> Any:
-        entries, to, place, scale = args
+        entries, to, source, place, scale = args
         factor = b.insert_element(ir.Constant(_quad_ir, ir.Undefined), scale, i32(0))
         factors = b.shuffle_vector(factor, factor, ir.Constant(ir.VectorType(i32, QUAD), [0] * QUAD))
-        quad = b.load(b.bitcast(b.gep(entries, [place]), _quad_ir.as_pointer()))
-        quad.align = 4
+        stored = ir.VectorType(source.type.pointee, QUAD)
+        quad = b.load(b.bitcast(b.gep(source, [place]), stored.as_pointer()))
+        quad.align = 4 if stored == _quad_ir else 1
+        if stored != _quad_ir:
+            quad = b.uitofp(quad, _quad_ir)
         b.store(b.fmul(quad, factors), b.bitcast(b.gep(entries, [to]), _quad_ir.as_pointer())).align = 4
         present = b.fcmp_unordered("!=", quad, ir.Constant(_quad_ir, [0.0] * QUAD))
         bits = ir.IntType(QUAD)
         return b.zext(b.icmp_unsigned("!=", b.bitcast(present, bits), bits(0)), i64)
 
-    return types.int64(float_p, N, N, types.float32), generate
+    return types.int64(float_p, N, source, N, types.float32), generate
+
+
+def _twin_transpose_quads(target: np.ndarray, source: np.ndarray, starts: np.ndarray) -> None:
+    for r in range(LANES):
+        row = source[starts[r] : starts[r] + QUAD * LANES].copy()
+        target[r : LANES * LANES : LANES] = row.view(np.int32)
+
+
+@with_twin(_twin_transpose_quads)
+def transpose_quads(context: Any, target: types.Type, source: types.Type, starts: types.Type) -> Any:
+    """A vector's quads of bytes from each of so many rows: `target[LANES q + r]` is the int32 number at `source[starts[r] + 4 q]`."""
+
+    def generate(ctx: Any, b: ir.IRBuilder, sig: Any, args: list) -> Any:
+        target, source, starts = args
+        lines = []
+        for r in range(LANES):
+            row = b.gep(source, [b.load(b.gep(starts, [i64(r)]))])
+            line = b.load(b.bitcast(row, lanes_ir.as_pointer()))
+            line.align = 1
+            lines.append(line)
+        for q, line in enumerate(emit_transposed(b, lines)):
+            b.store(line, b.bitcast(b.gep(target, [i64(q * LANES)]), lanes_ir.as_pointer())).align = 4
+        return ctx.get_dummy_value()
+
+    return types.void(int_p, byte_p, POINTERS["int64"]), generate
 
 
 def _pack_quads(whole: bool) -> Any:
-    """An intrinsic `pack(rows, entries, first, n, at, scale)` that lists those of n quads of bytes, at most a vector, that are not 0.
+    """An intrinsic `pack(rows, entries, quads, first, n, at, scale)` that lists those of n quads of bytes, at most a vector, that are not 0.
 
-    They are the int32 numbers from `rows[first]` on, row by row. The numbers of their rows go to `rows[at:]`, at <= first, their values times
-    scale to `entries[4 at:]`; it returns how many they are. If `whole`, n is a vector's: so much may be stored, and what is too much is
+    They are the int32 numbers `quads[:n]`, of the rows from `first` on. The numbers of their rows go to `rows[at:]`, their values times scale
+    to `entries[4 at:]`; it returns how many they are. If `whole`, n is a vector's: so much may be stored, and what is too much is
     overwritten by those that follow.
     """
 
-    def twin(rows, entries, first, n, at, scale) -> int:
-        quads = rows[first : first + (LANES if whole else n)].copy()
+    def twin(rows, entries, quads, first, n, at, scale) -> int:
+        quads = quads[: LANES if whole else n].copy()
         places = np.flatnonzero(quads)
         rows[at : at + len(places)] = first + places
         entries[QUAD * at : QUAD * (at + len(places))] = quads[places].view(np.uint8) * scale
         return len(places)
 
     @with_twin(twin)
-    def pack(context: Any, rows: types.Type, entries: types.Type, first: Any, n: Any, at: Any, scale: Any) -> Any:
+    def pack(
+        context: Any, rows: types.Type, entries: types.Type, quads: Any, first: Any, n: Any, at: Any, scale: Any
+    ) -> Any:
         def generate(ctx: Any, b: ir.IRBuilder, sig: Any, args: list) -> Any:
-            rows, entries, first, n, at, scale = args
+            rows, entries, start, first, n, at, scale = args
 
             def put(vector: ir.Value, to: ir.Value, lanes: ir.Value) -> None:
                 if whole:
@@ -232,8 +264,7 @@ def _pack_quads(whole: bool) -> Any:
                 else:
                     emit_masked_store(b, vector, to, emit_lane_mask(b, lanes))
 
-            floats = b.bitcast(rows, f32.as_pointer())
-            start = b.gep(floats, [first])
+            floats, start = (b.bitcast(p, f32.as_pointer()) for p in (rows, start))
             quads = b.bitcast(
                 emit_load(b, start) if whole else emit_masked_load(b, start, emit_lane_mask(b, n)), lanes_ir
             )
@@ -250,7 +281,7 @@ def _pack_quads(whole: bool) -> Any:
                 put(b.fmul(part, factor), b.gep(target, [i64(k)]), b.sub(left, i64(k)))
             return count
 
-        return types.int64(int_p, float_p, N, N, N, types.float32), generate
+        return types.int64(int_p, float_p, int_p, N, N, N, types.float32), generate
 
     return pack
 

@@ -19,7 +19,16 @@ from ..contract import QUAD
 from .isa import LANES, MACHINE
 from .matmul import NO_FLOOR, RELU_FLOOR, ZERO, copy_block
 from .optimizers import step_of
-from .quad_tile import as_bytes, as_floats, move_quad, pack_rest, pack_vector, quad_forward_tile, quad_gradient_tile
+from .quad_tile import (
+    as_bytes,
+    as_floats,
+    move_quad,
+    pack_rest,
+    pack_vector,
+    quad_forward_tile,
+    quad_gradient_tile,
+    transpose_quads,
+)
 from .registry import kernel
 from .simd import JIT, fill_zeros, inline, load_n, offset, prefetch, splat, stack_array, store, store_n, where
 from .tile import STRIP, TILE_VECTORS
@@ -64,9 +73,9 @@ def _list_bytes(counts, rows, entries, indptr, columns, values, order, position,
     for g in range(G):
         n, row_list, entry_list = np.int64(0), offset(rows, g * ld_rows), offset(entries, g * ld_entries)
         for r in range(0, whole, LANES):
-            n += pack_vector(row_list, entry_list, r, LANES, n, np.float32(scale))
+            n += pack_vector(row_list, entry_list, offset(row_list, r), r, LANES, n, np.float32(scale))
         if whole < B:
-            n += pack_rest(row_list, entry_list, whole, B - whole, n, np.float32(scale))
+            n += pack_rest(row_list, entry_list, offset(row_list, whole), whole, B - whole, n, np.float32(scale))
         counts[g] = n
 
 
@@ -85,7 +94,7 @@ def _list_values(counts, rows, entries, indptr, columns, values, order, position
         n, row_list, entry_list = np.int64(0), offset(rows, g * ld_rows), offset(entries, g * ld_entries)
         for r in range(B):
             row_list[n] = r
-            n += move_quad(entry_list, n * QUAD, r * QUAD, np.float32(scale))
+            n += move_quad(entry_list, n * QUAD, entry_list, r * QUAD, np.float32(scale))
         counts[g] = n
 
 
@@ -113,6 +122,113 @@ def sparse_quads(
 ):
     _prefetch_rows(indptr, columns, values, order, cursor[0] + B, min(B, M - cursor[0] - B))
     list_quads(counts, rows, entries, indptr, columns, values, order, cursor[0], scale, G, B, ld_rows, ld_entries)
+
+
+SQUARE = QUAD * LANES  # bytes of a row that are transposed at once
+square_of_quads, square_of_bytes = stack_array(LANES * LANES, "int32"), stack_array(LANES * SQUARE, "uint8")
+row_starts, row_copy = stack_array(LANES, "int64"), stack_array(QUAD)
+
+
+@inline
+def _pack_square(counts, rows, entries, quads, n_quads, first, n, scale, B, ld_rows, ld_entries):
+    """Append n rows from `first` on to the lists of some quads."""
+    for q in range(n_quads):
+        at, mine = np.int64(counts[q]), offset(quads, q * LANES)
+        row_list, entry_list = offset(rows, q * ld_rows), offset(entries, q * ld_entries)
+        if n == LANES:
+            counts[q] = at + pack_vector(row_list, entry_list, mine, first, n, at, np.float32(scale))
+        else:
+            counts[q] = at + pack_rest(row_list, entry_list, mine, first, n, at, np.float32(scale))
+
+
+@inline
+def _list_dense_bytes(
+    counts, rows, entries, source, order, position, scale, G, B, I, M, ld_rows, ld_entries, ld_source
+):
+    """Four bytes are a number: those of some rows are transposed, then those that are not 0 are pushed together."""
+    quads, copies, starts, following = square_of_quads(), square_of_bytes(), row_starts(), row_starts()
+    for i in range(LANES * SQUARE):
+        copies[i] = 0
+    whole = I - I % SQUARE
+    for first in range(0, B, LANES):
+        n = min(LANES, B - first)
+        for r in range(LANES):  # behind the last row it once more: its quads are not looked at
+            starts[r] = order[position + first + min(r, n - 1)] * ld_source
+        for r in range(LANES):
+            ahead = position + B + first + r  # a row of the next batch, while there is one
+            following[r] = (order[ahead] if ahead < M else order[position]) * ld_source
+        for k in range(0, whole, SQUARE):
+            for r in range(LANES):
+                prefetch(source, following[r] + k)
+            g = k // QUAD
+            transpose_quads(quads, offset(source, k), starts)
+            c, to, e = offset(counts, g), offset(rows, g * ld_rows), offset(entries, g * ld_entries)
+            _pack_square(c, to, e, quads, LANES, first, n, scale, B, ld_rows, ld_entries)
+        if whole < I:  # copied, so that nothing behind the rows is read
+            for r in range(LANES):
+                prefetch(source, following[r] + whole)
+                for k in range(I - whole):
+                    copies[r * SQUARE + k] = source[starts[r] + whole + k]
+                starts[r] = r * SQUARE
+            g = whole // QUAD
+            transpose_quads(quads, copies, starts)
+            c, to, e = offset(counts, g), offset(rows, g * ld_rows), offset(entries, g * ld_entries)
+            _pack_square(c, to, e, quads, G - g, first, n, scale, B, ld_rows, ld_entries)
+
+
+@inline
+def _list_dense_values(
+    counts, rows, entries, source, order, position, scale, G, B, I, M, ld_rows, ld_entries, ld_source
+):
+    """Row after row, each quad to the end of its list, which becomes longer where one of the four is not 0."""
+    for r in range(min(B, M - position - B)):  # the next batch's, of whose floats a part is enough
+        row = offset(source, order[position + B + r] * ld_source)
+        for k in range(0, I, BYTES_PER_LINE):
+            prefetch(row, k)
+    last_quad, rest = row_copy(), I % QUAD
+    for f in range(QUAD):
+        last_quad[f] = 0
+    for r in range(B):
+        row = offset(source, order[position + r] * ld_source)
+        for g in range(G):
+            n = np.int64(counts[g])
+            rows[g * ld_rows + n] = r
+            to = g * ld_entries + n * QUAD
+            if rest and g == G - 1:
+                for f in range(rest):
+                    last_quad[f] = row[g * QUAD + f]
+                counts[g] = n + move_quad(entries, to, last_quad, 0, np.float32(scale))
+            else:
+                counts[g] = n + move_quad(entries, to, row, g * QUAD, np.float32(scale))
+
+
+def list_dense_quads(counts, rows, entries, source, order, position, scale, G, B, I, M, ld_rows, ld_entries, ld_source):
+    """As `list_quads`, of dense rows."""
+    way = _list_dense_bytes if source.dtype == np.uint8 and MACHINE.packs_lanes else _list_dense_values
+    way(counts, rows, entries, source, order, position, scale, G, B, I, M, ld_rows, ld_entries, ld_source)
+
+
+if JIT:
+
+    @overload(list_dense_quads, inline="always")
+    def _list_dense_quads(
+        counts, rows, entries, source, order, position, scale, G, B, I, M, ld_rows, ld_entries, ld_source
+    ):
+        way = _list_dense_bytes if source.dtype == types.uint8 and MACHINE.packs_lanes else _list_dense_values
+
+        def listed(counts, rows, entries, source, order, position, scale, G, B, I, M, ld_rows, ld_entries, ld_source):
+            way(counts, rows, entries, source, order, position, scale, G, B, I, M, ld_rows, ld_entries, ld_source)
+
+        return listed
+
+
+@kernel
+def skipping_quads(
+    counts, rows, entries, source, order, cursor, scale, G, B, J, N, I, M, ld_rows, ld_entries, ld_source
+):
+    for g in range(G):
+        counts[g] = 0
+    list_dense_quads(counts, rows, entries, source, order, cursor[0], scale, G, B, I, M, ld_rows, ld_entries, ld_source)
 
 
 tile_strip = quad_forward_tile(TILE_VECTORS, masked=False)

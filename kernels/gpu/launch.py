@@ -31,6 +31,7 @@ NOT_ON_GPU = {
             "skipping_linear",
             "skipping_linear_relu",
             "sparse_quads",
+            "skipping_quads",
             "quad_linear_dw",
             "sparse_linear_dw_add",
             "quad_linear_dw_sgd",

@@ -84,7 +84,7 @@ from .optimizers import adam, add, momentum, nesterov, sgd
 from .philox import philox4x32
 from .pooled_convolution import conv2d_grey_pooled, conv2d_pooled_dwt, conv2d_pooled_dwt_add, conv2d_pooled_dx
 from .pooling import avg_pool, avg_pool_dx, max_pool, max_pool_dx
-from .quads import quad_linear, quad_linear_dw, quad_linear_dw_sgd, quad_linear_relu, sparse_quads
+from .quads import quad_linear, quad_linear_dw, quad_linear_dw_sgd, quad_linear_relu, skipping_quads, sparse_quads
 from .rows import advance, gather_rows, scatter_rows
 from .sparse import (
     compress_rows,

@@ -27,12 +27,19 @@ def sparse_quads(
     These are rows[g, :counts[g]] and entries[g, : 4 * counts[g]]; what lies behind is left as it was. counts (G,) int32, rows (G, B) int32,
     entries (G, 4 B).
     """
+    source = np.zeros((len(indptr) - 1, QUAD * len(counts)), values.dtype)
+    source[np.repeat(np.arange(len(source)), np.diff(indptr)), columns] = values
+    skipping_quads(counts, rows, entries, source, order, cursor, scale)
+
+
+@ieee
+def skipping_quads(
+    counts: Array, rows: Array, entries: Array, source: Array, order: Array, cursor: Array, scale: float
+) -> None:
+    """The same of dense rows."""
     counts[...] = 0
-    for r, i in enumerate(batch_rows(order, cursor, rows.shape[1])):
-        stored = slice(indptr[i], indptr[i + 1])
-        pixels = np.zeros(QUAD * len(counts), values.dtype)
-        pixels[columns[stored]] = values[stored]
-        quads = pixels.reshape(-1, QUAD)
+    for r, row in enumerate(source[batch_rows(order, cursor, rows.shape[1])]):
+        quads = np.pad(row, (0, QUAD * len(counts) - len(row))).reshape(-1, QUAD)
         for g in np.flatnonzero((quads != 0).any(axis=1)):
             n = counts[g]
             rows[g, n] = r
