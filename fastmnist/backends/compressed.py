@@ -61,9 +61,13 @@ def most_nonzeros(spec: Spec, size: int) -> float:
     return float(share_to_compress(full_batch=False).share * size) if isinstance(spec.layers[0], Dense) else -1.0
 
 
+def _sample(X: np.ndarray) -> np.ndarray:
+    return X if len(X) <= SAMPLE_ROWS else X[:: len(X) // SAMPLE_ROWS]
+
+
 def skips_zeros(X: np.ndarray, spec: Spec) -> bool:
     """Whether the first layer skips the zeros of dense rows that are read once: by the limit of compressed rows, from a sample of X."""
-    sample = X if len(X) <= SAMPLE_ROWS else X[:: len(X) // SAMPLE_ROWS]
+    sample = _sample(X)
     most = most_nonzeros(spec, sample.size)
     return most >= 0 and int(np.count_nonzero(sample)) <= most
 
@@ -99,13 +103,19 @@ def choose_format(
                 f"{share:.0%} of the blocks of {BLOCK_SLOTS} features are not all 0: the only layer skips the others."
             )
             return replace(dense, blocked=True, reason=reason), blocks
-    indptr = row_pointers(X, n_threads)
-    share, limit = indptr[-1] / max(X.size, 1), share_to_compress(full_batch=full_batch)
+    limit = share_to_compress(full_batch=full_batch)
+    stays_dense = not full_batch and X.dtype == np.uint8 and MACHINE.packs_lanes
+    if stays_dense:
+        sample = _sample(X)
+        share = np.count_nonzero(sample) / max(sample.size, 1)
+    else:
+        indptr = row_pointers(X, n_threads)
+        share = indptr[-1] / max(X.size, 1)
     if share > limit.share:
         reason = f"{share:.0%} of the values are nonzero, above the limit of {limit} for compressed rows."
         return replace(dense, reason=reason), None
     reason = f"{share:.0%} of the values are nonzero, at most {limit}: the first layer skips the others."
-    if not full_batch and X.dtype == np.uint8 and MACHINE.packs_lanes:
+    if stays_dense:
         return replace(dense, skipping=True, reason=reason), None
     itemsize = column_dtype(X.shape[1]).itemsize + X.dtype.itemsize
     nbytes = int(indptr[-1]) * itemsize + indptr.nbytes

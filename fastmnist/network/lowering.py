@@ -410,7 +410,7 @@ class Lowering:
         elif self.data.dense:
             self._gather()
         for node in self.nodes:
-            if node is self.nodes[0] and self._takes_quads:
+            if isinstance(node, _DenseNode) and node.source is None and self._takes_quads:
                 self._forward_quads(node, rows)
             else:
                 self._forward(node, rows)
