@@ -328,7 +328,7 @@ def test_explain_shows_the_default_network():
     assert facts["steps"] == 10 * 60_000 // 32
     assert (facts["backend"], facts["n_threads"]) == ("numba", 2)
     assert "s of work in NumPy is worth compiled kernels" in facts["reason"]
-    assert any("sparse_linear_relu(" in line for line in facts["program"])
+    assert any("quad_linear_relu(" in line for line in facts["program"])
     assert any("barrier" in line for line in facts["program"])
 
 
