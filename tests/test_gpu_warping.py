@@ -132,6 +132,21 @@ def test_originals_may_lie_on_the_gpu_or_come_in_windows(fake):
     assert_same_model(resident, fitted(mlp(backend="cupy", **held), images, labels))
 
 
+def test_what_does_not_change_is_uploaded_once(fake, monkeypatch):
+    bound, bind = [], gpu.CupyExecutor.bind
+
+    def watched(self, X, *others, **settings):
+        bound.append(len(X))
+        bind(self, X, *others, **settings)
+
+    monkeypatch.setattr(gpu.CupyExecutor, "bind", watched)
+    fitted(mlp(backend="cupy", max_iter=4), X[:150], Y[:150])
+    assert bound == [150, 1]  # a fitted model lets go of its data
+    bound.clear()
+    fitted(mlp(backend="cupy", max_iter=4, max_memory=4 * 64 * 60), X[:150], Y[:150])
+    assert len(bound) > 2 * 4 and max(bound) < 150, bound  # windows of every epoch
+
+
 def test_epochs_go_on_where_the_last_fit_stopped(fake):
     still = {"learning_rate_init": 1e-30, "solver": "sgd", "n_iter_no_change": np.inf, "shuffle": False}
     losses = fitted(mlp(backend="cupy", max_iter=3, **still), X, Y).loss_curve_
