@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -26,7 +25,7 @@ from test_augmentation import (
 )
 
 from fastmnist import Augment
-from fastmnist.backends import BackendUnavailable, gpu, gpu_probe
+from fastmnist.backends import BackendUnavailable, gpu
 from fastmnist.kernels.gpu import warping
 from fastmnist.network.augmentation import FOR_DIGITS
 
@@ -94,9 +93,7 @@ def test_images_that_the_kernel_cannot_count_are_refused():
 @pytest.fixture
 def fake(monkeypatch):
     gpu.open_device.cache_clear()
-    monkeypatch.setitem(sys.modules, "cupy", fake_cupy.module())
-    usable = gpu_probe.GpuStatus("ok", True, "", "", "Fake GPU", (9, 0), 1 << 30, (13, 0), 1, "cupy-cuda13x 14.2.0")
-    monkeypatch.setattr(gpu_probe, "probe", lambda: usable)
+    fake_cupy.install(monkeypatch)
     yield
     gpu.open_device.cache_clear()
 
