@@ -1,7 +1,6 @@
 """Profiles of the GPU: time by events around each launch, NVTX ranges, the stream's lane, peak memory; over the fake of CuPy."""
 
 import json
-import sys
 
 import numpy as np
 import pytest
@@ -9,7 +8,7 @@ from cusim import compiler_missing, fake_cupy
 from executor_cases import CASES, _train
 
 import fastmnist
-from fastmnist.backends import gpu, gpu_probe, recording
+from fastmnist.backends import gpu, recording
 from fastmnist.backends.gpu import CupyExecutor
 from fastmnist.backends.gpu_recording import TIMED_STEPS, grouped
 from fastmnist.network.lowering import optimizer_op
@@ -21,9 +20,7 @@ if compiler_missing():
 
 @pytest.fixture
 def device(monkeypatch):
-    monkeypatch.setitem(sys.modules, "cupy", fake_cupy.module())
-    usable = gpu_probe.GpuStatus("ok", True, "", "", "Fake GPU", (9, 0), 1 << 30, (13, 0), 1, "cupy-cuda13x 14.2.0")
-    monkeypatch.setattr(gpu_probe, "probe", lambda: usable)
+    fake_cupy.install(monkeypatch)
     monkeypatch.setattr(profiler, "OVERHEAD_SECONDS", 0.1)
     monkeypatch.setattr(profiler, "_roofs", lambda: None)  # of a simulator nobody wants to know them
     gpu.open_device.cache_clear()

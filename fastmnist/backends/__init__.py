@@ -323,8 +323,8 @@ def _choose(
     """The rule of "auto"."""
     if dtype != np.float32:
         return Choice("numpy", f"auto: {dtype.name} arithmetic is numpy's alone.")
-    arithmetic, reading = (flops + numpy_flops) / NUMPY_FLOPS_PER_SECOND, values / NUMPY_VALUES_PER_SECOND
-    seconds = steps * NUMPY_STEP_SECONDS + arithmetic + reading
+    seconds = steps * NUMPY_STEP_SECONDS + values / NUMPY_VALUES_PER_SECOND
+    seconds += (flops + numpy_flops) / NUMPY_FLOPS_PER_SECOND
     estimate = f"an estimated {seconds:.3g} s of work in NumPy"
     if seconds < SMALL_WORK_SECONDS:
         return Choice(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -63,6 +63,7 @@ class DeviceAugmentedExecutor(AugmentedExecutor):
         elif not isinstance(X, StoredRows):
             self._own.put(source=X)
         self._made: Buffer | None = None
+        self._there: np.ndarray | None = None  # rows whose originals, numbers, labels and weights are on the device
         self._recorder = active()
         super().__init__(
             executor,
@@ -75,18 +76,31 @@ class DeviceAugmentedExecutor(AugmentedExecutor):
             image_shape=image_shape,
         )
 
+    def _bind(self, rows: np.ndarray, full_batch: bool = False) -> None:
+        """As the base's; where an epoch is one window, all but its images stays as the epoch before left it."""
+        there = self._there is not None and np.array_equal(rows, self._there)
+        if not there:
+            self._there = None
+            self._put(rows)
+        images: Any = self._images_of(rows)
+        if not there:
+            self._attach(images, rows)
+            self._there = rows.copy()
+
+    def _put(self, rows: np.ndarray) -> None:
+        self._own.put(numbers=rows)
+        if self._source is None:
+            self._own.put(source=self._read(rows), places=np.arange(len(rows)))
+
     def _images_of(self, rows: np.ndarray) -> DeviceRows:
         if self._made is None:
             self._reserve()
         assert self._made is not None
         shape = len(rows), self._X.shape[1]
         images = Array(self._made.address, shape, shape[1], self._X.dtype.name)
-        self._own.put(key=self._key, numbers=rows)
-        places = self._own.arrays["numbers"]
-        if self._source is None:
-            self._own.put(source=self._read(rows), places=np.arange(len(rows)))
-            places = self._own.arrays["places"]
+        self._own.put(key=self._key)
         arrays = self._own.arrays
+        places = arrays["places" if self._source is None else "numbers"]
         operands = images, arrays["scratch"], arrays["source"], places, arrays["numbers"], arrays["key"], arrays["taps"]
         params = dict(zip(("height", "width", "channels"), map(float, self._shape), strict=True)) | self._augment.params
         launches = warping.augment_images(self._device.facts, *operands, epoch=self._epoch, **params)

@@ -161,7 +161,7 @@ class NetworkClassifier(Classifier):
         return executor
 
     def _numpy_flops_per_sample(self, spec: Spec) -> float:
-        """What NumPy does for a sample beside its arithmetic, as `backends.select` wants it."""
+        """What else NumPy alone takes time for, see `backends.select`."""
         return 0.0
 
     def _memory_plan(self, spec: Spec, X: Matrix | DeviceRows) -> MemoryPlan:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import re
+import sys
 import time
 import types
 import weakref
@@ -15,6 +16,8 @@ from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
+
+from fastmnist.backends import gpu_probe
 
 from .device import HostBuffer
 from .simulator import Module
@@ -302,3 +305,10 @@ def module() -> types.ModuleType:
     cupy.RawModule = RawModule  # type: ignore[attr-defined]
     cupy.get_default_memory_pool = lambda: types.SimpleNamespace(free_bytes=lambda: 0, used_bytes=_used)  # type: ignore[attr-defined]
     return cupy
+
+
+def install(monkeypatch: Any) -> None:
+    """Let a test find a GPU, and this package as CuPy."""
+    usable = gpu_probe.GpuStatus("ok", True, "", "", "Fake GPU", (9, 0), 1 << 30, (13, 0), 1, "cupy-cuda13x 14.2.0")
+    monkeypatch.setitem(sys.modules, "cupy", module())
+    monkeypatch.setattr(gpu_probe, "probe", lambda: usable)
