@@ -21,6 +21,7 @@ sys.path.insert(0, str(HERE / "peers"))
 import records  # noqa: E402
 from compare import Pair  # noqa: E402
 from jobs import OURS, Job  # noqa: E402
+from markers import between  # noqa: E402
 from records import FAILED, Record  # noqa: E402
 from to_accuracy import RECIPES, Recipe  # noqa: E402
 
@@ -130,18 +131,8 @@ def table(found: Sequence[Record]) -> str:
 
 
 def updated(text: str, found: Sequence[Record]) -> str:
-    """The text with a new table between its markers.
-
-    Raises
-    ------
-    ValueError
-        It must have each marker once, in order.
-    """
-    head, begin, rest = text.partition(BEGIN)
-    _, end, tail = rest.partition(END)
-    if not (begin and end) or BEGIN in tail or END in tail:
-        raise ValueError(f"The text must have the lines {BEGIN!r} and {END!r} once each, in this order.")
-    return f"{head}{begin}\n\n{table(found)}\n\n{end}{tail}"
+    """The text with a new table between its markers."""
+    return between(text, BEGIN, END, table(found))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

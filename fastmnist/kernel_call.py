@@ -214,14 +214,24 @@ def _check_contents(
                 op, indptr, counts, "nonzeros", "Make it of the cumulated counts of `count_nonzeros`, after a 0."
             )
         elif "bitmap" in operands:
-            counts = np.bitwise_count(operands["bitmap"].view(np.uint64)).sum(axis=1, dtype=np.int64) * BLOCK
             _check_room(
-                op, indptr, counts, "blocks", f"Make it of the cumulated bits of its bitmap times {BLOCK}, after a 0."
+                op,
+                indptr,
+                _stored_values(operands["bitmap"]),
+                "blocks",
+                f"Make it of the cumulated bits of its bitmap times {BLOCK}, after a 0.",
             )
         else:
             _check_columns(op, indptr, operands["columns"], within, dims["I"] if "I" in dims else QUAD * dims["G"])
-        if op.name in ("compress_rows", "pack_blocks"):
-            _check_bytes(op, operands["source"], operands["values"])
+    if "starts" in operands:
+        within("starts", operands["starts"], 0, dims["Z"] + 1)
+        ends = operands["starts"] + _stored_values(operands["bitmap"])
+        if (ends > dims["Z"]).any():
+            raise ValueError(
+                f"{op.name}: values must have room for all blocks of each row from its start on: {ends.max()} values; got {dims['Z']}."
+            )
+    if op.name in ("compress_rows", "pack_blocks"):
+        _check_bytes(op, operands["source"], operands["values"])
     if "bitmap" in operands:
         _check_blocks(op, operands, dims, within)
     if "order" in operands:
@@ -282,6 +292,11 @@ def _check_room(op: Op, indptr: np.ndarray, counts: np.ndarray, what: str, advic
 def _check_bytes(op: Op, source: np.ndarray, values: np.ndarray) -> None:
     if values.dtype == np.uint8 and not np.isin(source, np.arange(256)).all():
         raise ValueError(f"{op.name}: to become bytes the source's values must be whole numbers from 0 to 255.")
+
+
+def _stored_values(bitmap: np.ndarray) -> np.ndarray:
+    """Values of each row's occupied blocks."""
+    return np.bitwise_count(bitmap.view(np.uint64)).sum(axis=1, dtype=np.int64) * BLOCK
 
 
 def _check_blocks(

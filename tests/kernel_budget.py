@@ -24,6 +24,9 @@ Kernel = Callable[..., None]
 
 DRAWS = (3, 20)  # at least, at most
 ENOUGH = 100  # elements of an output that make its largest error a fair sample
+# Of one element, or of values of which one dwarfs the others, a few draws are a poor sample of NumPy's errors, and one of many thousand cases fails
+# by that alone. What fails is therefore drawn again, so often, and judged by that once and for all.
+APPEAL = 200
 FACTOR, ULPS = 4, 2
 # Long sums may err twice as much. A kernel adds in one fixed order, whatever the number of threads; BLAS adds blocks
 # whose number depends on the machine, and its error falls with the root of it. Among 16,000 cases 3 came to 5-6 times.
@@ -54,7 +57,10 @@ def determined(case: Case, name: str) -> np.ndarray:
         if name == "hits":  # no largest logit beside a NaN
             mask[batch] &= ~np.isnan(z).any(axis=1)
         if case.op in ONE_VS_REST and name == "losses":  # inf - inf or inf - 0 inf: the formula has no value
-            mask[batch] &= ~(np.isinf(z) if mask.ndim == 2 else np.isinf(z).any(axis=1))
+            if case.op.endswith("sums"):
+                mask[case.arrays["cursor"][1]] &= ~np.isinf(z).any(axis=0)
+            else:
+                mask[batch] &= ~(np.isinf(z) if mask.ndim == 2 else np.isinf(z).any(axis=1))
     return mask
 
 
@@ -97,6 +103,10 @@ class Errors:
         ulp = max(float(np.spacing(np.float32(self.largest))), TINY)
         return self.factor * self.numpy + ULPS * ulp
 
+    @property
+    def is_outside(self) -> bool:
+        return not (self.ours <= self.budget)
+
 
 def assert_within_budget(
     kernel: Kernel,
@@ -117,10 +127,38 @@ def assert_within_budget(
         Outside the budget, NaN or inf in other places, an integer that differs, a write outside the outputs; the
         message says how many and where.
     """
+    case = dict(values=values, strided=strided, variant=variant, in_place=in_place, seed=seed)
+    errors = _sample(kernel, op, dims, *DRAWS, **case)
+    if any(error.is_outside for error in errors.values()):
+        errors = _sample(kernel, op, dims, APPEAL, APPEAL, **case)
+    for name, error in errors.items():
+        if error.is_outside:
+            notes = "\n  ".join(error.notes)
+            raise AssertionError(
+                f"{op}: {name} is off by {error.ours:.3g}, budget {error.budget:.3g} (NumPy's float32 error "
+                f"{error.numpy:.3g}, largest value {error.largest:.3g}); values={values}, strided={strided}, "
+                f"variant={variant}, in_place={in_place}\n  {notes}"
+            )
+
+
+def _sample(
+    kernel: Kernel,
+    op: str,
+    dims: dict[str, int],
+    at_least: int,
+    at_most: int,
+    *,
+    values: str,
+    strided: bool | str,
+    variant: int,
+    in_place: bool,
+    seed: int,
+) -> dict[str, Errors]:
+    """The errors of each output over random cases: so many, or as many as make a fair sample if these are fewer."""
     rng = np.random.default_rng([seed, *dims.values(), *op.encode()])
     factor = LONG_SUM_FACTOR if _terms(op, dims) > LONG_SUM else FACTOR
     errors = {operand.name: Errors(factor) for operand in CONTRACT[op].outs}
-    for draw in range(DRAWS[1]):
+    for draw in range(at_most):
         case = make_case(op, dims, rng, values=values, strided=strided, variant=variant)
         if in_place:
             shared = IN_PLACE[op]
@@ -134,16 +172,9 @@ def assert_within_budget(
         for name in case.out_names:
             _compare(case, name, exact[name], single[name], masks[name], errors[name])
         size = case.arrays[case.out_names[0]].size
-        if draw + 1 >= DRAWS[0] and ((draw + 1) * size >= ENOUGH or size == 0):
+        if draw + 1 >= at_least and ((draw + 1) * size >= ENOUGH or size == 0):
             break
-    for name, error in errors.items():
-        if not (error.ours <= error.budget):
-            notes = "\n  ".join(error.notes)
-            raise AssertionError(
-                f"{op}: {name} is off by {error.ours:.3g}, budget {error.budget:.3g} (NumPy's float32 error "
-                f"{error.numpy:.3g}, largest value {error.largest:.3g}); values={values}, strided={strided}, "
-                f"variant={variant}, in_place={in_place}\n  {notes}"
-            )
+    return errors
 
 
 def _terms(op: str, dims: dict[str, int]) -> int:

@@ -42,7 +42,7 @@ _MANY_FACTORS = {"batch_norm_dx", "batch_norm_sums"}  # products of up to five o
 # Backward ops whose second input is an activation's output: where its values lie.
 _OUTPUT_OF = {f"{name}_backward": name for name in ("relu", "leaky_relu", "elu", "sigmoid", "tanh")}
 # Ops that never multiply two operands: values may span nearly the whole range.
-ONE_VS_REST = ("binary_cross_entropy", "binary_cross_entropy_by_class")
+ONE_VS_REST = ("binary_cross_entropy", "binary_cross_entropy_by_class", "binary_cross_entropy_sums")
 _WIDE = {*_OUTPUT_OF.values(), "gelu", "softmax", "softmax_cross_entropy", "softmax_twice_cross_entropy", *ONE_VS_REST}
 
 
@@ -286,7 +286,7 @@ def _block_rows(
         return {"source": source, "features": features}
     if op == "pack_blocks":
         source = content((n_rows, n_features), dtypes["source"])
-        return {"source": source, "features": features, "bitmap": bitmap, "indptr": indptr}
+        return {"source": source, "features": features, "bitmap": bitmap, "starts": indptr[:-1]}
     return {"bitmap": bitmap, "indptr": indptr, "values": content((dims["Z"],), dtypes["values"])}
 
 

@@ -11,7 +11,8 @@ import pytest
 from fastmnist import backends
 from fastmnist.backends import BackendUnavailable, Choice, available_backends, build, gpu_probe, require, select
 from fastmnist.backends.reference import ReferenceExecutor
-from fastmnist.estimators import MLPClassifier
+from fastmnist.estimators import LogisticRegression, MLPClassifier
+from fastmnist.evaluation.explanation import explain
 from fastmnist.network.layers import Dense
 from fastmnist.network.spec import Spec
 
@@ -50,11 +51,25 @@ def test_auto_takes_compiled_kernels_for_large_work():
     assert "16.3 s of work in NumPy" in choice.reason
 
 
-@pytest.mark.parametrize(("flops", "steps"), [(0, 3333), (9.9e9, 0), (5e9, 1666)])
-def test_the_rule_is_the_sum_of_steps_and_arithmetic(flops, steps):
-    below = select("auto", n_samples=1, n_features=1, flops=flops, steps=steps)
-    above = select("auto", n_samples=1, n_features=1, flops=flops * 1.05, steps=int(steps * 1.05))
+@pytest.mark.parametrize(
+    ("flops", "steps", "values"), [(0, 3333, 0), (9.9e9, 0, 0), (5e9, 1666, 0), (0, 0, 1.24e9), (5e9, 833, 3.1e8)]
+)
+def test_the_rule_is_the_sum_of_steps_arithmetic_and_values(flops, steps, values):
+    size = {"n_samples": 1, "n_features": 1}
+    below = select("auto", **size, flops=flops, steps=steps, values=values)
+    above = select("auto", **size, flops=flops * 1.05, steps=int(steps * 1.05), values=values * 1.05)
     assert (below.backend, above.backend) == ("numpy", "numba")
+
+
+@pytest.mark.parametrize(
+    ("n_samples", "max_iter", "backend"), [(20_000, 40, "numpy"), (20_000, 60, "numba"), (2_000, 100, "numpy")]
+)
+def test_what_one_output_reads_counts(n_samples, max_iter, backend):
+    X = np.zeros((n_samples, 784), np.uint8)
+    model = LogisticRegression(max_iter=max_iter)
+    explanation = explain(model, X, np.arange(n_samples) % 2)
+    assert explanation.backend == backend
+    assert explanation.reason.startswith("auto: an estimated 0.")
 
 
 def test_the_choice_does_not_depend_on_the_compile_cache(monkeypatch, tmp_path):

@@ -185,6 +185,16 @@ def test_rows_are_compressed_only_into_room_that_fits():
     refused(ValueError, "whole numbers from 0 to 255", "compress_rows", source, np.array([0, 1, 3]), **room)
 
 
+def test_rows_are_packed_only_into_room_that_fits():
+    source, features = np.arange(32, dtype=np.uint8).reshape(2, 16), np.arange(16, dtype=np.int32)
+    bitmap = np.ones((2, 1), np.int64)
+    packed = call_kernel("pack_blocks", source, features, bitmap, np.array([16, 0]), values=np.zeros(32, np.uint8))
+    np.testing.assert_array_equal(packed, [*source[1], *source[0]])
+    for start, message in ((17, "values must have room for all blocks of each row"), (-1, "starts must be >= 0")):
+        starts = np.array([0, start])
+        refused(ValueError, message, "pack_blocks", source, features, bitmap, starts, values=np.zeros(32, np.uint8))
+
+
 def test_rows_of_features_are_checked_where_they_count():
     ins, keywords, _ = case_arguments("quad_linear_dw")
     counts, rows, entries, dy = ins

@@ -235,6 +235,21 @@ def test_negative_class_weight(model):
         model.set_params(class_weight={0: -1.0}).fit(GOOD_X, GOOD_Y)
 
 
+def test_balancing_leaves_out_a_class_without_weight(model):
+    X, y = np.vstack([GOOD_X, GOOD_X[:5] + 1]), np.repeat([0, 1, 2], [12, 8, 5])
+    balanced = clone(model).set_params(class_weight="balanced").fit(X, y, sample_weight=(y != 2).astype(float))
+    by_hand = model.fit(X, y, sample_weight=np.choose(y, [20 / (2 * 12), 20 / (2 * 8), 0]))
+    np.testing.assert_array_equal(balanced.predict_proba(X), by_hand.predict_proba(X))
+
+
+def test_class_weights_of_classes_that_a_part_of_the_data_lacks():
+    y = np.arange(20) % 2 * 2
+    parameters = {"max_iter": 1, "random_state": 0}
+    model = MLPClassifier((4,), class_weight={1: 3.0}, **parameters).partial_fit(GOOD_X, y, classes=[0, 1, 2])
+    plain = MLPClassifier((4,), **parameters).partial_fit(GOOD_X, y, classes=[0, 1, 2])
+    np.testing.assert_array_equal(model.predict_proba(GOOD_X), plain.predict_proba(GOOD_X))
+
+
 def test_too_large_for_float32(model):
     X = with_value(1e39)
     message = "too large for dtype\\('float32'\\).*1e\\+39.*StandardScaler.*backend='numpy'"

@@ -7,7 +7,7 @@ import pytest
 from executor_cases import CASES, CLASSES, FEATURES, N, _data, _parameters, _spec, _train
 
 from fastmnist.backends.binding import epoch_inputs
-from fastmnist.backends.blocks import BlockRows, layouts, pack
+from fastmnist.backends.blocks import SORTED_ROWS, BlockRows, bitmap_of, layouts, pack
 from fastmnist.backends.compressed import choose_format, compress
 from fastmnist.backends.cpu import CpuExecutor
 from fastmnist.backends.crossovers import Crossover
@@ -18,6 +18,9 @@ from fastmnist.network.layers import Dense
 from fastmnist.network.losses import BinaryCrossEntropy, SoftmaxCrossEntropy
 from fastmnist.network.optimizers import Adam
 from fastmnist.network.spec import Spec
+
+# Adam divides a gradient by its own size: one that is nothing but rounding makes a whole step, in either direction. Not so beside this epsilon.
+BLUNT_ADAM = Adam(weight_decay=1e-3, epsilon=1e-3)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -79,7 +82,7 @@ def test_any_batch_size(batch):
 
 
 def test_batch_size_may_change_and_the_optimizer_goes_on():
-    spec = _spec(optimizer=Adam())
+    spec = _spec(optimizer=BLUNT_ADAM)
     results = []
     for executor in (ReferenceExecutor(spec, dtype=np.float64), CpuExecutor(spec, n_threads=2)):
         _train(executor, spec, batch=32, epochs=1)
@@ -88,7 +91,7 @@ def test_batch_size_may_change_and_the_optimizer_goes_on():
         executor.run_epoch(np.arange(40), np.full(2, 0.02), 20)
         results.append(executor.get_parameters())
     for a, b in zip(*results, strict=True):
-        np.testing.assert_allclose(a, b, atol=5e-4)
+        np.testing.assert_allclose(a, b, atol=2e-6)
 
 
 @pytest.mark.parametrize("kind", ["sparse uint8", "dense float"])
@@ -191,10 +194,15 @@ def _images(dtype, n_features=64):
 
 @pytest.mark.parametrize("dtype", ["uint8", "float32"])
 @pytest.mark.parametrize("n_features", [64, 75])
-@pytest.mark.parametrize("loss", [SoftmaxCrossEntropy(), BinaryCrossEntropy()], ids=lambda loss: type(loss).__name__)
-def test_gradients_on_rows_in_blocks_follow_the_float64_oracle(loss, n_features, dtype):
-    spec = Spec(n_features, (Dense(CLASSES),), loss)
+@pytest.mark.parametrize(
+    ("loss", "n_outputs"),
+    [(SoftmaxCrossEntropy(), CLASSES), (BinaryCrossEntropy(), CLASSES), (BinaryCrossEntropy(), 1)],
+    ids=["softmax", "one-vs-rest", "one output"],
+)
+def test_gradients_on_rows_in_blocks_follow_the_float64_oracle(loss, n_outputs, n_features, dtype):
+    spec = Spec(n_features, (Dense(n_outputs),), loss)
     X, y, weight = _images(dtype, n_features)
+    y = np.minimum(y, max(n_outputs, 2) - 1)
     assert choose_format(X, 1.0, spec, full_batch=True)[0].blocked
     oracle = ReferenceExecutor(spec, dtype=np.float64)
     oracle.bind(X, y, weight, pixel_scale=0.01)
@@ -248,6 +256,21 @@ def test_rows_in_blocks_hold_the_nonzeros(n_features):
         np.testing.assert_array_equal(rows.from_blocks(rows.to_blocks(weights), weights.shape), weights)
         assert len(rows) == 50 and np.count_nonzero(rows.values) == np.count_nonzero(X)
     assert len(layouts(n_features)) == (2 if n_features in (16, 64, 784) else 1)
+
+
+def test_rows_in_blocks_stand_by_their_number_of_blocks_and_are_those_of_x():
+    rng = np.random.default_rng(0)
+    X = rng.integers(1, 256, (5000, 48)).astype(np.uint8) * np.repeat(rng.random((5000, 3)) < 0.5, 16, axis=1)
+    rows = pack(X, layouts(48)[0], n_threads=2)
+    assert sorted(rows.rows) == list(range(5000))
+    counts = np.diff(rows.indptr)
+    for first in range(0, 5000, SORTED_ROWS):
+        here = slice(first, first + SORTED_ROWS)
+        assert set(rows.rows[here]) == set(range(*here.indices(5000)))
+        assert (np.diff(counts[here]) >= 0).all()
+    np.testing.assert_array_equal(rows.values, X[rows.rows][X[rows.rows] != 0])
+    np.testing.assert_array_equal(rows.bitmap, bitmap_of(X[rows.rows], rows.features))
+    assert pack(X[:0], layouts(48)[0]).rows.shape == (0,)
 
 
 def test_epoch_inputs_give_adams_bias_correction_and_both_l2():

@@ -20,7 +20,7 @@ from sklearn.model_selection import train_test_split
 
 import fastmnist
 from fastmnist import BackendUnavailable, RandomForestClassifier, load_mnist, load_model
-from fastmnist.backends.forest import Forest
+from fastmnist.backends.trees import Forest
 from fastmnist.estimators.serialization import ModelFileError, save_model
 from fastmnist.training.binning import code_numbers
 

@@ -13,7 +13,7 @@ from fastmnist.backends import gpu, gpu_probe, recording
 from fastmnist.backends.gpu import CupyExecutor
 from fastmnist.backends.gpu_recording import TIMED_STEPS, grouped
 from fastmnist.network.lowering import optimizer_op
-from fastmnist.profiling import profiles
+from fastmnist.profiling import profiler
 
 if compiler_missing():
     pytest.skip(compiler_missing(), allow_module_level=True)
@@ -24,8 +24,8 @@ def device(monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", fake_cupy.module())
     usable = gpu_probe.GpuStatus("ok", True, "", "", "Fake GPU", (9, 0), 1 << 30, (13, 0), 1, "cupy-cuda13x 14.2.0")
     monkeypatch.setattr(gpu_probe, "probe", lambda: usable)
-    monkeypatch.setattr(profiles, "OVERHEAD_SECONDS", 0.1)
-    monkeypatch.setattr(profiles, "_roofs", lambda: None)  # of a simulator nobody wants to know them
+    monkeypatch.setattr(profiler, "OVERHEAD_SECONDS", 0.1)
+    monkeypatch.setattr(profiler, "_roofs", lambda: None)  # of a simulator nobody wants to know them
     gpu.open_device.cache_clear()
     yield gpu.open_device()
     gpu.open_device.cache_clear()

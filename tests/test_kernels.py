@@ -13,7 +13,7 @@ from fastmnist.kernels import cpu, reference
 from fastmnist.kernels.contract import CONTRACT
 from fastmnist.kernels.cpu import grey_gradient
 from fastmnist.kernels.cpu.isa import LANES
-from fastmnist.network import image_lowering
+from fastmnist.network import image_choices
 
 # --- compiled kernels -------------------------------------------------------------------------------------------------
 
@@ -64,8 +64,8 @@ def test_small_products_are_lost_in_a_large_bias_by_its_ulp_alone(form):
 
 def test_the_lowering_counts_with_the_windows_that_the_grey_gradient_takes():
     taken = grey_gradient.TAPS, grey_gradient.FEW_TAPS  # none where there are few registers
-    assert taken in ((image_lowering.GREY_TAPS, image_lowering.FEW_GREY_TAPS), (0, 0))
-    assert taken[0] or LANES < image_lowering.GREY_LANES
+    assert taken in ((image_choices.GREY_TAPS, image_choices.FEW_GREY_TAPS), (0, 0))
+    assert taken[0] or LANES < image_choices.GREY_LANES
 
 
 @pytest.mark.parametrize(("filters", "width"), [(1, 8), (6, 32), (7, 41)])
@@ -251,8 +251,8 @@ def test_blocks_of_fours_and_of_any_features_are_those_of_the_oracle(source, val
             np.testing.assert_array_equal(bitmap, expected)
             indptr = np.r_[0, np.cumsum(n_occupied(bitmap) * 16)]
             packed, wanted = np.full((2, indptr[-1]), 7, values)
-            cpu.call("pack_blocks", packed, x, features, bitmap, indptr)
-            reference.pack_blocks(wanted, x, features, bitmap, indptr)
+            cpu.call("pack_blocks", packed, x, features, bitmap, indptr[:-1])
+            reference.pack_blocks(wanted, x, features, bitmap, indptr[:-1])
             np.testing.assert_array_equal(packed, wanted)
 
 

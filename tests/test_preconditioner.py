@@ -155,6 +155,21 @@ def test_blas_threads_come_back_after_overlapping_fits():
     assert blas_threads() == before
 
 
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
+def test_blas_has_one_thread_while_a_search_evaluates(monkeypatch, backend):
+    before, seen = blas_threads(), set()
+    evaluate = Objective.__call__
+
+    def watched(self, vector):
+        seen.update(blas_threads())
+        return evaluate(self, vector)
+
+    monkeypatch.setattr(Objective, "__call__", watched)
+    LogisticRegression(backend=backend, max_iter=2, tol=1.0).fit(*load_iris(return_X_y=True))
+    assert seen == {1}
+    assert blas_threads() == before
+
+
 def test_identity_for_data_without_a_value():
     p = make(np.zeros((5, 2)))
     assert isinstance(p, Preconditioner)

@@ -48,6 +48,24 @@ def test_the_library_needs_no_command_line():
     assert "cupy" not in loaded
 
 
+def test_making_estimators_loads_nothing_that_only_fits_need():
+    estimators = ["MLPClassifier", "CNNClassifier", "LogisticRegression", "RandomForestClassifier"]
+    lines = run(
+        f"import fastmnist\nfor name in {estimators}: getattr(fastmnist, name)(); print(*sys.modules)"
+    ).splitlines()
+    heavy = {
+        "llvmlite",
+        "sklearn.model_selection",
+        "sklearn.metrics",
+        "fastmnist.kernels",
+        "fastmnist.network.lowering",
+    }
+    assert not heavy.intersection(lines[-1].split())
+    others = {f"fastmnist.estimators.{module}" for module in ("cnn", "logistic", "forest", "preprocessing")}
+    assert "fastmnist.estimators.mlp" in lines[0].split()
+    assert not others.intersection(lines[0].split())
+
+
 def test_available_backends_imports_neither_numba_nor_cupy():
     loaded = run("import fastmnist; fastmnist.available_backends(); print(*sys.modules)").split()
     assert not {"numba", "llvmlite", "cupy", "sklearn", "scipy"} & set(loaded)

@@ -99,6 +99,19 @@ def test_binary_cross_entropy_values():
     np.testing.assert_array_equal(hits_by_class, hits)
 
 
+@pytest.mark.parametrize("n_outputs", [1, 4])
+def test_binary_cross_entropy_sums_are_those_of_the_weighted_rows(n_outputs):
+    operands = _loss_operands(n_outputs)
+    z, _, weight, order, scale, cursor = operands
+    batch = slice(cursor[0], cursor[0] + len(z))
+    dz_by_class, by_class, _ = _run_loss("binary_cross_entropy_by_class", *operands)
+    dz, losses = unwritten(z), np.full((len(scale), n_outputs), -1.0)
+    op.binary_cross_entropy_sums(dz, losses, *operands)
+    np.testing.assert_array_equal(dz, dz_by_class)
+    np.testing.assert_allclose(losses[cursor[1]], weight[order[batch]].astype(float) @ by_class[batch], rtol=1e-13)
+    assert (np.delete(losses, cursor[1], axis=0) == -1).all()
+
+
 def test_one_output_means_label_0_is_positive():
     z, labels = np.array([[2.0], [2.0], [-2.0], [-2.0]]), np.array([0, 1, 0, 1], np.int32)
     ones = np.ones(4, np.float32)

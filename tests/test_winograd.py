@@ -10,7 +10,7 @@ from fastmnist.backends.cpu import CpuExecutor
 from fastmnist.backends.reference import ReferenceExecutor
 from fastmnist.kernels import reference
 from fastmnist.kernels.contract import WINOGRAD_CHANNELS
-from fastmnist.network import image_lowering
+from fastmnist.network import image_choices
 from fastmnist.network.crossover import Crossover
 from fastmnist.network.initializers import initial_parameters
 from fastmnist.network.layers import Conv2D, Dense, Flatten, MaxPool2D
@@ -134,7 +134,7 @@ def test_chosen_where_it_pays(spec, chosen):
 
 
 def test_the_rule_keeps_to_what_the_kernel_takes():
-    assert image_lowering.WINOGRAD_CHANNELS == WINOGRAD_CHANNELS
+    assert image_choices.WINOGRAD_CHANNELS == WINOGRAD_CHANNELS
 
 
 def test_training_is_that_of_the_oracle_on_any_number_of_threads(monkeypatch):

@@ -24,7 +24,7 @@ import time
 from typing import Any, ClassVar
 
 import numpy as np
-from runner import Runner, blas_threads, mnist
+from runner import EagerStep, Runner, blas_threads, mnist
 
 LEARNING_RATE, WARM_UP_ROWS, TEST_BATCH = 1e-3, 2000, 1000
 IMAGE = (28, 28, 1)
@@ -130,7 +130,7 @@ class FastMNIST(_Training):
         return self.model.score(self.X_test, self.y_test)
 
 
-class Torch(_Training):
+class Torch(EagerStep, _Training):
     """PyTorch eager: tensors in memory and no DataLoader, fused Adam; images channels first or channels last, one or two threads."""
 
     CHOICES: ClassVar = {"threads": [1, 2], "layout": ["nchw", "channels_last"]}
@@ -183,14 +183,6 @@ class Torch(_Training):
         self.model = torch_model(self.torch, self.spec, parameters).to(memory_format=self.layout)
         self.optimizer = self.torch.optim.Adam(self.model.parameters(), lr=LEARNING_RATE, fused=True)
         self.criterion = self.torch.nn.CrossEntropyLoss()
-
-    def step(self, x: Any, t: Any) -> Any:
-        """One update; returns the loss, unread."""
-        self.optimizer.zero_grad(set_to_none=True)
-        loss = self.criterion(self.model(x), t)
-        loss.backward()
-        self.optimizer.step()
-        return loss.detach()
 
     def accuracy(self) -> float:
         """In blocks of a thousand images."""

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 from cnn import layers_of, spec_of, torch_model
-from prediction import Prediction
+from prediction import Prediction, PublicPredict
 from runner import as_float, blas_threads, mnist
 
 TRAINED_ON, TESTED = 6000, 1000
@@ -42,19 +42,8 @@ class _Prediction(Prediction):
         return np.concatenate(blocks).argmax(1)
 
 
-class FastMNIST(_Prediction):
+class FastMNIST(PublicPredict, _Prediction):
     """This library's `predict` on uint8 images."""
-
-    def prepare_images(self, X: np.ndarray) -> np.ndarray:
-        """uint8."""
-        return X
-
-    def load(self) -> str:
-        """Its version."""
-        import fastmnist
-
-        self.call = self.trained.predict
-        return f"fastmnist {fastmnist.__version__}"
 
 
 class Torch(_Prediction):

@@ -72,18 +72,7 @@ class Prediction(Runner):
         return {"seconds": statistics.median(times), "accuracy": self.accuracy, "note": f"{len(times)} calls"}
 
 
-class _Mlp(Prediction):
-    def train(self, parameters: dict[str, Any]) -> np.ndarray:
-        """784-128-64-10, whose labels NumPy computes."""
-        from fastmnist import MLPClassifier
-
-        X, y, self.X_test, self.y_test = mnist()
-        self.trained = MLPClassifier(parameters["hidden"], batch_size=32, max_iter=EPOCHS, random_state=0).fit(X, y)
-        self.weights = [a for pair in zip(self.trained.coefs_, self.trained.intercepts_, strict=True) for a in pair]
-        return forward(self.weights, self.X_test.astype(np.float64) / 255, np.float64).argmax(1)
-
-
-class FastMNIST(_Mlp):
+class PublicPredict(Prediction):
     """This library's `predict` on uint8 images."""
 
     def prepare_images(self, X: np.ndarray) -> np.ndarray:
@@ -96,6 +85,21 @@ class FastMNIST(_Mlp):
 
         self.call = self.trained.predict
         return f"fastmnist {fastmnist.__version__}"
+
+
+class _Mlp(Prediction):
+    def train(self, parameters: dict[str, Any]) -> np.ndarray:
+        """784-128-64-10, whose labels NumPy computes."""
+        from fastmnist import MLPClassifier
+
+        X, y, self.X_test, self.y_test = mnist()
+        self.trained = MLPClassifier(parameters["hidden"], batch_size=32, max_iter=EPOCHS, random_state=0).fit(X, y)
+        self.weights = [a for pair in zip(self.trained.coefs_, self.trained.intercepts_, strict=True) for a in pair]
+        return forward(self.weights, self.X_test.astype(np.float64) / 255, np.float64).argmax(1)
+
+
+class FastMNIST(PublicPredict, _Mlp):
+    """This library's `predict` on uint8 images."""
 
 
 class ScikitLearn(_Mlp):

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jobs import JOBS, Job
+from markers import between
 from picture import THEMES, picture
 from records import RESULTS, Record, load, newest_runs
 from verdict import Outcome, judge
@@ -133,18 +134,8 @@ def table(records: Sequence[Record]) -> str:
 
 
 def updated(text: str, records: Sequence[Record]) -> str:
-    """The text with a new table between its markers.
-
-    Raises
-    ------
-    ValueError
-        It must have each marker once, in order.
-    """
-    head, begin, rest = text.partition(BEGIN)
-    _, end, tail = rest.partition(END)
-    if not (begin and end) or BEGIN in tail or END in tail:
-        raise ValueError(f"The text must have the lines {BEGIN!r} and {END!r} once each, in this order.")
-    return f"{head}{begin}\n\n{table(records)}\n\n{end}{tail}"
+    """The text with a new table between its markers."""
+    return between(text, BEGIN, END, table(records))
 
 
 def main() -> int:

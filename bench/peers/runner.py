@@ -46,6 +46,22 @@ class Runner:
         """Outside of the clock, once: see the peer's first sample."""
 
 
+class EagerStep:
+    """The update of a PyTorch model as its tutorials write it."""
+
+    model: Any
+    optimizer: Any
+    criterion: Any
+
+    def step(self, x: Any, t: Any) -> Any:
+        """One update; returns the loss, unread."""
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = self.criterion(self.model(x), t)
+        loss.backward()
+        self.optimizer.step()
+        return loss.detach()
+
+
 def combinations(choices: dict[str, list[Any]]) -> list[dict[str, Any]]:
     """Every combination of the values of each setting."""
     return [dict(zip(choices, values, strict=True)) for values in itertools.product(*choices.values())]

@@ -44,13 +44,15 @@ DEFAULT_VARIABLE = "FASTMNIST_BACKEND"
 # Of products: what their factors are rounded to. All but the first need tensor cores; sums and parameters are float32 in all.
 PRECISIONS = ("float32", "tf32", "bf16")
 
-# What "auto" takes NumPy's time to be: steps * NUMPY_STEP_SECONDS + flops / NUMPY_FLOPS_PER_SECOND. Measured on two
-# cores of a Xeon at 2.5 GHz: a step takes 70 us (4-3, batch 10) to 180 us (64-32-10, batch 32) whatever its
+# What "auto" takes NumPy's time to be: steps * NUMPY_STEP_SECONDS + flops / NUMPY_FLOPS_PER_SECOND + values / NUMPY_VALUES_PER_SECOND. Measured on
+# two cores of a Xeon at 2.5 GHz: a step takes 70 us (4-3, batch 10) to 180 us (64-32-10, batch 32) whatever its
 # arithmetic, because it is some ten calls of NumPy a layer; with more arithmetic NumPy reaches 20 GFLOP/s
 # (784-128-64-10, batch 32) to 100 GFLOP/s (784-512-256-10, batch 256). The low rate stands here: where it is wrong
-# the work is large, and compiled code wins anyway.
+# the work is large, and compiled code wins anyway. A value of X costs its conversion and its way through the caches whatever is computed of it: of a
+# model with one output that is most of the time (784-1, 60,000 rows: 24 to 29 ms an evaluation, of which the multiplications would take 5).
 NUMPY_STEP_SECONDS = 150e-6
 NUMPY_FLOPS_PER_SECOND = 20e9
+NUMPY_VALUES_PER_SECOND = 2.5e9
 # Compiled code costs 0.05 s to load from the cache; on an empty cache importing Numba alone takes half a second, and
 # compiling some seconds more, once in the life of an installation. The choice must not depend on whether the cache
 # happens to be warm, so one number stands for both: a fit that NumPy ends sooner than Numba is imported is left to
@@ -114,6 +116,7 @@ def select(
     n_features: int,
     flops: float,
     steps: int,
+    values: float = 0.0,
     dtype: DTypeLike = np.float32,
     precision: str = "float32",
     memory: Callable[[], MemoryPlan] | None = None,
@@ -136,6 +139,8 @@ def select(
         Floating-point operations of the whole fit.
     steps : int
         Optimizer steps, or full-batch evaluations, of the whole fit.
+    values : float, default=0
+        Values of X that the whole fit reads, each as often as it is read.
     dtype : dtype, default=float32
         Of the arithmetic: float32 or float64.
     precision : str, default="float32"
@@ -166,7 +171,7 @@ def select(
         backend, origin = "cupy", f"asked for by precision={precision!r}, which needs a GPU"
     if backend == "auto":
         nbytes = np.dtype(dtype).itemsize * n_samples * n_features
-        choice = _choose(flops, steps, np.dtype(dtype), nbytes, memory)
+        choice = _choose(flops, steps, values, np.dtype(dtype), nbytes, memory)
     else:
         try:
             require(backend, dtype=dtype, precision=precision)
@@ -303,11 +308,13 @@ def _require_known(backend: str, what: str) -> None:
         raise ValueError(f"{what} must be one of {', '.join(map(repr, known))}; got {backend!r}.")
 
 
-def _choose(flops: float, steps: int, dtype: np.dtype, nbytes: int, memory: Callable[[], MemoryPlan] | None) -> Choice:
+def _choose(
+    flops: float, steps: int, values: float, dtype: np.dtype, nbytes: int, memory: Callable[[], MemoryPlan] | None
+) -> Choice:
     """The rule of "auto"."""
     if dtype != np.float32:
         return Choice("numpy", f"auto: {dtype.name} arithmetic is numpy's alone.")
-    seconds = steps * NUMPY_STEP_SECONDS + flops / NUMPY_FLOPS_PER_SECOND
+    seconds = steps * NUMPY_STEP_SECONDS + flops / NUMPY_FLOPS_PER_SECOND + values / NUMPY_VALUES_PER_SECOND
     estimate = f"an estimated {seconds:.3g} s of work in NumPy"
     if seconds < SMALL_WORK_SECONDS:
         return Choice(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import operator
 import os
 import threading
@@ -10,8 +11,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
-from functools import partial
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any
 
 import numpy as np
@@ -146,6 +146,7 @@ class CpuExecutor:
         self._training: tuple[tuple[int, ...], _Runner] | None = None
         self._gradient: tuple[tuple[int, ...], list[_Runner]] | None = None
         self._gradient_data: dict[str, np.ndarray] = {}  # what its runners are bound to
+        self._total_weight = np.float64(0)
         self._fixed: dict[str, np.ndarray] = {}
         self._loss_sums: list[_WeightedSums] = []  # of each chunk
         self._gradient_sums: list[_WeightedSums] = []  # of each parameter, over the chunks
@@ -203,10 +204,13 @@ class CpuExecutor:
         weight = (
             np.ones(len(X), np.float32) if sample_weight is None else np.ascontiguousarray(sample_weight, np.float32)
         )
-        self._data = {**arrays, "labels": np.ascontiguousarray(y, np.int32), "sample_weight": weight}
-        again = partial(self.bind, X, y, sample_weight, pixel_scale=pixel_scale, max_memory=max_memory)
+        labels = np.ascontiguousarray(y, np.int32)
+        if self._blocks is not None:
+            labels, weight = labels[self._blocks.rows], weight[self._blocks.rows]
+        self._data = {**arrays, "labels": labels, "sample_weight": weight}
+        again = functools.partial(self.bind, X, y, sample_weight, pixel_scale=pixel_scale, max_memory=max_memory)
         self._bind_for_epochs = again if data.blocked else None
-        self._bind_for_gradients = partial(again, full_batch=True) if data.skipping else None
+        self._bind_for_gradients = functools.partial(again, full_batch=True) if data.skipping else None
 
     def _release_data(self) -> None:
         """Runners are kept for data of the same format; the arrays they are bound to are not."""
@@ -307,7 +311,7 @@ class CpuExecutor:
     def gradient_program(self, block_sizes: tuple[int, ...] = (BLOCK_ROWS,)) -> Program:
         """What is run for blocks of so many rows, on the bound data."""
         self._rebind_for_gradients()
-        return gradient_program(self.spec, self._format, block_sizes, chunk_bytes=CHUNK_BYTES)
+        return gradient_program(self.spec, self._format, block_sizes, chunk_bytes=CHUNK_BYTES, sums_losses=True)
 
     def loss_and_gradient(self, parameters: Parameters) -> tuple[float, list[np.ndarray]]:
         """See `Executor.loss_and_gradient`."""
@@ -317,40 +321,14 @@ class CpuExecutor:
     def losses_and_gradient(self, parameters: Parameters) -> tuple[np.ndarray, list[np.ndarray]]:
         """See `Executor.losses_and_gradient`."""
         self._rebind_for_gradients()
-        n = self._n_rows
-        chunks = max(1, min(CHUNKS, n // CHUNK_ROWS))
-        bounds = [n * c // chunks for c in range(chunks + 1)]
-        lengths = [hi - lo for lo, hi in pairwise(bounds)]
-        sizes = tuple(sorted({BLOCK_ROWS, *(length % BLOCK_ROWS for length in lengths)} - {0}))
-        weight = self._data["sample_weight"]
-        if self._gradient is None or self._gradient[0] != sizes:
-            program = self.gradient_program(sizes)
-            _compile(program, n_processes=self.n_threads)
-            announce_decisions(self.backend, program.decisions)
-            self._gradient = (
-                sizes,
-                [_Runner(program, None, "gradient", self._recorder) for _ in range(min(self.n_threads, chunks))],
-            )
-            self._fixed = {
-                "order": np.arange(n),
-                "losses": np.empty((n, *program.bound["losses"].shape[1:]), np.float32),
-                "hits": np.empty(n, np.uint8),
-            }
+        chunks = _Chunks.of(self._n_rows)
+        runners = self._gradient_runners(chunks)
         if self._blocks is not None:
             parameters = [self._blocks.to_blocks(parameters[0]), parameters[1]]
-        runners = self._gradient[1]
         if self._gradient_data is not self._data:
-            self._fixed["scale"] = constant_scale(weight, n)
-            for runner in runners:
-                runner.bind(**self._data, **self._fixed)
-            self._gradient_data = self._data
-            recorded = self._fixed["losses"].reshape(n, -1)
-            self._loss_sums = [_WeightedSums(recorded[lo:hi], weight[lo:hi]) for lo, hi in pairwise(bounds)]
-            self._gradient_sums = [
-                _WeightedSums(np.empty((chunks, parameter.size), np.float32), np.ones(chunks, np.float32))
-                for parameter in parameters
-            ]
+            self._bind_gradient(chunks, parameters)
         partial = [sums.rows for sums in self._gradient_sums]
+        todo = iter(range(len(chunks)))  # a thread without a core of its own takes fewer
 
         team = Team(len(runners))
         start = time.perf_counter()
@@ -358,22 +336,21 @@ class CpuExecutor:
         def work(thread: int) -> int:
             runner = runners[thread]
             place_parameters(runner.binding, parameters)
-            for chunk in range(thread, chunks, len(runners)):
-                for i in range(len(partial)):
-                    runner.binding[f"gradient_{i}"][...] = 0
-                full, tail = divmod(lengths[chunk], BLOCK_ROWS)
-                passes = ([(BLOCK_ROWS, full)] if full else []) + ([(tail, 1)] if tail else [])
-                runner.walk(0, passes, team, position=bounds[chunk])
+            gradient = [runner.binding[f"gradient_{i}"] for i in range(len(partial))]
+            for chunk in todo:
+                for part in gradient:
+                    part[...] = 0
+                runner.walk(0, chunks.passes(chunk), team, position=chunks.rows[chunk], step=chunks.blocks[chunk])
                 self._loss_sums[chunk]()
-                for i, total in enumerate(partial):
-                    total[chunk] = runner.binding[f"gradient_{i}"].ravel()
+                for part, total in zip(gradient, partial, strict=True):
+                    total[chunk] = part.ravel()
             return 0
 
         team.run(work)
         if team.stop_requested:
             raise KeyboardInterrupt
         self._record(runners, start, time.perf_counter() - start, len(runners), 1)
-        mean = sum(sums.sums for sums in self._loss_sums) / weight.sum(dtype=np.float64)
+        mean = np.sum([sums.sums for sums in self._loss_sums], axis=0) / self._total_weight
         gradient = [
             sums().copy().reshape(parameter.shape)
             for sums, parameter in zip(self._gradient_sums, parameters, strict=True)
@@ -381,6 +358,43 @@ class CpuExecutor:
         if self._blocks is not None:
             gradient[0] = self._blocks.from_blocks(gradient[0], self.spec.parameter_shapes[0])
         return mean, gradient
+
+    def _gradient_runners(self, chunks: _Chunks) -> list[_Runner]:
+        """A runner for each thread, and what is the same in each evaluation on data of this format and length."""
+        if self._gradient is None or self._gradient[0] != chunks.sizes:
+            program = self.gradient_program(chunks.sizes)
+            _compile(program, n_processes=self.n_threads)
+            announce_decisions(self.backend, program.decisions)
+            n_runners = min(self.n_threads, len(chunks))
+            runners = [_Runner(program, None, "gradient", self._recorder) for _ in range(n_runners)]
+            self._gradient = chunks.sizes, runners
+            columns = program.bound["losses"].shape[1:]  # losses of several outputs are summed block by block
+            self._fixed = {
+                "order": np.arange(self._n_rows),
+                "losses": np.empty((chunks.blocks[-1] if columns else self._n_rows, *columns), np.float32),
+                "hits": np.empty(self._n_rows, np.uint8),
+            }
+        return self._gradient[1]
+
+    def _bind_gradient(self, chunks: _Chunks, parameters: Parameters) -> None:
+        """Bind the runners of the gradient to the data."""
+        assert self._gradient is not None
+        weight = self._data["sample_weight"]
+        self._fixed["scale"] = constant_scale(weight, chunks.blocks[-1])
+        self._total_weight = weight.sum(dtype=np.float64)
+        for runner in self._gradient[1]:
+            runner.bind(**self._data, **self._fixed)
+        self._gradient_data = self._data
+        losses = self._fixed["losses"]
+        bounds, weights = chunks.rows, weight
+        if losses.ndim == 2:  # sums of weighted losses
+            bounds, weights = chunks.blocks, np.ones(len(losses), np.float32)
+        recorded = losses.reshape(len(losses), -1)
+        self._loss_sums = [_WeightedSums(recorded[lo:hi], weights[lo:hi]) for lo, hi in pairwise(bounds)]
+        self._gradient_sums = [
+            _WeightedSums(np.empty((len(chunks), parameter.size), np.float32), np.ones(len(chunks), np.float32))
+            for parameter in parameters
+        ]
 
     # --- inference ----------------------------------------------------------------------------------------------------------------
 
@@ -449,6 +463,41 @@ class CpuExecutor:
             program = _inference_program(self._predicted.spec, data, sizes, link, CHUNK_BYTES)
             self._inference[key] = _Runner(program, None, "inference", self._recorder)
         return self._inference[key]
+
+
+@dataclass(frozen=True)
+class _Chunks:
+    """The chunks of a full-batch gradient: where each begins, and behind the last one its end.
+
+    Attributes
+    ----------
+    rows, blocks : list of int
+        Counted in rows, and in blocks of at most `BLOCK_ROWS` of them; no block belongs to two chunks.
+    """
+
+    rows: list[int]
+    blocks: list[int]
+
+    @classmethod
+    def of(cls, n: int) -> _Chunks:
+        """Those of n rows: by their number alone."""
+        chunks = max(1, min(CHUNKS, n // CHUNK_ROWS))
+        rows = [n * chunk // chunks for chunk in range(chunks + 1)]
+        return cls(rows, [0, *accumulate(-(-(hi - lo) // BLOCK_ROWS) for lo, hi in pairwise(rows))])
+
+    def __len__(self) -> int:
+        return len(self.rows) - 1
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Rows of the blocks that there are."""
+        lengths = {hi - lo for lo, hi in pairwise(self.rows)}
+        return tuple(sorted({BLOCK_ROWS, *(length % BLOCK_ROWS for length in lengths)} - {0}))
+
+    def passes(self, chunk: int) -> list[tuple[int, int]]:
+        """What a runner walks for a chunk: rows of a block, and how many such blocks."""
+        full, tail = divmod(self.rows[chunk + 1] - self.rows[chunk], BLOCK_ROWS)
+        return ([(BLOCK_ROWS, full)] if full else []) + ([(tail, 1)] if tail else [])
 
 
 class SmallPrediction:
@@ -654,9 +703,11 @@ class _Runner:
             for records in encoded.records.values():
                 records.collect(thread)
 
-    def walk(self, thread: int, passes: list[tuple[int, int]], team: Team, position: int = 0) -> int:
-        """Walk `steps` times the table for `rows` rows, for each (rows, steps) of `passes`; returns the steps done."""
-        self._cursors[thread][:] = position, 0
+    def walk(self, thread: int, passes: list[tuple[int, int]], team: Team, position: int = 0, step: int = 0) -> int:
+        """Walk `steps` times the table for `rows` rows, for each (rows, steps) of `passes`, from a row and the step that is to have this number on;
+        returns the steps done.
+        """
+        self._cursors[thread][:] = position, step
         done = 0
         for rows, steps in passes:
             lanes, address = self._bound.lanes[rows]

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fastmnist.network.crossover import STATED, Crossover
-from fastmnist.network.image_lowering import STATED_WINOGRAD
+from fastmnist.network.image_choices import STATED_WINOGRAD
 from fastmnist.warning import warn_user
 
 VERSION = 2  # of the file's form and of how it is measured
@@ -72,7 +72,7 @@ def share_to_compress(*, full_batch: bool) -> Crossover:
 
 
 def winograd_limit() -> Crossover:
-    """Up to which part of the direct convolution's products Winograd's algorithm is used, see `fastmnist.network.image_lowering`."""
+    """Up to which part of the direct convolution's products Winograd's algorithm is used, see `fastmnist.network.image_choices`."""
     return crossovers()[WINOGRAD]
 
 

@@ -1,14 +1,18 @@
-"""Rows and labels that another library (CuPy, PyTorch, JAX, Numba) has put on the GPU: read where they lie, never copied through the host."""
+"""Rows and labels that another library (CuPy, PyTorch, JAX, Numba) has put on the GPU: read where they lie, never copied through the host.
+
+Estimators ask of any X whether it is of these; the code that runs a GPU is imported by what does so.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastmnist.backends.gpu_device import Device, Foreign
-from fastmnist.backends.gpu_memory import Bound
-from fastmnist.kernels.gpu import Array, judging, launches
+if TYPE_CHECKING:
+    from fastmnist.backends.gpu_device import Device, Foreign
+    from fastmnist.backends.gpu_memory import Bound
+    from fastmnist.kernels.gpu import Array
 
 
 class DeviceRows:
@@ -74,6 +78,9 @@ class DeviceRows:
 
     def dense(self) -> np.ndarray:
         """Download the rows: for a sample of them."""
+        from fastmnist.backends.gpu_memory import Bound
+        from fastmnist.kernels.gpu import launches
+
         bound, picked = Bound(self._device), np.empty(self.shape, np.float32)
         bound.put(x=picked, order=self.numbers(slice(0, len(self))), cursor=np.zeros(2, np.int64))
         operands = [bound.arrays["x"], self.array, bound.arrays["order"], bound.arrays["cursor"]]
@@ -134,6 +141,9 @@ class DeviceClasses:
 
     def encoded(self, outputs: dict[int, int]) -> DeviceLabels:
         """The label that each class has; -1 for a class that is not named."""
+        from fastmnist.backends.gpu_memory import Bound
+        from fastmnist.kernels.gpu import judging
+
         table, bound = np.full(judging.MOST_CLASSES, -1, np.int32), Bound(self._device)
         for label, output in outputs.items():
             table[label] = output
@@ -165,6 +175,9 @@ class DeviceIndices:
 
 def survey(device: Device, array: Array) -> tuple[float, float, int]:
     """Smallest and largest value, and how many are no finite numbers, of a contiguous array of uint8 or float32."""
+    from fastmnist.backends.gpu_memory import Bound
+    from fastmnist.kernels.gpu import judging
+
     parts, bound = np.empty((judging.SURVEYORS, judging.FACTS)), Bound(device)
     bound.put(parts=parts)
     device.run(judging.survey(bound.arrays["parts"], array))
@@ -174,6 +187,9 @@ def survey(device: Device, array: Array) -> tuple[float, float, int]:
 
 def find_classes(device: Device, foreign: Foreign) -> np.ndarray | None:
     """The classes of a vector of integers, by one transfer of 16 KB; None where one is not between 0 and 4095."""
+    from fastmnist.backends.gpu_memory import Bound
+    from fastmnist.kernels.gpu import judging
+
     present, bound = np.zeros(judging.MOST_CLASSES + 1, np.int32), Bound(device)
     bound.put(present=present)
     device.run(judging.find_classes(device.facts, bound.arrays["present"], foreign.array))

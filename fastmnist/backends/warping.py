@@ -9,7 +9,6 @@ import numpy as np
 
 from fastmnist.backends.base import Epoch, Executor, ReadingOrder
 from fastmnist.backends.rows import StoredRows
-from fastmnist.backends.sharing import by_rows
 from fastmnist.backends.windows import WindowedExecutor
 from fastmnist.network.augmentation import Augment
 from fastmnist.network.shapes import Shape
@@ -93,6 +92,7 @@ class ImageJobs:
                 hi = min(lo + BLOCK_ROWS, len(images))
                 function(images[lo:hi], np.empty(0), *inputs(lo, hi), **params)
             return
+        from fastmnist.backends.sharing import by_rows
         from fastmnist.kernels import cpu
         from fastmnist.kernels.contract import JOBS
         from fastmnist.kernels.cpu.layout import warp_scratch

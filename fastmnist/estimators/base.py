@@ -205,12 +205,7 @@ class Classifier(ClassifierMixin, BaseEstimator):
         indices = np.asarray(indices)
         weights = np.ones(len(indices)) if sample_weight is None else sample_weight
         if self.class_weight is not None:
-            y = self.classes_[indices]
-            present = np.unique(indices)
-            of_class = np.ones(len(self.classes_))
-            of_class[present] = compute_class_weight(
-                self.class_weight, classes=self.classes_[present], y=y, sample_weight=sample_weight
-            )
+            of_class = self._weights_of_classes(indices, weights)
             if not (of_class >= 0).all():
                 raise ValueError(f"class_weight must be >= 0 for every class; got {self.class_weight!r}.")
             weights = weights * of_class[indices]
@@ -223,6 +218,18 @@ class Classifier(ClassifierMixin, BaseEstimator):
                 "Divide sample_weight by its mean."
             )
         return np.where(weights < np.finfo(np.float32).tiny, 0.0, weights)  # compiled code takes denormals for 0
+
+    def _weights_of_classes(self, indices: np.ndarray, sample_weight: np.ndarray) -> np.ndarray:
+        """`class_weight` as a number for each class."""
+        if isinstance(self.class_weight, dict):  # of all classes, of which a part that `partial_fit` gets may lack some
+            return compute_class_weight(self.class_weight, classes=self.classes_, y=self.classes_)
+        of_class = np.ones(len(self.classes_))
+        counted = sample_weight > 0  # a class without any weight has no share that could be balanced
+        present, y = np.unique(indices[counted], return_inverse=True)
+        of_class[present] = compute_class_weight(
+            self.class_weight, classes=np.arange(len(present)), y=y, sample_weight=sample_weight[counted]
+        )
+        return of_class
 
     def _set_pixel_scale(self, X: Matrix) -> float:
         """Set `pixel_scale_` and `input_max_` from the training data."""

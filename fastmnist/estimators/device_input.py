@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import scipy.sparse
 
 from fastmnist import backends
 from fastmnist.backends.device_rows import DeviceClasses, DeviceRows, download, find_classes, survey
-from fastmnist.backends.gpu_device import Device, Foreign
+
+if TYPE_CHECKING:
+    from fastmnist.backends.gpu_device import Device, Foreign
 
 # DLDeviceType of dlpack.h: memory that the processor can read, and that of CUDA devices.
 _HOST, _CUDA = (1, 3), (2, 13)
@@ -113,6 +115,8 @@ def take_rows(array: Any, name: str = "X") -> tuple[DeviceRows, tuple[int, int, 
     ValueError
         Of another device, type, layout or shape than kernels read, or with values that are no finite numbers.
     """
+    from fastmnist.backends.gpu_device import Foreign
+
     device, foreign = _take(array, name)
     if foreign.dtype not in _ROW_DTYPES:
         raise ValueError(

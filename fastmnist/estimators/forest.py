@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from numbers import Integral, Real
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -14,11 +14,14 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, Options, RealNotInt, StrOptions
 
 from fastmnist import backends
-from fastmnist.backends.forest import Forest, ForestExecutor, ForestPlan, Tree, TreeRules
 from fastmnist.backends.rows import Matrix, convert
+from fastmnist.backends.trees import Forest, ForestPlan, Tree, TreeRules
 from fastmnist.estimators.base import MAX_THREADS, Classifier
-from fastmnist.training.binning import Coding, code_numbers, code_pixels
 from fastmnist.training.history import EpochRecord
+
+if TYPE_CHECKING:
+    from fastmnist.backends.forest import ForestExecutor
+    from fastmnist.training.binning import Coding
 
 # What a forest is in NumPy, for the choice of a backend: a node has some eight rows on average, and each of its features is a step.
 ROWS_A_NODE = 8
@@ -83,7 +86,7 @@ class RandomForestClassifier(Classifier):
     oob_decision_function_ : ndarray of shape (n_samples, n_classes)
         Their mean probabilities; NaN for rows that all trees got, and for rows of weight 0, which no tree can get.
     tree_nodes_, tree_thresholds_, tree_roots_, tree_distributions_ : ndarray
-        The forest, see `fastmnist.backends.forest.Forest`.
+        The forest, see `fastmnist.backends.trees.Forest`.
     tree_depths_ : ndarray of shape (n_estimators,)
     pixel_scale_, input_max_ : float
         What uint8 X was multiplied by, and the largest value after it.
@@ -244,6 +247,8 @@ class RandomForestClassifier(Classifier):
         self.classes_ = classes  # one class is enough: every tree is a leaf
 
     def _code(self, X: np.ndarray, n_threads: int) -> Coding:
+        from fastmnist.training.binning import code_numbers, code_pixels
+
         return code_pixels(X, self.pixel_scale_) if X.dtype == np.uint8 else code_numbers(X, n_threads)
 
     def _plan(self, n_samples: int, n_features: int) -> ForestPlan:
@@ -296,6 +301,8 @@ class RandomForestClassifier(Classifier):
 
     def _open_forest_executor(self, n_samples: int, n_features: int, plan: ForestPlan) -> ForestExecutor:
         """Choose the backend; sets `backend_` and `backend_reason_`."""
+        from fastmnist.backends.forest import ForestExecutor
+
         if self.backend == "cupy":
             return ForestExecutor("cupy", 1)  # raises: whether there is a GPU does not matter
         steps = plan.n_trees * -(-n_samples // ROWS_A_NODE) * plan.rules.max_features
@@ -439,6 +446,8 @@ class RandomForestClassifier(Classifier):
 
     def _asking_executor(self) -> ForestExecutor:
         """Of the fit's backend; where that is missing (a loaded model), whatever this machine has."""
+        from fastmnist.backends.forest import ForestExecutor
+
         backend = self.backend_ if self.backend == "auto" else self.backend
         try:
             if backend != "cupy":

@@ -52,6 +52,7 @@ class NetworkClassifier(Classifier):
     }
 
     _auto_batch_size: ClassVar[int] = 200  # what batch_size="auto" means: scikit-learn's
+    _judges_probabilities: ClassVar[bool] = True  # `predict` compares probabilities; else logits
 
     precision: str = "float32"  # a parameter of networks
     n_threads: int | None
@@ -130,15 +131,17 @@ class NetworkClassifier(Classifier):
 
     # --- backend ----------------------------------------------------------------------------------------------------------------
 
-    def _open_executor(self, spec: Spec, X: Matrix, *, flops: float, steps: int) -> Executor:
-        """Choose the backend and build its executor; sets `backend_` and `backend_reason_`."""
+    def _open_executor(self, spec: Spec, X: Matrix, *, epochs: int, steps: int) -> Executor:
+        """Choose the backend for so many passes over X and build its executor; sets `backend_` and `backend_reason_`."""
+        samples = float(epochs) * X.shape[0]
         # float32 is what every backend can do; NumPy, once it is chosen, does what X asks for.
         choice = backends.select(
             "cupy" if isinstance(X, DeviceRows) else self.backend,
             n_samples=X.shape[0],
             n_features=X.shape[1],
-            flops=flops,
+            flops=samples * self._flops_per_sample(spec),
             steps=steps,
+            values=samples * X.shape[1],
             dtype=np.float32,
             precision=self.precision,
             memory=lambda: self._memory_plan(spec, X),
@@ -155,6 +158,10 @@ class NetworkClassifier(Classifier):
             self.backend_reason_ = "auto: X lies on the GPU."
         self._keep_executor(executor)
         return executor
+
+    def _flops_per_sample(self, spec: Spec) -> float:
+        """Of training, for the choice of the backend."""
+        return spec.flops_per_sample
 
     def _memory_plan(self, spec: Spec, X: Matrix | DeviceRows) -> MemoryPlan:
         """What a fit would take of a GPU."""
@@ -389,6 +396,50 @@ class NetworkClassifier(Classifier):
         y = np.asarray(y)
         indices = np.minimum(np.searchsorted(self.classes_, y), len(self.classes_) - 1)
         return np.where(self.classes_[indices] == y, self._labels(indices), -1).astype(np.int32)
+
+    def predict(self, X: ArrayLike) -> np.ndarray:
+        """Predicted class labels.
+
+        Parameters
+        ----------
+        X : array-like or sparse matrix of shape (n_samples, n_features)
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+            Of the type of `classes_`.
+        """
+        scores = self._outputs_of_row(X, link=self._judges_probabilities)
+        if scores is None:
+            rows, scale = self._validate_new_data(X)
+            predicted = self._predicted_labels(rows, scale)
+            if predicted is not None:
+                return self.classes_[predicted]
+            scores = self._scores(rows, scale)
+        if scores.shape[1] > 1:
+            return self.classes_[scores.argmax(axis=1)]
+        return self.classes_[(scores[:, 0] > (0.5 if self._judges_probabilities else 0)).astype(int)]
+
+    def _scores(self, X: Matrix | DeviceRows, scale: float) -> np.ndarray:
+        """What `predict` compares, for validated X."""
+        return self._outputs(X, scale)
+
+    def predict_proba(self, X: ArrayLike) -> np.ndarray:
+        """Probability estimates: the softmax of the logits; of two classes the sigmoid of the only one.
+
+        Parameters
+        ----------
+        X : array-like or sparse matrix of shape (n_samples, n_features)
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes)
+            Columns as in `classes_`.
+        """
+        outputs = self._outputs_of_row(X)
+        if outputs is None:
+            outputs = self._outputs(*self._validate_new_data(X))
+        return np.hstack([1 - outputs, outputs]) if self._n_outputs == 1 else outputs
 
     def predict_log_proba(self, X: ArrayLike) -> np.ndarray:
         """Logarithm of probability estimates.

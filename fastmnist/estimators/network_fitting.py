@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.base import _fit_context
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, Options, StrOptions
 from sklearn.utils.metaestimators import available_if
@@ -34,8 +33,6 @@ from fastmnist.network.schedules import Schedule, parse
 from fastmnist.network.shapes import Shape
 from fastmnist.network.spec import Spec
 from fastmnist.threads import one_blas_thread
-from fastmnist.training.device_search import lbfgs_on_device, searches_on_device
-from fastmnist.training.full_batch import Objective, lbfgs
 from fastmnist.training.trainer import Plan, Progress, train
 from fastmnist.training.validation import Validation
 from fastmnist.warning import warn_user
@@ -212,45 +209,6 @@ class NetworkFitting(NetworkClassifier):
             _check_partial_fit_first_call(self, classes)
             return self._fit(X, y, sample_weight, None, incremental=True)
 
-    def predict(self, X: ArrayLike) -> np.ndarray:
-        """Predicted class labels.
-
-        Parameters
-        ----------
-        X : array-like or sparse matrix of shape (n_samples, n_features)
-
-        Returns
-        -------
-        ndarray of shape (n_samples,)
-            Of the type of `classes_`.
-        """
-        outputs = self._outputs_of_row(X)
-        if outputs is None:
-            rows, scale = self._validate_new_data(X)
-            predicted = self._predicted_labels(rows, scale)
-            if predicted is not None:
-                return self.classes_[predicted]
-            outputs = self._outputs(rows, scale)
-        indices = (outputs[:, 0] > 0.5).astype(int) if self.n_outputs_ == 1 else outputs.argmax(axis=1)
-        return self.classes_[indices]
-
-    def predict_proba(self, X: ArrayLike) -> np.ndarray:
-        """Probability estimates.
-
-        Parameters
-        ----------
-        X : array-like or sparse matrix of shape (n_samples, n_features)
-
-        Returns
-        -------
-        ndarray of shape (n_samples, n_classes)
-            Columns as in `classes_`.
-        """
-        outputs = self._outputs_of_row(X)
-        if outputs is None:
-            outputs = self._outputs(*self._validate_new_data(X))
-        return np.hstack([1 - outputs, outputs]) if self.n_outputs_ == 1 else outputs
-
     # --- the network ------------------------------------------------------------------------------------------------------------
 
     # Name of the parameter that says which layers there are.
@@ -413,10 +371,8 @@ class NetworkFitting(NetworkClassifier):
         """What a row of X is: (height, width, channels)."""
         raise NotImplementedError
 
-    def _open_executor(self, spec: Spec, X: Matrix, *, flops: float, steps: int) -> Executor:
-        if self.augment:
-            flops *= 1 + NUMPY_AUGMENT_FLOPS * spec.n_features / spec.flops_per_sample
-        return super()._open_executor(spec, X, flops=flops, steps=steps)
+    def _flops_per_sample(self, spec: Spec) -> float:
+        return super()._flops_per_sample(spec) + (NUMPY_AUGMENT_FLOPS * spec.n_features if self.augment else 0)
 
     def _augmentation(self) -> Augment:
         return FOR_DIGITS if isinstance(self.augment, (bool, np.bool_)) else self.augment
@@ -485,7 +441,7 @@ class NetworkFitting(NetworkClassifier):
         else:
             batch_size = min(self._auto_batch_size if self.batch_size == "auto" else int(self.batch_size), n_samples)
             steps = epochs * math.ceil(n_samples / batch_size)
-        return self._open_executor(spec, X, flops=float(spec.flops_per_sample) * n_samples * epochs, steps=steps)
+        return self._open_executor(spec, X, epochs=epochs, steps=steps)
 
     def _next_executor(self, spec: Spec) -> Executor:
         """For a model that goes on: the executor with the optimizer's moments, unless the parameters of this estimator were changed."""
@@ -520,6 +476,8 @@ class NetworkFitting(NetworkClassifier):
 
     def _hold_out(self, rows: np.ndarray, data: _Data, rng: np.random.RandomState) -> tuple[np.ndarray, Validation]:
         """Rows to train on, and the others: drawn as in scikit-learn (stratified with two classes only)."""
+        from sklearn.model_selection import train_test_split
+
         rows, held_out = train_test_split(
             rows,
             random_state=rng,
@@ -575,6 +533,9 @@ class NetworkFitting(NetworkClassifier):
         self, executor: BoundExecutor, initial: list[np.ndarray], data: _Data, validation: Validation | None
     ) -> tuple[list[np.ndarray], bool]:
         """L-BFGS; returns the parameters to keep and whether the loss blew up."""
+        from fastmnist.training.device_search import lbfgs_on_device, searches_on_device
+        from fastmnist.training.full_batch import Objective, lbfgs
+
         total = len(data.X) if data.weights is None else float(data.weights.sum())
         with one_blas_thread() if executor.backend != "numpy" else nullcontext():
             solution = (lbfgs_on_device if searches_on_device(executor) else lbfgs)(

@@ -87,7 +87,7 @@ def explain(
     steps = model.max_iter * math.ceil(n_samples / batch_size)
     flops = float(spec.flops_per_sample) * n_samples * model.max_iter
     # `Any`: estimators need no programs, so their view of an executor does not have them.
-    executor: Any = model._open_executor(spec, data, flops=flops, steps=steps)
+    executor: Any = model._open_executor(spec, data, epochs=model.max_iter, steps=steps)
     scale = model._set_pixel_scale(data)
     model._bind(executor, data, labels, None, scale, model._memory_limit(), full_batch=full_batch)
     program = executor.gradient_program() if full_batch else executor.program((batch_size,))

@@ -65,6 +65,8 @@ class Target:
         Up to which part of the direct products convolutions go by Winograd's algorithm, where vectors have `lanes`.
     fuses_sgd : bool
         Whether plain gradient descent is taken by the product that makes the gradient of a dense layer's weights: then in no blocks.
+    sums_losses : bool
+        Whether gradient programs with `BinaryCrossEntropy` sum each output's losses over a block of rows instead of recording them row by row.
     """
 
     n_threads: int = 1
@@ -76,6 +78,7 @@ class Target:
     chunk_bytes: int = 0
     winograd: Crossover = STATED_WINOGRAD
     fuses_sgd: bool = False
+    sums_losses: bool = False
 
 
 @dataclass(frozen=True)
@@ -172,14 +175,20 @@ def training_program(spec: Spec, target: Target, data: DataFormat, batch_sizes: 
 
 
 def gradient_program(
-    spec: Spec, data: DataFormat, block_sizes: tuple[int, ...], dtype: str = "float32", chunk_bytes: int = 0
+    spec: Spec,
+    data: DataFormat,
+    block_sizes: tuple[int, ...],
+    dtype: str = "float32",
+    chunk_bytes: int = 0,
+    sums_losses: bool = False,
 ) -> Program:
     """Adds the gradient of a block of rows to the workspace tensors `gradient_0`, `gradient_1`, ...; the parameters lie in its
     workspace (`place_parameters`).
 
-    With `BinaryCrossEntropy` the bound tensor `losses` has a column for each output, in `dtype`; otherwise one float32 value for each row.
+    With `BinaryCrossEntropy` the bound tensor `losses` has a column for each output, in `dtype`, with `sums_losses` a row for each block: the sums
+    of its weighted losses; otherwise one float32 value for each row.
     """
-    target = Target(dtype=dtype, chunk_bytes=chunk_bytes)
+    target = Target(dtype=dtype, chunk_bytes=chunk_bytes, sums_losses=sums_losses)
     return Lowering(spec, target, data, max(block_sizes), "gradient").program(block_sizes)
 
 
@@ -581,6 +590,9 @@ class Lowering:
             op = "softmax_twice_cross_entropy"
         else:
             op = "binary_cross_entropy_by_class" if self.loss_by_class else "binary_cross_entropy"
+        sums = self.loss_by_class and self.target.sums_losses
+        if sums:
+            op = "binary_cross_entropy_sums"
         logits = self.nodes[-1].output
         assert logits.gradient is not None
         self.gradient_regions = {
@@ -588,7 +600,10 @@ class Lowering:
         }
         stage = []
         for t, (r0, r1) in enumerate(self.row_shares):
-            outs = (logits.gradient.view.rows(r0, r1), *(self.bound[n].view.from_row(r0) for n in ("losses", "hits")))
+            recorded = (
+                (self.bound["losses"].view,) if sums else (self.bound[n].view.from_row(r0) for n in ("losses", "hits"))
+            )
+            outs = (logits.gradient.view.rows(r0, r1), *recorded)
             ins = (
                 logits.tensor.view.rows(r0, r1),
                 self.bound["labels"].view,

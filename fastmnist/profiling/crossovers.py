@@ -17,7 +17,7 @@ from fastmnist.backends.cpu import CpuExecutor
 from fastmnist.backends.crossovers import EPOCH, GRADIENT, WINOGRAD
 from fastmnist.kernels import cpu
 from fastmnist.kernels.cpu.isa import LANES
-from fastmnist.network.image_lowering import winograd_products
+from fastmnist.network.image_choices import winograd_products
 from fastmnist.network.layers import Dense
 from fastmnist.network.optimizers import Adam
 from fastmnist.network.shapes import Shape

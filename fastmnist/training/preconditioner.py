@@ -21,7 +21,6 @@ from scipy.linalg import blas, lapack
 
 from fastmnist.backends.device_rows import DeviceRows
 from fastmnist.backends.rows import Matrix, convert
-from fastmnist.matrix_product import gemm
 
 ROWS_PER_FEATURE = 8  # of which G is estimated; with 4 MNIST took 21 evaluations, with 8 15, with 16 no fewer
 # Added to G's diagonal, times the square of the feature's largest value: what so few rows know of rare features is mostly chance. A share of the
@@ -141,6 +140,8 @@ def _scaled_rows(part: Matrix, factors: np.ndarray, dtype: np.dtype) -> np.ndarr
 
 def _upper_gram(rows: np.ndarray) -> np.ndarray:
     """`rows.T @ rows`, float32, by columns; below the diagonal only in part."""
+    from fastmnist.matrix_product import gemm  # here: with LLVM, which nobody else needs before a fit
+
     m = rows.shape[1]
     gram = np.zeros((m, m), rows.dtype)
     for lo, hi in pairwise(np.linspace(0, m, GRAM_STRIPS + 1).astype(int)):

@@ -14,7 +14,7 @@ BLOCK = 16  # slots
 
 OPS = Table()
 
-_BLOCKS = {"bitmap": ("int64",), "features": ("int32",), "values": ("uint8", "float")}
+_BLOCKS = {"bitmap": ("int64",), "features": ("int32",), "starts": ("int64",), "values": ("uint8", "float")}
 OPS.add(
     "occupied_blocks",
     "bitmap[B,W]",
@@ -26,11 +26,11 @@ OPS.add(
 OPS.add(
     "pack_blocks",
     "values[Z]",
-    "source[B,I] features[F] bitmap[B,W] indptr[P]",
-    """Row r's blocks that bitmap[r] names go to values[indptr[r]:indptr[r+1]]; indptr must leave room for exactly these. Floats become bytes only
-    where they are whole numbers from 0 to 255.""",
+    "source[B,I] features[F] bitmap[B,W] starts[B]",
+    """Row r's blocks that bitmap[r] names go to values from starts[r] on, in any order of the rows; the rest of values is left as it is. Floats
+    become bytes only where they are whole numbers from 0 to 255.""",
     types={**PIXELS, **_BLOCKS},
-    nbytes=lambda d: 1.0 * d["B"] * d["I"] + 1.0 * d["Z"] + 8.0 * d["P"],
+    nbytes=lambda d: 1.0 * d["B"] * d["I"] + 1.0 * d["Z"] + 8.0 * d["B"],
 )
 _block_flops = lambda d: 2.0 * d["Z"] / max(d["P"] - 1, 1) * d["B"] * d["O"]  # noqa: E731
 _block_traffic = lambda d: d["B"] * (d["Z"] / max(d["P"] - 1, 1) + 8.0 * d["W"] + 4.0 * d["O"])  # noqa: E731

@@ -54,6 +54,17 @@ OPS.add(
     nbytes=lambda d: 12.0 * d["B"] * d["C"] + 21.0 * d["B"],
 )
 OPS.add(
+    "binary_cross_entropy_sums",
+    "dz[B,C] losses[S,C]",
+    "z[B,C] labels[N] sample_weight[N] order[M] scale[S] cursor[2]",
+    """binary_cross_entropy_by_class with each class's losses summed over the rows: losses[cursor[1], c] = sum over r of sample_weight[i]
+    (max(z, 0) - z t + log(1 + exp(-|z|))), z = z[r, c], t = (labels[i] == c). dz is the same.""",
+    types={"sample_weight": ("float32",), "scale": ("float32",)},
+    updates="losses",
+    flops=lambda d: 8.0 * d["B"] * d["C"],
+    nbytes=lambda d: 8.0 * d["B"] * d["C"] + 16.0 * d["B"] + 4.0 * d["C"],
+)
+OPS.add(
     "softmax",
     "p[B,C]",
     "z[B,C]",
@@ -64,6 +75,6 @@ JOBS.add(
     "weighted_sums",
     "sums[C]",
     "losses[N,C] sample_weight[N]",
-    "sums[c] = sum over the rows of sample_weight[r] losses[r, c], in ascending r, in float64.",
+    "sums[c] = sum over the rows of sample_weight[r] losses[r, c], in float64, in an order that the number of rows alone decides.",
     types={"sums": ("float64",), "losses": ("float32",), "sample_weight": ("float32",)},
 )

@@ -4,7 +4,8 @@ With ten outputs a vector of columns (sparse.py, matmul.py) is half empty, and e
 Here a vector holds features that belong together instead: features are grouped in blocks of `BLOCK` slots, `features[k BLOCK + j]` being slot j
 of block k (-1: an empty slot, whose value is 0), and of each row only the blocks that are not all 0 are stored, one behind the other from
 `values[indptr[i]]` on. A bitmap says which: bit k of word v of `bitmap[i]` stands for block 64 v + k. A block is converted once and multiplied
-with the weights of each output, whose sums stay in registers; only at the end of a row are they added up across the lanes.
+with the weights of each output, whose sums stay in registers; only at the end of a row are they added up across the lanes. Loops that end at
+another number of blocks for each row cost some 40 cycles of misprediction a row: who stores rows puts those with equally many together.
 
 Weights and their gradient lie block by block: `w[(k O + o) BLOCK + j]` is the weight of slot j of block k for output o. B batch, I features of X,
 O outputs, F slots, W words of a row's bitmap, E elements of w.
@@ -36,15 +37,20 @@ from .simd import (
     emit_splat,
     emit_store,
     f32,
+    fill_zeros,
     float_p,
+    fma,
     function,
     i8,
     i64,
     inline,
     lanes_ir,
+    load,
     offset,
     prefetch,
+    splat,
     stack_array,
+    store,
     vector_ir,
     with_twin,
 )
@@ -59,6 +65,7 @@ LINE = 64  # elements; of floats the hardware fetches the rest
 
 words = stack_array(WORD, "int64")
 places = stack_array(WORD, "int64")
+block_sums = stack_array(WORD * BLOCK)
 
 N = types.intp
 
@@ -249,7 +256,44 @@ def _column_tile() -> Any:
     return tile
 
 
-row_tile, column_tile = _row_tile(), _column_tile()
+def _row_gradient_tile() -> Any:
+    """`sums[k BLOCK : (k + 1) BLOCK] += factor x_k` over the blocks k of a row that `bits` names; x has these blocks alone.
+
+    Returns
+    -------
+    intrinsic
+        `tile(sums, x, bits, factor)`.
+    """
+
+    def twin(sums, x, bits, factor) -> None:
+        for t, k in enumerate(_places(bits)):
+            sums[k * BLOCK : (k + 1) * BLOCK] += factor * x[t * BLOCK : (t + 1) * BLOCK]
+
+    if not JIT:
+        return twin
+
+    @intrinsic
+    def tile(context, sums, x, bits, factor):
+        def generate(ctx: Any, b: ir.IRBuilder, sig: Any, args: list) -> Any:
+            sums, x, bits, factor = args
+
+            def add_block(k: ir.Value, carried: list) -> list:
+                (block,) = carried
+                for first in range(0, BLOCK, LANES):
+                    to = b.gep(sums, [b.add(b.mul(k, i64(BLOCK)), i64(first))])
+                    features = _emit_features(b, b.gep(block, [i64(first)]))
+                    emit_store(b, emit_fma(b, emit_splat(b, factor), features, emit_load(b, to)), to)
+                return [b.gep(block, [i64(BLOCK)])]
+
+            _emit_for_each_bit(b, bits, [x], add_block)
+            return ctx.get_dummy_value()
+
+        return types.void(float_p, x, types.int64, types.float32), generate
+
+    return tile
+
+
+row_tile, column_tile, row_gradient_tile = _row_tile(), _column_tile(), _row_gradient_tile()
 
 
 # --- four neighbours at once ------------------------------------------------------------------------------------------------------------
@@ -340,10 +384,10 @@ def occupied_blocks(bitmap, source, features, B, W, I, F, ld_bitmap, ld_source):
 
 
 @kernel
-def pack_blocks(values, source, features, bitmap, indptr, Z, B, I, F, W, P, ld_source, ld_bitmap):
+def pack_blocks(values, source, features, bitmap, starts, Z, B, I, F, W, ld_source, ld_bitmap):
     in_fours = _in_fours(features, F)
     for r in range(B):
-        row, bits, at = offset(source, r * ld_source), offset(bitmap, r * ld_bitmap), indptr[r]
+        row, bits, at = offset(source, r * ld_source), offset(bitmap, r * ld_bitmap), starts[r]
         for k in range(F // BLOCK):
             if (bits[k // WORD] >> (k % WORD)) & 1:
                 first, to = k * BLOCK, offset(values, at)
@@ -389,6 +433,25 @@ def _transpose_bits(a):
         low ^= low << width
 
 
+@inline
+def _add_rows(dw, at, bitmap, values, dy, order, first, rows, v, factor, ld_bitmap, ld_dy):
+    """Row by row, for a single output: an addition to a sum in memory costs less than the walk over columns of bits, which begins anew for each
+    block.
+    """
+    sums, occupied = block_sums(), np.int64(0)
+    fill_zeros(sums, WORD * BLOCK)
+    for r in range(rows):
+        bits = bitmap[order[first + r] * ld_bitmap + v]
+        row_gradient_tile(sums, offset(values, at[r]), bits, dy[r * ld_dy])
+        at[r] += count_ones(bits) * BLOCK
+        occupied |= bits
+    for k in range(WORD):
+        if (occupied >> k) & 1:
+            for j in range(k * BLOCK, (k + 1) * BLOCK, LANES):
+                to = v * WORD * BLOCK + j
+                store(dw, to, fma(splat(factor), load(sums, j), load(dw, to)))
+
+
 @kernel
 def block_linear_dw_add(dw, indptr, bitmap, values, dy, order, cursor, scale, E, P, N, W, Z, B, O, M, ld_bitmap, ld_dy):
     factor = np.float32(scale)
@@ -398,6 +461,9 @@ def block_linear_dw_add(dw, indptr, bitmap, values, dy, order, cursor, scale, E,
         for r in range(rows):
             at[r] = indptr[order[cursor[0] + first + r]]
         for v in range(W):
+            if O == 1:
+                _add_rows(dw, at, bitmap, values, d, order, cursor[0] + first, rows, v, factor, ld_bitmap, ld_dy)
+                continue
             for r in range(WORD):
                 columns[r] = bitmap[order[cursor[0] + first + r] * ld_bitmap + v] if r < rows else 0
             _transpose_bits(columns)

@@ -15,6 +15,8 @@ from .mathematics import exp, log, log1p, sigmoid_of
 from .registry import kernel
 from .simd import (
     absolute,
+    add_products,
+    fill_zeros,
     first_lanes,
     first_true,
     inline,
@@ -34,6 +36,10 @@ from .simd import (
 
 _F = np.float32
 square, lane_values = stack_array(LANES * LANES), stack_array(LANES)
+
+# Sums that are made in turn: an addition to a sum in memory waits some 12 cycles for the one before. A power of two.
+BANKS = 4
+banks = stack_array(BANKS * LANES, "float64")
 
 
 @inline
@@ -61,17 +67,21 @@ def _exponentials(p, z, C, top):
 
 
 @inline
-def _read_rows(labels_of, factors, labels, sample_weight, order, at, scale, n):
-    """Label and gradient's factor of `n` rows from `at` on, a lane each; the last row stands for the lanes behind it."""
+def _read_rows(labels_of, weights, labels, sample_weight, order, at, n):
+    """Label and weight of `n` rows from `at` on, a lane each; the last row stands for the lanes behind it."""
     for r in range(LANES):
         i = order[at + min(r, n - 1)]
         labels_of[r] = _F(labels[i])
-        factors[r] = sample_weight[i] * scale
+        weights[r] = sample_weight[i]
 
 
 @inline
 def _turn_in(tile, rows, z, ld_z, n, j, width):
     """`tile[c LANES + r] = z[r, j + c]` for `width` classes c; the last of `n` rows stands for the lanes behind it."""
+    if width == 1:  # a column: nothing to be turned
+        for r in range(LANES):
+            tile[r] = z[min(r, n - 1) * ld_z + j]
+        return
     for r in range(LANES):
         store(rows, r * LANES, load_n(z, min(r, n - 1) * ld_z + j, width))
     transpose_lanes(tile, rows)
@@ -80,6 +90,10 @@ def _turn_in(tile, rows, z, ld_z, n, j, width):
 @inline
 def _turn_out(dz, ld_dz, tile, rows, n, j, width):
     """`dz[r, j + c] = tile[c LANES + r]` for `n` rows and `width` classes."""
+    if width == 1:
+        for r in range(n):
+            dz[r * ld_dz + j] = tile[r]
+        return
     transpose_lanes(rows, tile)
     for r in range(n):
         store_n(dz, r * ld_dz + j, load(rows, r * LANES), width)
@@ -102,13 +116,13 @@ def softmax_cross_entropy(
 ):
     smooth = _F(label_smoothing)
     share, rest = smooth / _F(C), _F(1) - smooth
-    tile, rows, labels_of, factors = square(), square(), lane_values(), lane_values()
+    tile, rows, labels_of, weights = square(), square(), lane_values(), lane_values()
     nothing = splat(_F(0))
     for first in range(0, B, LANES):
         n, at = min(LANES, B - first), cursor[0] + first
         zp, dp = offset(z, first * ld_z), offset(dz, first * ld_dz)
-        _read_rows(labels_of, factors, labels, sample_weight, order, at, scale[cursor[1]], n)
-        label, factor = load(labels_of, 0), load(factors, 0)
+        _read_rows(labels_of, weights, labels, sample_weight, order, at, n)
+        label, factor = load(labels_of, 0), load(weights, 0) * splat(scale[cursor[1]])
         top, arg = splat(_F(-np.inf)), nothing
         for j in range(0, C, LANES):
             _turn_in(tile, rows, zp, ld_z, n, j, min(LANES, C - j))
@@ -197,15 +211,23 @@ def _one_vs_rest_hits(top, arg, label, C):
     return where(arg == label, yes, no)
 
 
+@inline
+def _lost(a, b):
+    """What rounding takes from a + b, exactly (Knuth, The Art of Computer Programming 2, 4.2.2)."""
+    total = a + b
+    of_b = total - a
+    return (a - (total - of_b)) + (b - of_b)
+
+
 @kernel
 def binary_cross_entropy(dz, losses, hits, z, labels, sample_weight, order, scale, cursor, B, C, M, N, S, ld_dz, ld_z):
-    tile, rows, loss, labels_of, factors = square(), square(), square(), lane_values(), lane_values()
+    tile, rows, loss, labels_of, weights = square(), square(), square(), lane_values(), lane_values()
     for first in range(0, B, LANES):
         n, at = min(LANES, B - first), cursor[0] + first
         zp, dp = offset(z, first * ld_z), offset(dz, first * ld_dz)
-        _read_rows(labels_of, factors, labels, sample_weight, order, at, scale[cursor[1]], n)
-        label, factor = load(labels_of, 0), load(factors, 0)
-        top, arg, total = splat(_F(-np.inf)), splat(_F(0)), splat(_F(0))
+        _read_rows(labels_of, weights, labels, sample_weight, order, at, n)
+        label, factor = load(labels_of, 0), load(weights, 0) * splat(scale[cursor[1]])
+        top, arg, total, lost = splat(_F(-np.inf)), splat(_F(0)), splat(_F(0)), splat(_F(0))
         for j in range(0, C, LANES):
             width = min(LANES, C - j)
             _turn_in(tile, rows, zp, ld_z, n, j, width)
@@ -214,9 +236,11 @@ def binary_cross_entropy(dz, losses, hits, z, labels, sample_weight, order, scal
             part = splat(_F(0))
             for c in range(width):
                 part = part + load(loss, c * LANES)
+            # Losses of many classes are alike, and so are the roundings of their sum: what an addition loses is summed beside it.
+            lost = lost + _lost(total, part)
             total = total + part
             _turn_out(dp, ld_dz, tile, rows, n, j, width)
-        store_n(losses, at, total, n)
+        store_n(losses, at, where(lost == lost, total + lost, total), n)  # of infinite sums nothing is known to be lost
         store_bytes_n(hits, at, _one_vs_rest_hits(top, arg, label, C), n)
 
 
@@ -224,12 +248,12 @@ def binary_cross_entropy(dz, losses, hits, z, labels, sample_weight, order, scal
 def binary_cross_entropy_by_class(
     dz, losses, hits, z, labels, sample_weight, order, scale, cursor, B, C, M, N, S, ld_dz, ld_losses, ld_z
 ):
-    tile, rows, loss, labels_of, factors = square(), square(), square(), lane_values(), lane_values()
+    tile, rows, loss, labels_of, weights = square(), square(), square(), lane_values(), lane_values()
     for first in range(0, B, LANES):
         n, at = min(LANES, B - first), cursor[0] + first
         zp, dp, lp = offset(z, first * ld_z), offset(dz, first * ld_dz), offset(losses, at * ld_losses)
-        _read_rows(labels_of, factors, labels, sample_weight, order, at, scale[cursor[1]], n)
-        label, factor = load(labels_of, 0), load(factors, 0)
+        _read_rows(labels_of, weights, labels, sample_weight, order, at, n)
+        label, factor = load(labels_of, 0), load(weights, 0) * splat(scale[cursor[1]])
         top, arg = splat(_F(-np.inf)), splat(_F(0))
         for j in range(0, C, LANES):
             width = min(LANES, C - j)
@@ -239,6 +263,31 @@ def binary_cross_entropy_by_class(
             _turn_out(dp, ld_dz, tile, rows, n, j, width)
             _turn_out(lp, ld_losses, loss, rows, n, j, width)
         store_bytes_n(hits, at, _one_vs_rest_hits(top, arg, label, C), n)
+
+
+@kernel
+def binary_cross_entropy_sums(
+    dz, losses, z, labels, sample_weight, order, scale, cursor, B, C, S, N, M, ld_dz, ld_losses, ld_z
+):
+    tile, rows, loss, sums, labels_of, weights = square(), square(), square(), square(), lane_values(), lane_values()
+    for j in range(0, C, LANES):
+        width = min(LANES, C - j)
+        fill_zeros(sums, LANES * LANES)
+        for first in range(0, B, LANES):
+            n, at = min(LANES, B - first), cursor[0] + first
+            _read_rows(labels_of, weights, labels, sample_weight, order, at, n)
+            label, weight = load(labels_of, 0), load(weights, 0)
+            _turn_in(tile, rows, offset(z, first * ld_z), ld_z, n, j, width)
+            _one_vs_rest(tile, loss, j, width, label, weight * splat(scale[cursor[1]]))
+            for c in range(width):
+                weighted = where(first_lanes(n), weight * load(loss, c * LANES), splat(_F(0)))
+                store(sums, c * LANES, load(sums, c * LANES) + weighted)
+            _turn_out(offset(dz, first * ld_dz), ld_dz, tile, rows, n, j, width)
+        transpose_lanes(rows, sums)
+        total = load(rows, 0)
+        for r in range(1, LANES):
+            total = total + load(rows, r * LANES)
+        store_n(losses, cursor[1] * ld_losses + j, total, width)
 
 
 @kernel
@@ -253,9 +302,16 @@ def softmax(p, z, B, C, ld_p, ld_z):
 
 @kernel
 def weighted_sums(sums, losses, sample_weight, C, N, ld_losses):
-    for c in range(C):
-        sums[c] = 0.0
-    for r in range(N):
-        row, weight = offset(losses, r * ld_losses), np.float64(sample_weight[r])
-        for c in range(C):
-            sums[c] += weight * np.float64(row[c])
+    totals = banks()
+    for j in range(0, C, LANES):
+        width = min(LANES, C - j)
+        for t in range(BANKS * LANES):
+            totals[t] = 0.0
+        for r in range(N):
+            bank = offset(totals, (r & (BANKS - 1)) * LANES)
+            add_products(bank, load_n(losses, r * ld_losses + j, width), sample_weight[r])
+        for c in range(width):
+            total = 0.0
+            for t in range(BANKS):
+                total += totals[t * LANES + c]
+            sums[j + c] = total

@@ -209,7 +209,7 @@ bits_to_float = _vector_intrinsic(
 
 def stack_array(n: int, dtype: str = "float32") -> Any:
     """An intrinsic that returns n values on the stack, 64-byte aligned: scratch without allocation."""
-    element = {"float32": f32, "int32": i32, "int64": i64, "uint8": i8, "uint16": i16}[dtype]
+    element = {"float32": f32, "float64": f64, "int32": i32, "int64": i64, "uint8": i8, "uint16": i16}[dtype]
 
     def emit(b: ir.IRBuilder) -> ir.Value:
         with b.goto_entry_block():
@@ -354,6 +354,26 @@ def fill_zeros(p, n):
     for i in range(0, n, LANES):
         store_n(p, i, splat(np.float32(0)), n - i)
 
+
+# --- sums in double precision -------------------------------------------------------------------------------------------------------------
+
+
+def _emit_add_products(b: ir.IRBuilder, p: ir.Value, v: ir.Value, factor: ir.Value) -> None:
+    kind = ir.VectorType(f64, LANES)
+    place = b.bitcast(p, kind.as_pointer())
+    product = b.fmul(b.fpext(v, kind), emit_splat(b, b.fpext(factor, f64), kind))  # of two floats: exact
+    total = b.load(place)
+    total.align = b.store(b.fadd(total, product), place).align = 8
+
+
+def _twin_add_products(p: np.ndarray, v: np.ndarray, factor: np.float32) -> None:
+    p[:LANES] += v.astype(np.float64) * np.float64(factor)
+
+
+# p[:LANES] += v * factor, in float64.
+add_products = _vector_intrinsic(
+    (POINTERS["float64"], vector, types.float32), types.void, _emit_add_products, _twin_add_products
+)
 
 # --- bytes: small whole numbers of a vector, kept in a quarter of the memory --------------------------------------------------------------
 

@@ -45,6 +45,7 @@ NOT_ON_GPU = {
         "the data set stays on the device as dense bytes: 47 MB for MNIST, less than its level-2 cache",
     ),
     "linear_dw_sgd": "no lowering for a GPU asks for it: `plan` fuses any optimizer's step with the gradient before it",
+    "binary_cross_entropy_sums": "no lowering for a GPU asks for it: full-batch gradients read the loss of each row",
     "softmax_twice_cross_entropy": "it is a mistake that is kept for comparison; nobody is in a hurry to make it",
     **dict.fromkeys(
         ("gemm_nn", "gemm_nt", "gemm_tn", "gemm_tt"),

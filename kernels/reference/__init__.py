@@ -58,6 +58,7 @@ from .forest import bootstrap, forest_proba, grow_tree
 from .losses import (
     binary_cross_entropy,
     binary_cross_entropy_by_class,
+    binary_cross_entropy_sums,
     softmax,
     softmax_cross_entropy,
     softmax_twice_cross_entropy,

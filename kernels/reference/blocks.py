@@ -28,10 +28,11 @@ def occupied_blocks(bitmap: Array, source: Array, features: Array) -> None:
         bitmap[:, k // 64] |= rows.astype(np.int64) << k % 64
 
 
-def pack_blocks(values: Array, source: Array, features: Array, bitmap: Array, indptr: Array) -> None:
-    """The named blocks of row r to `values[indptr[r]:indptr[r + 1]]`."""
+def pack_blocks(values: Array, source: Array, features: Array, bitmap: Array, starts: Array) -> None:
+    """The named blocks of row r to `values` from `starts[r]` on."""
     for r, row in enumerate(_in_slots(source, features)):
-        values[indptr[r] : indptr[r + 1]] = row[_slots(bitmap[r], len(features))].ravel()
+        stored = row[_slots(bitmap[r], len(features))].ravel()
+        values[starts[r] : starts[r] + len(stored)] = stored
 
 
 @ieee

@@ -120,6 +120,23 @@ def binary_cross_entropy_by_class(
     losses[here] = _one_vs_rest(dz, hits, z, labels, sample_weight, order, scale, cursor)
 
 
+@ieee
+def binary_cross_entropy_sums(
+    dz: Array,
+    losses: Array,
+    z: Array,
+    labels: Array,
+    sample_weight: Array,
+    order: Array,
+    scale: Array,
+    cursor: Array,
+) -> None:
+    """`binary_cross_entropy_by_class`, summed over the rows: `losses[cursor[1], c] = sum_r weight_r loss_rc`."""
+    losses_by_class = _one_vs_rest_losses(dz, z, labels, sample_weight, order, scale, cursor)
+    weights = sample_weight[batch_rows(order, cursor, len(z))].astype(z.dtype)
+    losses[cursor[1]] = (weights[:, np.newaxis] * losses_by_class).sum(axis=0)
+
+
 def _one_vs_rest(
     dz: Array,
     hits: Array,
@@ -132,12 +149,26 @@ def _one_vs_rest(
 ) -> Array:
     """Write dz and hits of `binary_cross_entropy`; return the cross-entropy (B, C) of each output."""
     rows = batch_rows(order, cursor, len(z))
-    target = (labels[rows][:, np.newaxis] == np.arange(z.shape[1])).astype(z.dtype)
     here = slice(int(cursor[0]), int(cursor[0]) + len(z))
     if z.shape[1] == 1:
         hits[here] = (z[:, 0] > 0) == (labels[rows] == 0)
     else:
         hits[here] = z.argmax(axis=1) == labels[rows]
+    return _one_vs_rest_losses(dz, z, labels, sample_weight, order, scale, cursor)
+
+
+def _one_vs_rest_losses(
+    dz: Array,
+    z: Array,
+    labels: Array,
+    sample_weight: Array,
+    order: Array,
+    scale: Array,
+    cursor: Array,
+) -> Array:
+    """Write dz of `binary_cross_entropy`; return the cross-entropy (B, C) of each output."""
+    rows = batch_rows(order, cursor, len(z))
+    target = (labels[rows][:, np.newaxis] == np.arange(z.shape[1])).astype(z.dtype)
     dz[...] = _weights(sample_weight, rows, scale, cursor, z.dtype) * (logistic(z) - target)
     # -t log sigmoid(z) - (1 - t) log(1 - sigmoid(z)) without the logarithm of a rounded 0.
     return np.maximum(z, 0) - z * target + np.log1p(np.exp(-np.abs(z)))
