@@ -119,7 +119,8 @@ from fastmnist.kernels.cpu.isa import MACHINE
 for op, dims in {
     "linear_relu": dict(B=17, I=33, O=65), "linear_dx": dict(B=17, I=33, O=65), "linear_dw": dict(B=17, I=33, O=65),
     "linear_dx_relu": dict(B=17, I=33, O=65),
-    "sparse_linear": dict(B=5, I=31, O=70), "sparse_quads": dict(B=17, I=31), "quad_linear": dict(B=5, I=31, O=70),
+    "sparse_linear": dict(B=5, I=31, O=70), "sparse_quads": dict(B=17, I=31), "skipping_quads": dict(B=17, I=131),
+    "quad_linear": dict(B=5, I=31, O=70),
     "quad_linear_dw": dict(B=5, I=31, O=70), "skipping_linear": dict(B=20, I=150, O=70),
     "softmax_cross_entropy": dict(B=7, C=10), "binary_cross_entropy": dict(B=7, C=10),
     "adam": dict(R=5, Q=37), "gelu": dict(B=3, O=37), "tanh": dict(B=3, O=37), "elu": dict(B=3, O=37),

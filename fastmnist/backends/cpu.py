@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import operator
 import os
 import threading
@@ -10,7 +11,6 @@ import time
 import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
-from functools import partial
 from itertools import accumulate, pairwise
 from typing import Any
 
@@ -208,9 +208,9 @@ class CpuExecutor:
         if self._blocks is not None:
             labels, weight = labels[self._blocks.rows], weight[self._blocks.rows]
         self._data = {**arrays, "labels": labels, "sample_weight": weight}
-        again = partial(self.bind, X, y, sample_weight, pixel_scale=pixel_scale, max_memory=max_memory)
+        again = functools.partial(self.bind, X, y, sample_weight, pixel_scale=pixel_scale, max_memory=max_memory)
         self._bind_for_epochs = again if data.blocked else None
-        self._bind_for_gradients = partial(again, full_batch=True) if data.skipping else None
+        self._bind_for_gradients = functools.partial(again, full_batch=True) if data.skipping else None
 
     def _release_data(self) -> None:
         """Runners are kept for data of the same format; the arrays they are bound to are not."""

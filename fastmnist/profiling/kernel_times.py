@@ -138,6 +138,6 @@ def _reason(run: BackendProfile, op: str, place: str) -> str:
         return f"{how} {decided[0].upper()}{decided[1:]}." if decided else how
     if first_layer and op.startswith(("linear", "gather")):
         return next((d.partition(". ")[2] for d in run.decisions if d.startswith("rows of X: dense")), "")
-    if op.startswith(("sparse", "quad", "block")):
+    if op.startswith(("sparse", "quad", "skipping", "block")):
         return next((d.partition(". ")[2] for d in run.decisions if d.startswith("rows of X")), "")
     return "The oracle: readable, not fast." if run.backend == "numpy" else ""

@@ -1,8 +1,8 @@
 """First layer of a mini-batch: zero pixels are skipped, exactly, four neighbouring features at a time.
 
 `sparse_quads` turns compressed rows into the lists of each quad of features: the rows of the batch where one of the four is not 0, and all four
-values. A list lies where it can be at its longest, its begin behind the one before in memory. Of MNIST's rows a quad that is not 0 holds 2.7
-values that are not: the products with the others are the price of a fourth of the loads, stores and ends of lists (bench/ladder/README.md).
+values; `skipping_quads` makes the same lists of dense rows. Each has room for all rows of the batch. In MNIST a listed quad holds 2.7 values that
+are not 0: the products with the others are the price of fewer loads, stores and ends of lists (bench/ladder/README.md).
 
 Feature after feature is added to a row of y and row after row to a gradient, in the order of the dense product: the same bits.
 """
