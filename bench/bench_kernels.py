@@ -36,7 +36,11 @@ PARAMETERS = {"alpha": 1.0, "beta": 0.0, "rate": 0.5, "label_smoothing": 0.1}
 
 def _of_layer(op: str, batch: int, inputs: int, outputs: int) -> dict[str, int]:
     sizes = {"B": batch, "I": inputs, "O": outputs, "C": 10, "R": inputs, "Q": outputs}
-    return {name: size for name, size in sizes.items() if name in CONTRACT[op].dims}
+    needed = {
+        *CONTRACT[op].dims,
+        *("I" if op == "sparse_quads" else ""),
+    }  # whose features are not seen in its operands' shapes
+    return {name: size for name, size in sizes.items() if name in needed}
 
 
 def _of_images(

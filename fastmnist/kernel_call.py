@@ -15,7 +15,17 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fastmnist import backends
-from fastmnist.kernels.contract import BLOCK, CONTRACT, JOBS, WINOGRAD_CHANNELS, WINOGRAD_PLACES, Op, Operand, check
+from fastmnist.kernels.contract import (
+    BLOCK,
+    CONTRACT,
+    JOBS,
+    QUAD,
+    WINOGRAD_CHANNELS,
+    WINOGRAD_PLACES,
+    Op,
+    Operand,
+    check,
+)
 from fastmnist.threads import default_threads
 
 # The first layer of the default network (batch 32, 784-128) on MNIST, whose 60,000 images have some 150 nonzero
@@ -212,7 +222,7 @@ def _check_contents(
                 f"Make it of the cumulated bits of its bitmap times {BLOCK}, after a 0.",
             )
         else:
-            _check_columns(op, indptr, operands["columns"], within, dims["I"])
+            _check_columns(op, indptr, operands["columns"], within, dims["I"] if "I" in dims else QUAD * dims["G"])
     if "starts" in operands:
         within("starts", operands["starts"], 0, dims["Z"] + 1)
         ends = operands["starts"] + _stored_values(operands["bitmap"])
@@ -230,6 +240,10 @@ def _check_contents(
         # One-vs-rest with a single output: the negative class is label 1, which names no output.
         n_labels = max(dims["C"], 2) if op.name.startswith("binary_cross_entropy") else dims["C"]
         within("labels", operands["labels"], 0, n_labels)
+    if "J" in dims and (dims["J"] != QUAD * dims["B"] or ("I" in dims and dims["G"] != -(-dims["I"] // QUAD))):
+        raise ValueError(
+            f"{op.name}: I features are G = ceil(I / {QUAD}) quads, and entries has J = {QUAD} B columns; got dimensions {dict(dims)}."
+        )
     if "counts" in operands and "counts" not in {o.name for o in op.outs}:
         counts, rows = operands["counts"], operands["rows"]
         within("counts", counts, 0, dims["B"] + 1)

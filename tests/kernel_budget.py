@@ -18,7 +18,7 @@ from kernel_cases import IN_PLACE, ONE_VS_REST, TINY, Case, make_case
 from kernel_sizes import is_image_op
 
 from fastmnist.kernels import reference
-from fastmnist.kernels.contract import CONTRACT
+from fastmnist.kernels.contract import CONTRACT, QUAD
 
 Kernel = Callable[..., None]
 
@@ -44,8 +44,8 @@ def determined(case: Case, name: str) -> np.ndarray:
     """Which elements of an output the contract determines, as a mask."""
     shape = case.arrays[name].shape
     mask = np.ones(shape, bool)
-    if case.op == "sparse_transpose" and name in ("rows", "entries"):
-        counts = run_reference(case, np.float64)["counts"]
+    if case.op in ("sparse_quads", "skipping_quads") and name in ("rows", "entries"):
+        counts = run_reference(case, np.float64)["counts"] * (QUAD if name == "entries" else 1)
         mask &= np.arange(shape[1]) < counts[:, np.newaxis]
     if case.op == "conv2d_grey_pooled" and name == "argmax":
         mask &= _clear_winners(case)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fastmnist.kernels import reference
-from fastmnist.kernels.contract import CONTRACT, Operand
+from fastmnist.kernels.contract import CONTRACT, QUAD, Operand
 
 BLOCK = 16  # slots of a block of features
 GUARD = 16  # elements before and behind an operand, at least a vector's worth
@@ -133,14 +133,17 @@ def make_case(
     dims["N"] = max(n_batch, 1) + int(rng.integers(0, 4))
     dims["S"] = step + 1 + int(rng.integers(0, 2))
     names = [operand.name for operand in contract.operands]
+    if "G" in contract.dims:
+        dims.setdefault("I", 33)  # `sparse_quads` has no operand that shows it
+        dims["G"], dims["J"] = -(-dims["I"] // QUAD), QUAD * n_batch
     if "bitmap" in names:
         contents.update(_block_rows(op, rng, dims, dtypes, values))
     elif op == "compress_rows":
         contents.update(_rows_to_compress(rng, dims, dtypes, values))
     elif "columns" in names:
         contents.update(_compressed_rows(rng, dims, dtypes, values, params["scale"]))
-    if "counts" in names and op not in ("sparse_transpose", "count_nonzeros"):
-        contents.update(_by_feature(rng, dims, values))
+    if op.startswith("quad_"):
+        contents.update(_quads(rng, dims, values))
     huge = ""
     if values == "one_huge":  # one operand up to 1e30, the others of order 1
         read = [o.name for o in contract.operands if o in contract.ins or o.name in contract.updates]
@@ -287,16 +290,18 @@ def _block_rows(
     return {"bitmap": bitmap, "indptr": indptr, "values": content((dims["Z"],), dtypes["values"])}
 
 
-def _by_feature(rng: np.random.Generator, dims: dict[str, int], values: str) -> dict[str, np.ndarray]:
-    """A random sparse batch as `sparse_transpose` leaves it: behind its entries lies anything, here the signals."""
-    stored = rng.random((dims["I"], dims["B"])) < rng.choice([0.0, 0.2, 1.0], (dims["I"], 1))
-    rows = np.full(stored.shape, INTEGER_SIGNAL, np.int32)
-    entries = np.full(stored.shape, np.nan, np.float32)
-    for i, present in enumerate(stored):
+def _quads(rng: np.random.Generator, dims: dict[str, int], values: str) -> dict[str, np.ndarray]:
+    """A random sparse batch as `sparse_quads` leaves it: behind its entries lies anything, here the signals."""
+    listed = rng.random((dims["G"], dims["B"])) < rng.choice([0.0, 0.2, 1.0], (dims["G"], 1))
+    rows = np.full(listed.shape, INTEGER_SIGNAL, np.int32)
+    entries = np.full((dims["G"], dims["J"]), np.nan, np.float32)
+    for g, present in enumerate(listed):
         n = int(present.sum())
-        rows[i, :n] = np.flatnonzero(present)
-        entries[i, :n] = floats(rng, (n,), values)
-    return {"counts": stored.sum(axis=1).astype(np.int32), "rows": rows, "entries": entries}
+        rows[g, :n] = np.flatnonzero(present)
+        quads = np.where(rng.random((n, QUAD)) < 0.7, floats(rng, (n, QUAD), values), 0)
+        quads[:, dims["I"] - QUAD * g :] = 0  # there are no such features
+        entries[g, : QUAD * n] = quads.ravel()
+    return {"counts": listed.sum(axis=1).astype(np.int32), "rows": rows, "entries": entries}
 
 
 def _params(op: str, rng: np.random.Generator) -> dict[str, float]:

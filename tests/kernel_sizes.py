@@ -48,6 +48,9 @@ def sizes(op: str) -> Iterator[dict[str, int]]:
     if op.startswith("winograd_filters"):
         yield from ({"V": 36 * c, "O": o, "K": 9 * c} for c, o in ((1, 1), (2, 17), (17, 33), (5, 48)))
         return
+    if op == "sparse_quads":  # its features are not seen in its operands' shapes
+        yield from ({"B": rows, "I": features} for rows, features in UGLY_MATRICES)
+        return
     if op == "transpose":
         yield from ({"O": rows, "K": columns} for rows, columns in UGLY_MATRICES)
         return

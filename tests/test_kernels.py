@@ -144,8 +144,8 @@ def test_a_gate_in_the_product_has_the_bits_of_a_pass_of_its_own(rows, inputs, u
 
 @pytest.mark.parametrize("dtype", ["uint8", "float32"])
 @pytest.mark.parametrize("units", [3, 10, 70, 128])
-def test_gradients_of_compressed_rows_have_the_bits_of_dense_ones(dtype, units):
-    """Both sum over ascending rows with one accumulator an element, and adding 0 dy to it changes nothing."""
+def test_products_and_gradients_of_compressed_rows_have_the_bits_of_dense_ones(dtype, units):
+    """Both sum over ascending features, or rows, with one accumulator an element, and adding 0 to it changes nothing."""
     rng, rows, inputs, scale = np.random.default_rng(0), 37, 101, np.float32(1 / 255)
     source = (rng.integers(1, 256, (50, inputs)) * (rng.random((50, inputs)) < 0.2)).astype(dtype)
     order, cursor = rng.permutation(50), np.zeros(2, np.int64)
@@ -156,11 +156,21 @@ def test_gradients_of_compressed_rows_have_the_bits_of_dense_ones(dtype, units):
     compressed = (indptr, at[1].astype(np.uint16), source[at])
     dy, old = (rng.standard_normal(shape).astype(np.float32) for shape in ((rows, units), (inputs, units)))
     dense, sparse = np.empty((2, inputs, units), np.float32)
-    by_feature = np.empty(inputs, np.int32), np.empty((inputs, rows), np.int32), np.empty((inputs, rows), np.float32)
+    quads = np.empty(26, np.int32), np.empty((26, rows), np.int32), np.empty((26, 4 * rows), np.float32)
     cpu.call("linear_dw", dense, x, dy)
-    cpu.call("sparse_transpose", *by_feature, *compressed, order, cursor, scale=scale)
-    cpu.call("sparse_linear_dw", sparse, *by_feature, dy)
+    cpu.call("sparse_quads", *quads, *compressed, order, cursor, scale=scale)
+    cpu.call("quad_linear_dw", sparse, *quads, dy)
+    of_dense_rows = tuple(np.empty_like(a) for a in quads)
+    cpu.call("skipping_quads", *of_dense_rows, source, order, cursor, scale=scale)
+    np.testing.assert_array_equal(quads[0], of_dense_rows[0])
+    for width, one, other in zip((1, 4), quads[1:], of_dense_rows[1:], strict=True):
+        listed = np.arange(one.shape[1]) < width * quads[0][:, np.newaxis]
+        np.testing.assert_array_equal(one[listed], other[listed])
     np.testing.assert_array_equal(_bits(dense), _bits(sparse))
+    dense, sparse = np.empty((2, rows, units), np.float32)
+    cpu.call("linear_relu", dense, x, old, dy[0])
+    cpu.call("quad_linear_relu", sparse, *quads, old, dy[0])
+    np.testing.assert_array_equal(dense, sparse)
     dense, sparse = old.copy(), old.copy()
     cpu.call("linear_dw_add", dense, x, dy)
     cpu.call("sparse_linear_dw_add", sparse, *compressed, dy, order, cursor, scale=scale)
@@ -174,16 +184,14 @@ def test_steps_taken_with_the_gradient_have_the_bits_of_two_ops(units, l2):
     x = (rng.standard_normal((rows, inputs)) * (rng.random((rows, inputs)) < 0.3)).astype(np.float32)
     dy, old = (rng.standard_normal(shape).astype(np.float32) for shape in ((rows, units), (inputs, units)))
     hyper, cursor = np.array([[1, 0, 1], [0.01, 0, l2]], np.float32), np.array([0, 1])
-    counts = (x != 0).sum(axis=0).astype(np.int32)
-    rows_of, entries = np.zeros((inputs, rows), np.int32), np.zeros((inputs, rows), np.float32)
-    for i, n in enumerate(counts):
-        rows_of[i, :n] = np.flatnonzero(x[:, i])
-        entries[i, :n] = x[rows_of[i, :n], i]
+    quads = np.empty(26, np.int32), np.empty((26, rows), np.int32), np.empty((26, 4 * rows), np.float32)
+    indptr, columns = np.r_[0, np.cumsum((x != 0).sum(axis=1))], np.nonzero(x)[1].astype(np.uint16)
+    reference.sparse_quads(*quads, indptr, columns, x[x != 0], np.arange(rows), np.zeros(2, int), 1.0)
     two, dense, sparse, gradient = old.copy(), old.copy(), old.copy(), np.empty_like(old)
     cpu.call("linear_dw", gradient, x, dy)
     cpu.call("sgd", two, gradient, hyper, cursor)
     cpu.call("linear_dw_sgd", dense, x, dy, hyper, cursor)
-    cpu.call("sparse_linear_dw_sgd", sparse, counts, rows_of, entries, dy, hyper, cursor)
+    cpu.call("quad_linear_dw_sgd", sparse, *quads, dy, hyper, cursor)
     assert not np.array_equal(two, old)
     np.testing.assert_array_equal(_bits(two), _bits(dense))
     np.testing.assert_array_equal(_bits(two), _bits(sparse))
@@ -405,8 +413,8 @@ def _wrong_dropout_column(op, y, mask, x, key, cursor, rate, layer, row_offset, 
     reference.dropout(y, mask, x, key, cursor, rate, layer, row_offset, 0)
 
 
-def _wrong_transpose_order(op, counts, rows, entries, *inputs, **params):
-    reference.sparse_transpose(counts, rows, entries, *inputs, **params)
+def _wrong_order_of_a_list(op, counts, rows, entries, *inputs, **params):
+    reference.sparse_quads(counts, rows, entries, *inputs, **params)
     for i, n in enumerate(counts):
         rows[i, :n] = rows[i, :n][::-1]
 
@@ -423,11 +431,11 @@ def _wrong_transpose_order(op, counts, rows, entries, *inputs, **params):
         ("adam", _wrong_adam_first_step, "normal", "w is off by"),
         ("dropout", _wrong_dropout_layer, "normal", "y is off by"),
         ("dropout", _wrong_dropout_column, "normal", "y is off by"),
-        ("sparse_transpose", _wrong_transpose_order, "normal", "rows: "),
+        ("sparse_quads", _wrong_order_of_a_list, "normal", "rows: "),
     ],
 )
 def test_judge_finds_wrong_ops(op, kernel, values, message):
-    main = [name for name in "BROCIQ" if name in CONTRACT[op].dims]
+    main = [name for name in "BROCIQ" if name in CONTRACT[op].dims or (op == "sparse_quads" and name == "I")]
     dims = dict(zip(main, (31, 33), strict=True))
     with pytest.raises(AssertionError, match=message):
         for seed in range(3):  # a drawn rate or offset of 0 may hide a mistake once

@@ -43,7 +43,7 @@ def test_no_kernel_allocates_or_touches_the_interpreter(modules):
 
 
 @pytest.mark.parametrize(
-    "name", ["linear_relu", "linear_dx", "linear_dw", "sparse_linear_relu", "adam", "softmax_cross_entropy"]
+    "name", ["linear_relu", "linear_dx", "linear_dw", "quad_linear_relu", "adam", "softmax_cross_entropy"]
 )
 def test_the_hot_loops_are_vectors(modules, name):
     assert f"<{LANES} x float>" in str(modules[name])

@@ -222,7 +222,7 @@ def test_a_profile_has_every_kernel_of_every_backend(found):
     assert linear.calls == 60
     assert linear.gflops == pytest.approx(2 * 50 * 784 * 16 / linear.mean_us / 1e3)
     assert "NumPy multiplies dense rows" in linear.reason
-    assert any(k.op == "sparse_linear_relu" and "nonzero" in k.reason for k in found.kernels)
+    assert any(k.op == "quad_linear_relu" and "nonzero" in k.reason for k in found.kernels)
     (pair,) = found.speed_ups
     seconds = {run.backend: run.train_seconds for run in found.backends}
     assert pair.training == pytest.approx(seconds[pair.slow] / seconds[pair.fast])
@@ -241,7 +241,7 @@ def test_a_profile_as_files(found, tmp_path):
     assert lanes == {(event["pid"], event["tid"]) for event in trace if event["name"] == "thread_name"}
     page = (tmp_path / "report.html").read_text()
     assert "http" not in page.replace("http://www.w3.org/2000/svg", ""), "the page needs no network"
-    assert "sparse_linear_relu" in page and "$" not in page.split("<script>")[0].split("</style>")[1]
+    assert "quad_linear_relu" in page and "$" not in page.split("<script>")[0].split("</style>")[1]
     assert "<table" in found._repr_html_()
     assert len(found.to_frame()) == len(found.kernels)
 

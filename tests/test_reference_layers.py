@@ -120,14 +120,21 @@ def test_compressed_rows_give_what_dense_rows_give(pixels):
         plain(expected, x, w, b)
         np.testing.assert_allclose(y, expected, rtol=1e-13, atol=1e-15)
 
-    counts, rows, entries = np.full(6, -1, np.int32), np.full((6, 4), -1, np.int32), np.full((6, 4), np.nan)
-    op.sparse_transpose(counts, rows, entries, *compressed, order, cursor, scale)
-    for i in range(6):
-        np.testing.assert_array_equal(rows[i, : counts[i]], np.flatnonzero(x[:, i]))
-        np.testing.assert_array_equal(entries[i, : counts[i]], x[x[:, i] > 0, i])
+    quads = counts, rows, entries = np.full(2, -1, np.int32), np.full((2, 4), -1, np.int32), np.full((2, 16), np.nan)
+    op.sparse_quads(*quads, *compressed, order, cursor, scale)
+    for g, features in enumerate((slice(0, 4), slice(4, 6))):
+        listed, n = np.flatnonzero(x[:, features].any(axis=1)), features.stop - features.start
+        np.testing.assert_array_equal(rows[g, : counts[g]], listed)
+        values = entries[g, : 4 * counts[g]].reshape(-1, 4)
+        np.testing.assert_array_equal(values, np.pad(x[listed, features], ((0, 0), (0, 4 - n))))
+    for of_quads, plain in ((op.quad_linear, op.linear), (op.quad_linear_relu, op.linear_relu)):
+        y, expected = unwritten(dy), unwritten(dy)
+        of_quads(y, *quads, w, b)
+        plain(expected, x, w, b)
+        np.testing.assert_allclose(y, expected, rtol=1e-13, atol=1e-15)
 
     dw, added = unwritten(w), old.copy()
-    op.sparse_linear_dw(dw, counts, rows, entries, dy)
+    op.quad_linear_dw(dw, *quads, dy)
     op.sparse_linear_dw_add(added, *compressed, dy, order, cursor, scale)
     np.testing.assert_allclose(dw, x.T @ dy, rtol=1e-13, atol=1e-15)
     np.testing.assert_allclose(added, old + x.T @ dy, rtol=1e-13, atol=1e-15)

@@ -119,7 +119,9 @@ from fastmnist.kernels.cpu.isa import MACHINE
 for op, dims in {
     "linear_relu": dict(B=17, I=33, O=65), "linear_dx": dict(B=17, I=33, O=65), "linear_dw": dict(B=17, I=33, O=65),
     "linear_dx_relu": dict(B=17, I=33, O=65),
-    "sparse_linear": dict(B=5, I=31, O=70), "skipping_linear": dict(B=20, I=150, O=70),
+    "sparse_linear": dict(B=5, I=31, O=70), "sparse_quads": dict(B=17, I=31), "skipping_quads": dict(B=17, I=131),
+    "quad_linear": dict(B=5, I=31, O=70),
+    "quad_linear_dw": dict(B=5, I=31, O=70), "skipping_linear": dict(B=20, I=150, O=70),
     "softmax_cross_entropy": dict(B=7, C=10), "binary_cross_entropy": dict(B=7, C=10),
     "adam": dict(R=5, Q=37), "gelu": dict(B=3, O=37), "tanh": dict(B=3, O=37), "elu": dict(B=3, O=37),
 }.items():
@@ -218,7 +220,7 @@ TILES = {
     "linear_dw": (16, 8),
     "sparse_linear": (4, 4),  # one bank of four vectors, two of two
     "skipping_linear": (4, 4),
-    "sparse_linear_dw": (8, 4),  # two features
+    "quad_linear_dw": (16, 8),  # four features
 }
 # The convolutions' with 16 registers. Its last vector is always a masked one, whose lanes are loaded one by one on ARM: no loop of a single block.
 WINDOW_TILE = {"conv2d": 10}

@@ -11,6 +11,7 @@ from fastmnist.backends.blocks import BlockRows, best_layout, bitmap_of, n_occup
 from fastmnist.backends.crossovers import share_to_compress
 from fastmnist.backends.rows import CompressedRows, column_dtype
 from fastmnist.backends.sharing import by_rows
+from fastmnist.kernels.cpu.isa import MACHINE
 from fastmnist.network.layers import Dense
 from fastmnist.network.lowering import BLOCK_SLOTS, DataFormat
 from fastmnist.network.spec import Spec
@@ -60,9 +61,13 @@ def most_nonzeros(spec: Spec, size: int) -> float:
     return float(share_to_compress(full_batch=False).share * size) if isinstance(spec.layers[0], Dense) else -1.0
 
 
+def _sample(X: np.ndarray) -> np.ndarray:
+    return X if len(X) <= SAMPLE_ROWS else X[:: len(X) // SAMPLE_ROWS]
+
+
 def skips_zeros(X: np.ndarray, spec: Spec) -> bool:
     """Whether the first layer skips the zeros of dense rows that are read once: by the limit of compressed rows, from a sample of X."""
-    sample = X if len(X) <= SAMPLE_ROWS else X[:: len(X) // SAMPLE_ROWS]
+    sample = _sample(X)
     most = most_nonzeros(spec, sample.size)
     return most >= 0 and int(np.count_nonzero(sample)) <= most
 
@@ -80,8 +85,9 @@ def choose_format(
 
     Rows are compressed where the first layer can skip zeros, at most a share of the values is not 0 that is measured
     or stated (`fastmnist.backends.crossovers`), and the compressed rows
-    take no more memory than X and than `max_memory` bytes. Rows that are compressed already stay so. For full-batch gradients of a single
-    layer of few outputs they are stored in blocks, within the same limits, unless too few values of a block are nonzero.
+    take no more memory than X and than `max_memory` bytes. Rows that are compressed already stay so. Rows of bytes for mini-batches stay dense where
+    this machine finds their nonzeros sooner than it reads compressed ones; zeros are skipped all the same. For full-batch gradients of a single
+    layer of few outputs rows are stored in blocks, within the same limits, unless too few values of a block are nonzero.
     """
     if isinstance(X, CompressedRows):
         reason = f"X is sparse, {X.density:.0%} of the values are nonzero: the first layer skips the others."
@@ -97,19 +103,27 @@ def choose_format(
                 f"{share:.0%} of the blocks of {BLOCK_SLOTS} features are not all 0: the only layer skips the others."
             )
             return replace(dense, blocked=True, reason=reason), blocks
-    indptr = row_pointers(X, n_threads)
-    share, limit = indptr[-1] / max(X.size, 1), share_to_compress(full_batch=full_batch)
+    limit = share_to_compress(full_batch=full_batch)
+    stays_dense = not full_batch and X.dtype == np.uint8 and MACHINE.packs_lanes
+    if stays_dense:
+        sample = _sample(X)
+        share = np.count_nonzero(sample) / max(sample.size, 1)
+    else:
+        indptr = row_pointers(X, n_threads)
+        share = indptr[-1] / max(X.size, 1)
     if share > limit.share:
         reason = f"{share:.0%} of the values are nonzero, above the limit of {limit} for compressed rows."
         return replace(dense, reason=reason), None
+    reason = f"{share:.0%} of the values are nonzero, at most {limit}: the first layer skips the others."
+    if stays_dense:
+        return replace(dense, skipping=True, reason=reason), None
     itemsize = column_dtype(X.shape[1]).itemsize + X.dtype.itemsize
     nbytes = int(indptr[-1]) * itemsize + indptr.nbytes
     for most, owner in ((X.nbytes, "X itself takes"), (max_memory, "max_memory allows")):
         if most is not None and nbytes > most:
-            reason = f"Compressed rows would take {nbytes:,} bytes, {owner} {most:,}."
-            return replace(dense, reason=reason), None
+            too_large = f"Compressed rows would take {nbytes:,} bytes, {owner} {most:,}."
+            return replace(dense, reason=too_large), None
     rows = compress(X, n_threads, indptr=indptr)
-    reason = f"{share:.0%} of the values are nonzero, at most {limit}: the first layer skips the others."
     return replace(dense, column_dtype=rows.columns.dtype.name, reason=reason), rows
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import operator
 import os
 import threading
@@ -69,8 +70,9 @@ BLOCKS_A_THREAD = 4
 # the bits depend on the data alone, not on the number of threads.
 CHUNKS = 16
 CHUNK_ROWS = 512  # no chunk is shorter
-# Weight rows of one update: 16 rows of a 64-column panel are 4 KB of gradient, which stay in L1 between gradient and optimizer.
-ROW_BLOCK = 16
+# Weight rows of one update: 32 rows of a 64-column panel are 8 KB of gradient, which stay in L1 between
+# gradient and optimizer; with 16 rows the calls cost more.
+ROW_BLOCK = 32
 # Parts of a batch of images whose filter gradients are summed apart: the work of at most so many threads. Each costs a pass over all filters.
 GRADIENT_GROUPS = 8
 # Images that go through the image layers together: the largest tensor between two layers and its gradient take half of the smallest L2 (512 KB).
@@ -154,6 +156,7 @@ class CpuExecutor:
         self._format, self._n_rows = DataFormat(""), 0  # nothing is bound
         self._blocks: BlockRows | None = None
         self._bind_for_epochs: Callable[[], None] | None = None
+        self._bind_for_gradients: Callable[[], None] | None = None
         self._positions = np.arange(BLOCK_ROWS)
         self._predicting = threading.Lock()
         _lock_owners.add(self)
@@ -205,11 +208,9 @@ class CpuExecutor:
         if self._blocks is not None:
             labels, weight = labels[self._blocks.rows], weight[self._blocks.rows]
         self._data = {**arrays, "labels": labels, "sample_weight": weight}
-        self._bind_for_epochs = None
-        if data.blocked:
-            self._bind_for_epochs = lambda: self.bind(
-                X, y, sample_weight, pixel_scale=pixel_scale, max_memory=max_memory
-            )
+        again = functools.partial(self.bind, X, y, sample_weight, pixel_scale=pixel_scale, max_memory=max_memory)
+        self._bind_for_epochs = again if data.blocked else None
+        self._bind_for_gradients = functools.partial(again, full_batch=True) if data.skipping else None
 
     def _release_data(self) -> None:
         """Runners are kept for data of the same format; the arrays they are bound to are not."""
@@ -230,6 +231,11 @@ class CpuExecutor:
         if self._bind_for_epochs is not None:
             self._bind_for_epochs()
 
+    def _rebind_for_gradients(self) -> None:
+        """Dense rows whose zeros are skipped serve epochs only."""
+        if self._bind_for_gradients is not None:
+            self._bind_for_gradients()
+
     # --- training -----------------------------------------------------------------------------------------------------------------
 
     def _prepare(self, batch_sizes: tuple[int, ...]) -> _Runner:
@@ -237,7 +243,7 @@ class CpuExecutor:
         if self._training is None or not set(batch_sizes) <= set(self._training[0]):
             program = self.program(batch_sizes)
             # What `predict` will need is compiled with the rest: the first prediction should not wait.
-            data_format = DataFormat(self._format.dtype, self._format.scale, skipping=self._format.compressed)
+            data_format = DataFormat(self._format.dtype, self._format.scale, skipping=not self._format.dense)
             _compile(program, _inference_program(self._predicted.spec, data_format, (1,)), n_processes=self.n_threads)
             if self._state is None:
                 self._state = aligned_bytes(program.state.size)
@@ -304,6 +310,7 @@ class CpuExecutor:
 
     def gradient_program(self, block_sizes: tuple[int, ...] = (BLOCK_ROWS,)) -> Program:
         """What is run for blocks of so many rows, on the bound data."""
+        self._rebind_for_gradients()
         return gradient_program(self.spec, self._format, block_sizes, chunk_bytes=CHUNK_BYTES, sums_losses=True)
 
     def loss_and_gradient(self, parameters: Parameters) -> tuple[float, list[np.ndarray]]:
@@ -313,6 +320,7 @@ class CpuExecutor:
 
     def losses_and_gradient(self, parameters: Parameters) -> tuple[np.ndarray, list[np.ndarray]]:
         """See `Executor.losses_and_gradient`."""
+        self._rebind_for_gradients()
         chunks = _Chunks.of(self._n_rows)
         runners = self._gradient_runners(chunks)
         if self._blocks is not None:

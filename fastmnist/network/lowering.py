@@ -19,7 +19,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 from fastmnist.network.crossover import Crossover
-from fastmnist.network.image_lowering import STATED_WINOGRAD, ImageLayers
+from fastmnist.network.image_choices import STATED_WINOGRAD
+from fastmnist.network.image_lowering import ImageLayers
 from fastmnist.network.layers import IN_PLACE, Activation, Dense, Dropout
 from fastmnist.network.losses import BinaryCrossEntropy, SoftmaxCrossEntropy, SoftmaxTwiceCrossEntropy
 from fastmnist.network.optimizers import SGD, Optimizer
@@ -29,9 +30,17 @@ from fastmnist.network.spec import Spec
 BLOCK_SLOTS = 16  # features of a block, as the ops on rows in occupied blocks have them
 
 
+QUAD = 4  # neighbouring features that the first layer of a mini-batch takes at once
+
+
 def blocks_of(n_features: int) -> int:
     """How many blocks hold so many features."""
     return -(-n_features // BLOCK_SLOTS)
+
+
+def quads_of(n_features: int) -> int:
+    """How many quads hold so many features."""
+    return -(-n_features // QUAD)
 
 
 @dataclass(frozen=True)
@@ -90,7 +99,7 @@ class DataFormat:
     blocked : bool
         Rows in occupied blocks of features, which gradient programs of a single layer read.
     skipping : bool
-        Dense rows, of which the first layer multiplies the nonzero values alone; inference programs whose first layer is Dense.
+        Dense rows, of which the first layer multiplies the nonzero values alone; training and inference programs whose first layer is Dense.
     """
 
     dtype: str
@@ -381,14 +390,14 @@ class Lowering:
         deepest = self.target.row_block or max(node.inputs for node in self.dense)
         self.dw = [self.workspace.tensor(f"dw_{t}", (deepest, widest), dtype) for t in range(self.n_threads)]
         self.db = [self.workspace.tensor(f"db_{t}", (widest,), dtype) for t in range(self.n_threads)]
-        if self.data.compressed:
+        if self._takes_quads:
             # Private to each thread: making the lists twice costs less than fetching them from the other core's cache.
-            shape = (self.spec.n_features, self.rows)
-            self.by_feature = [
+            n_quads = quads_of(self.spec.n_features)
+            self.by_quad = [
                 (
-                    self.workspace.tensor(f"counts_{t}", (self.spec.n_features,), "int32"),
-                    self.workspace.tensor(f"rows_{t}", shape, "int32", odd_lines=True),
-                    self.workspace.tensor(f"entries_{t}", shape, dtype, odd_lines=True),
+                    self.workspace.tensor(f"counts_{t}", (n_quads,), "int32"),
+                    self.workspace.tensor(f"rows_{t}", (n_quads, self.rows), "int32"),
+                    self.workspace.tensor(f"entries_{t}", (n_quads, QUAD * self.rows), dtype),
                 )
                 for t in range(self.n_threads)
             ]
@@ -411,9 +420,10 @@ class Lowering:
         elif self.data.dense:
             self._gather()
         for node in self.nodes:
-            self._forward(node, rows)
-            if node is self.nodes[0] and self.data.compressed and self.purpose == "training":
-                self._transpose_batch(rows)
+            if isinstance(node, _DenseNode) and node.source is None and self._takes_quads:
+                self._forward_quads(node, rows)
+            else:
+                self._forward(node, rows)
         if self.purpose == "inference":
             self._emit_outputs()
         else:
@@ -519,15 +529,59 @@ class Lowering:
     def _panel(self, parameter: int, c0: int) -> View:
         return next(p for p in self.placements[parameter] if p.c0 == c0).tensor.view
 
-    def _transpose_batch(self, rows: int) -> None:
+    @property
+    def _takes_quads(self) -> bool:
+        """Whether the first layer reads the batch by quads of features: it is read twice then, forward and for the gradient."""
+        return self.purpose == "training" and (self.data.compressed or self.data.skipping)
+
+    def _list_quads(self, shares: list[tuple[int, int]]) -> None:
+        """Rows r0 ... r1 - 1 of the batch by quads of features, for each thread its own."""
         stage = []
-        for t, (counts, indices, entries) in enumerate(self.by_feature):
-            arrays, position = self._stored_rows(t, 0)
-            outs = (counts.view, indices.view.columns(0, rows), entries.view.columns(0, rows))
+        for t, (r0, r1) in enumerate(shares):
+            arrays, position = self._stored_rows(t, r0)
+            lists = self._quads(t, r1 - r0)
+            op = Instruction(f"{self._kind}_quads", lists, (*arrays, *position), (self.data.scale,), "batch by feature")
+            stage.append([op] if r1 > r0 else [])
+        self.builder.stage(stage)
+
+    def _quads(self, t: int, rows: int, features: tuple[int, int] | None = None) -> tuple[View, ...]:
+        """A thread's lists of so many rows, of all features or from one on to before another; the first begins a quad."""
+        counts, numbers, entries = self.by_quad[t]
+        lo, hi = (features[0] // QUAD, quads_of(features[1])) if features else (0, counts.shape[0])
+        return (
+            counts.view.rows(lo, hi),
+            numbers.view.rows(lo, hi).columns(0, rows),
+            entries.view.rows(lo, hi).columns(0, QUAD * rows),
+        )
+
+    def _forward_quads(self, node: _DenseNode, rows: int) -> None:
+        """The first layer, of lists of the batch; a thread that owns rows lists its own first, and all of them for the gradient afterwards."""
+        everything = [(0, rows)] * self.n_threads
+        shares = self._shares(node.output, rows)
+        self._list_quads(everything if node.output.by_columns else [(r0, r1) for r0, r1, _ in shares])
+        op, label = "quad_linear_relu" if node.fused_relu else "quad_linear", f"forward {node.index + 1}"
+        stage = []
+        for t, (r0, r1, panels) in enumerate(shares):
             stage.append(
-                [Instruction("sparse_transpose", outs, (*arrays, *position), (self.data.scale,), "batch by feature")]
+                [
+                    Instruction(
+                        op,
+                        (View(node.output.tensor, r0, r1, c0, c1),),
+                        (
+                            *self._quads(t, r1 - r0),
+                            self._panel(2 * node.index, c0),
+                            self._panel(2 * node.index + 1, c0),
+                        ),
+                        (),
+                        label,
+                    )
+                    for c0, c1 in panels
+                    if r1 > r0
+                ]
             )
         self.builder.stage(stage)
+        if not node.output.by_columns:
+            self._list_quads(everything)
 
     def _emit_loss(self) -> None:
         params: tuple[float, ...] = ()
@@ -643,7 +697,7 @@ class Lowering:
         if node.output.by_columns:
             shares = [(0, node.inputs, panels) for _, _, panels in self._shares(node.output, rows)]
         else:
-            shares = [(k0, k1, node.output.panels) for k0, k1 in split(node.inputs, self.n_threads)]
+            shares = [(k0, k1, node.output.panels) for k0, k1 in self._feature_shares(node)]
         for t, (k0, k1, panels) in enumerate(shares):
             instructions = []
             # The next forward pass begins with the first panel: it is in L2 if it was updated last.
@@ -659,20 +713,20 @@ class Lowering:
             stage.append(instructions)
         self.builder.stage(stage)
 
+    def _feature_shares(self, node: _DenseNode) -> list[tuple[int, int]]:
+        """Each thread's rows of a narrow layer's weights; no quad of features is cut."""
+        if node.source is not None:
+            return split(node.inputs, self.n_threads)
+        shares = split(quads_of(node.inputs), self.n_threads)
+        return [(QUAD * lo, min(QUAD * hi, node.inputs)) for lo, hi in shares]
+
     def _update_block(
         self, node: _DenseNode, t: int, lo: int, hi: int, c0: int, dy: View, fused: bool
     ) -> list[Instruction]:
         label = f"gradient {node.index + 1}"
         factors: tuple[View, ...]
         if node.source is None:
-            counts, indices, entries = self.by_feature[t]
-            rows = dy.shape[0]
-            lists = (
-                counts.view.rows(lo, hi),
-                indices.view.rows(lo, hi).columns(0, rows),
-                entries.view.rows(lo, hi).columns(0, rows),
-            )
-            op, factors = "sparse_linear_dw", (*lists, dy)
+            op, factors = "quad_linear_dw", (*self._quads(t, dy.shape[0], (lo, hi)), dy)
         else:
             op, factors = "linear_dw", (View(node.source.tensor, 0, dy.shape[0], lo, hi), dy)
         if fused:

@@ -124,7 +124,7 @@ _CONVOLUTIONS = {
 
 def _reason(run: BackendProfile, op: str, place: str) -> str:
     """Why there is no faster variant of this line, where there is one."""
-    first_layer = place.endswith(" 1") or op in ("gather_rows", "sparse_transpose")
+    first_layer = place.endswith(" 1") or op in ("gather_rows", "sparse_quads")
     if run.unit == "tree" and op in _OF_FORESTS:
         return _OF_FORESTS[op]
     if op == "barrier":
@@ -138,6 +138,6 @@ def _reason(run: BackendProfile, op: str, place: str) -> str:
         return f"{how} {decided[0].upper()}{decided[1:]}." if decided else how
     if first_layer and op.startswith(("linear", "gather")):
         return next((d.partition(". ")[2] for d in run.decisions if d.startswith("rows of X: dense")), "")
-    if op.startswith(("sparse", "block")):
+    if op.startswith(("sparse", "quad", "skipping", "block")):
         return next((d.partition(". ")[2] for d in run.decisions if d.startswith("rows of X")), "")
     return "The oracle: readable, not fast." if run.backend == "numpy" else ""

@@ -11,7 +11,7 @@ The alphabet of dimensions: B rows of a batch, I inputs of a layer, O outputs of
 the order, S steps of an epoch, R x Q any matrix, Z stored values, P row pointers of compressed rows; of image layers X = H W C values of an
 image that is read, Y = OH OW O values of one that is made, K = kernel_height kernel_width C weights of a filter, O filters;
 V = 36 C places of a filter's transformed channels (V = 36 O where C channels are made of O); F slots of features in blocks, W words of a row's
-bitmap of blocks, E elements of weights that lie block by block.
+bitmap of blocks, E elements of weights that lie block by block; G quads of features, J their values in a batch.
 
 Images are rows of a matrix: pixel by pixel from the top left, the channels of a pixel side by side (height, width, channels). What a shape
 cannot tell stands in the params `height width channels` of the image X, and in those of the window that moves over it without padding:
@@ -37,12 +37,14 @@ from . import (
     optimizers,
     pooled_convolution,
     pooling,
+    quads,
     rows,
     sparse,
     warping,
     winograd,
 )
 from .blocks import BLOCK
+from .quads import QUAD
 from .table import Dims, Op, Operand
 from .winograd import WINOGRAD_CHANNELS, WINOGRAD_PLACES
 
@@ -50,6 +52,7 @@ __all__ = [
     "BLOCK",
     "CONTRACT",
     "JOBS",
+    "QUAD",
     "WINOGRAD_CHANNELS",
     "WINOGRAD_PLACES",
     "Dims",
@@ -64,6 +67,7 @@ CONTRACT: dict[str, Op] = {
     **rows.OPS,
     **matmul.OPS,
     **sparse.OPS,
+    **quads.OPS,
     **convolution.OPS,
     **pooled_convolution.OPS,
     **winograd.OPS,

@@ -11,7 +11,7 @@ from .table import Table
 
 OPS = Table()
 
-_COMPRESSED = {"columns": ("uint16", "int32"), "values": ("uint8", "float")}
+COMPRESSED = {"columns": ("uint16", "int32"), "values": ("uint8", "float")}
 
 OPS.add(
     "count_nonzeros",
@@ -27,7 +27,7 @@ OPS.add(
     "source[B,I] indptr[P]",
     """Row r's values that are not 0 go to values[indptr[r]:indptr[r+1]], their column numbers to columns[...], ascending; indptr says where each
     row begins and must leave room for exactly its nonzeros. Floats become bytes only where they are whole numbers from 0 to 255.""",
-    types={**_COMPRESSED, **PIXELS},
+    types={**COMPRESSED, **PIXELS},
     nbytes=lambda d: 1.0 * d["B"] * d["I"] + 3.0 * d["Z"] + 8.0 * d["P"],
 )
 for _name, _formula in (("sparse_linear", "y = x w + b"), ("sparse_linear_relu", "y = max(x w + b, 0)")):
@@ -37,7 +37,7 @@ for _name, _formula in (("sparse_linear", "y = x w + b"), ("sparse_linear_relu",
         "indptr[P] columns[Z] values[Z] w[I,O] b[O] order[M] cursor[2]",
         f"{_formula}, where row r of x is the compressed row order[cursor[0] + r].",
         params="scale",
-        types=_COMPRESSED,
+        types=COMPRESSED,
         flops=lambda d: 2.0 * d["Z"] / max(d["P"] - 1, 1) * d["B"] * d["O"],
         nbytes=lambda d: 4.0 * (d["B"] * d["O"] + d["I"] * d["O"]) + 3.0 * d["Z"] / max(d["P"] - 1, 1) * d["B"],
     )
@@ -53,40 +53,13 @@ for _name, _formula in (("skipping_linear", "y = x w + b"), ("skipping_linear_re
         nbytes=lambda d: 4.0 * (d["B"] * d["O"] + d["I"] * d["O"]) + 1.0 * d["B"] * d["I"],
     )
 OPS.add(
-    "sparse_transpose",
-    "counts[I] rows[I,B] entries[I,B]",
-    "indptr[P] columns[Z] values[Z] order[M] cursor[2]",
-    """The batch by feature: feature i is nonzero in the batch's rows rows[i, :counts[i]], in ascending order, with values
-    entries[i, :counts[i]]. What lies behind counts[i] is unspecified.""",
-    params="scale",
-    types={**_COMPRESSED, "counts": ("int32",), "rows": ("int32",)},
-    nbytes=lambda d: 11.0 * d["Z"] / max(d["P"] - 1, 1) * d["B"],
-)
-OPS.add(
-    "sparse_linear_dw",
-    "dw[I,O]",
-    "counts[I] rows[I,B] entries[I,B] dy[B,O]",
-    "dw = x^T dy, x given by feature as `sparse_transpose` leaves it.",
-    types={"counts": ("int32",), "rows": ("int32",)},
-    flops=lambda d: 2.0 * d["I"] * d["O"] * d["B"] * 0.2,
-)
-OPS.add(
-    "sparse_linear_dw_sgd",
-    "w[I,O]",
-    "counts[I] rows[I,B] entries[I,B] dy[B,O] hyper[S,3] cursor[2]",
-    "w -= step_size (x^T dy + l2 w): `sparse_linear_dw` and `sgd` in one, the gradient is not stored.",
-    updates="w",
-    types={"counts": ("int32",), "rows": ("int32",)},
-    flops=lambda d: 2.0 * d["I"] * d["O"] * d["B"] * 0.2,
-)
-OPS.add(
     "sparse_linear_dw_add",
     "dw[I,O]",
     "indptr[P] columns[Z] values[Z] dy[B,O] order[M] cursor[2]",
     "dw += x^T dy, where row r of x is the compressed row order[cursor[0] + r]; rows are added in ascending r.",
     params="scale",
     updates="dw",
-    types=_COMPRESSED,
+    types=COMPRESSED,
     flops=lambda d: 2.0 * d["Z"] / max(d["P"] - 1, 1) * d["B"] * d["O"],
     nbytes=lambda d: 4.0 * d["B"] * d["O"] + 3.0 * d["Z"] / max(d["P"] - 1, 1) * d["B"] + 8.0 * d["I"] * d["O"],
 )

@@ -29,6 +29,7 @@ for _topic in (
     "pooling",
     "batch_norm",
     "sparse",
+    "quads",
     "blocks",
     "activations",
     "losses",

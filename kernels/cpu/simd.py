@@ -209,7 +209,7 @@ bits_to_float = _vector_intrinsic(
 
 def stack_array(n: int, dtype: str = "float32") -> Any:
     """An intrinsic that returns n values on the stack, 64-byte aligned: scratch without allocation."""
-    element = {"float32": f32, "float64": f64, "int64": i64, "uint8": i8, "uint16": i16}[dtype]
+    element = {"float32": f32, "float64": f64, "int32": i32, "int64": i64, "uint8": i8, "uint16": i16}[dtype]
 
     def emit(b: ir.IRBuilder) -> ir.Value:
         with b.goto_entry_block():
@@ -483,7 +483,7 @@ def _twin_transpose(target: np.ndarray, stride: int, source: np.ndarray, starts:
             target[c * stride + r] = source[starts[r] + c]
 
 
-def _emit_transposed(b: ir.IRBuilder, lines: list[ir.Value]) -> list[ir.Value]:
+def emit_transposed(b: ir.IRBuilder, lines: list[ir.Value]) -> list[ir.Value]:
     """The columns of a square: line r interleaved with line r + n / 2, for all r, log2(n) times; each doubles the width of what lies together."""
     n = len(lines)
     for _ in range(n.bit_length() - 1):
@@ -502,7 +502,7 @@ def _emit_transpose(b: ir.IRBuilder, target: ir.Value, stride: ir.Value, source:
         line = b.load(b.bitcast(b.gep(source, [b.load(b.gep(starts, [i64(r)]))]), _tile_bytes_ir.as_pointer()))
         line.align = 1
         lines.append(line)
-    for c, line in enumerate(_emit_transposed(b, lines)):
+    for c, line in enumerate(emit_transposed(b, lines)):
         b.store(line, b.bitcast(b.gep(target, [b.mul(stride, i64(c))]), _tile_bytes_ir.as_pointer())).align = 1
 
 
@@ -513,7 +513,7 @@ transpose_tile = _vector_intrinsic(
 
 
 def _emit_transpose_lanes(b: ir.IRBuilder, target: ir.Value, source: ir.Value) -> None:
-    lines = _emit_transposed(b, [emit_load(b, b.gep(source, [i64(r * LANES)])) for r in range(LANES)])
+    lines = emit_transposed(b, [emit_load(b, b.gep(source, [i64(r * LANES)])) for r in range(LANES)])
     for c, line in enumerate(lines):
         emit_store(b, line, b.gep(target, [i64(c * LANES)]))
 

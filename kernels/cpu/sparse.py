@@ -1,16 +1,13 @@
 """First layer on compressed rows: zero pixels are skipped, exactly.
 
 Row i of the data set is `columns[indptr[i]:indptr[i + 1]]` with `values[...]`. Bytes are scaled through a table of 256 floats made once a call.
-The forward pass reads the rows where they lie; the weight gradient wants the batch by feature, which `sparse_transpose` makes (a counting
-scatter into lists of fixed capacity), so that the gradient of a weight row is finished in registers and stored once.
+Products and gradients of full batches read the rows where they lie; mini-batches are turned by quads of features first (`quads.py`).
 
 Compressed rows are made in two passes, `count_nonzeros` and `compress_rows`: nothing is stored twice. Where rows are read once, to predict, a row
 is compressed just before it is multiplied (`skipping_linear`).
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import numpy as np
 from numba import types
@@ -24,7 +21,6 @@ from .matmul import (
     NO_FLOOR,
     PACKED_FROM_ROWS,
     RELU_FLOOR,
-    ZERO,
     copy_block,
     packed_strip,
 )
@@ -40,13 +36,11 @@ from .nonzeros import (
     row_starts,
     take_row,
 )
-from .optimizers import step_of
 from .registry import kernel
 from .simd import JIT, fma, inline, load, load_n, offset, prefetch, splat, stack_array, store, store_n
-from .tile import STRIP, TILE_VECTORS, list_tile, sparse_tile
+from .tile import STRIP, TILE_VECTORS, sparse_tile
 
-# Elements to a cache line, of the narrowest types; wider ones are asked for in part, the hardware fetches on.
-COLUMNS_PER_LINE, BYTES_PER_LINE = 32, 64
+BYTES_PER_LINE = 64
 byte_table = stack_array(256)
 tile_strip = sparse_tile(TILE_VECTORS, masked=False)
 tile_part = [sparse_tile(vectors, masked=True) for vectors in range(1, TILE_VECTORS + 1)]
@@ -235,87 +229,6 @@ def skipping_linear(y, source, w, b, order, cursor, scale, B, O, N, I, M, ld_y, 
 @kernel
 def skipping_linear_relu(y, source, w, b, order, cursor, scale, B, O, N, I, M, ld_y, ld_source, ld_w):
     _forward_skipping(y, source, w, b, order, cursor, scale, B, O, I, ld_y, ld_source, ld_w, RELU_FLOOR)
-
-
-@inline
-def _prefetch_rows(indptr, columns, values, order, position, rows):
-    """Ask for the rows of the next batch, which lie anywhere in memory: they arrive while this batch is worked on."""
-    for r in range(rows):
-        i = order[position + r]
-        first, last = indptr[i], indptr[i + 1]
-        for t in range(first, last, COLUMNS_PER_LINE):
-            prefetch(columns, t)
-        for t in range(first, last, BYTES_PER_LINE):
-            prefetch(values, t)
-
-
-@kernel
-def sparse_transpose(
-    counts, rows, entries, indptr, columns, values, order, cursor, scale, I, B, P, Z, M, ld_rows, ld_entries
-):
-    table = byte_table()
-    fill_table(values, table, scale)
-    _prefetch_rows(indptr, columns, values, order, cursor[0] + B, min(B, M - cursor[0] - B))
-    for k in range(I):
-        counts[k] = 0
-    for r in range(B):
-        i = order[cursor[0] + r]
-        for t in range(indptr[i], indptr[i + 1]):
-            k = np.int64(columns[t])
-            n = np.int64(counts[k])
-            rows[k * ld_rows + n] = r
-            entries[k * ld_entries + n] = stored_value(values, t, table)
-            counts[k] = n + 1
-
-
-def _make_gradient(stepping: bool) -> Any:
-    """`gradient`: `dw = x^T dy`, two neighbouring features at a time; or, if `stepping`, `w += minus_step (x^T dy + l2 w)`."""
-    pair_strip = list_tile(2, TILE_VECTORS, masked=False, stepping=stepping)
-    part = [list_tile(2, vectors, masked=True, stepping=stepping) for vectors in range(1, TILE_VECTORS + 1)]
-    part_1, part_2, part_3, part_4 = (part * 2)[:4]  # machines with few registers have two
-    last_feature = list_tile(1, 1, masked=True, stepping=stepping)
-
-    @inline
-    def gradient(w, counts, rows, entries, dy, minus_step, l2, I, O, ld_w, ld_rows, ld_entries, ld_dy):
-        for j in range(0, O, STRIP):
-            d, wj, n = offset(dy, j), offset(w, j), O - j
-            for k in range(0, I - 1, 2):
-                c, r, e = offset(counts, k), offset(rows, k * ld_rows), offset(entries, k * ld_entries)
-                to = offset(wj, k * ld_w)
-                if n >= STRIP:
-                    pair_strip(c, r, ld_rows, e, ld_entries, d, ld_dy, to, ld_w, minus_step, l2, 0)
-                elif n <= LANES:
-                    part_1(c, r, ld_rows, e, ld_entries, d, ld_dy, to, ld_w, minus_step, l2, n)
-                elif n <= 2 * LANES:
-                    part_2(c, r, ld_rows, e, ld_entries, d, ld_dy, to, ld_w, minus_step, l2, n - LANES)
-                elif n <= 3 * LANES:
-                    part_3(c, r, ld_rows, e, ld_entries, d, ld_dy, to, ld_w, minus_step, l2, n - 2 * LANES)
-                else:
-                    part_4(c, r, ld_rows, e, ld_entries, d, ld_dy, to, ld_w, minus_step, l2, n - 3 * LANES)
-            if I % 2 == 1:
-                k = I - 1
-                c, r, e = offset(counts, k), offset(rows, k * ld_rows), offset(entries, k * ld_entries)
-                for v in range(0, min(n, STRIP), LANES):
-                    dv, to = offset(d, v), offset(wj, k * ld_w + v)
-                    last_feature(c, r, ld_rows, e, ld_entries, dv, ld_dy, to, ld_w, minus_step, l2, n - v)
-
-    return gradient
-
-
-_gradient, _stepping_gradient = _make_gradient(False), _make_gradient(True)
-
-
-@kernel
-def sparse_linear_dw(dw, counts, rows, entries, dy, I, O, B, ld_dw, ld_rows, ld_entries, ld_dy):
-    _gradient(dw, counts, rows, entries, dy, ZERO, ZERO, I, O, ld_dw, ld_rows, ld_entries, ld_dy)
-
-
-@kernel
-def sparse_linear_dw_sgd(
-    w, counts, rows, entries, dy, hyper, cursor, I, O, B, S, ld_w, ld_rows, ld_entries, ld_dy, ld_hyper
-):
-    step, _, l2 = step_of(hyper, ld_hyper, cursor)
-    _stepping_gradient(w, counts, rows, entries, dy, -step, l2, I, O, ld_w, ld_rows, ld_entries, ld_dy)
 
 
 @kernel

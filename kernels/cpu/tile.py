@@ -5,11 +5,11 @@ loads `vectors` vectors of B and broadcasts `rows` elements of A. Rows of A are 
 tile multiplies by A or by its transpose.
 
 `sparse_tile(vectors)` is a row of a product with a compressed matrix: the accumulators of one output row live in registers while the list of
-nonzeros runs. `list_tile(features, vectors)` is its transpose's: some output rows at once, each with a short list of its own.
+nonzeros runs.
 
-The first two add or start from `init` (a bias with stride 0, or the output itself to accumulate), and clip at `floor` (0 is ReLU, -inf nothing); a
+Both add or start from `init` (a bias with stride 0, or the output itself to accumulate), and clip at `floor` (0 is ReLU, -inf nothing); a
 `gated` dense tile takes the derivative of a ReLU instead. With `masked` the last vector has only `tail` lanes: ragged edges touch nothing outside
-the matrices. A `stepping` dense or list tile makes gradients of weights, and takes the step of stochastic gradient descent where it would store them.
+the matrices. A `stepping` dense tile makes gradients of weights, and takes the step of stochastic gradient descent where it would store them.
 
 Sources: BLIS' micro-kernel (Van Zee & van de Geijn 2015) for the shape of the loop.
 """
@@ -39,10 +39,7 @@ from .simd import (
     emit_store,
     f32,
     float_p,
-    i32,
     i64,
-    int_p,
-    lanes_ir,
     vector_ir,
 )
 
@@ -58,37 +55,48 @@ SUMS_IN_FLIGHT = 4
 N = types.intp
 
 
-def _address(b: ir.IRBuilder, base: ir.Value, stride: ir.Value, row: int, vector: int = 0) -> ir.Value:
+def address(b: ir.IRBuilder, base: ir.Value, stride: ir.Value, row: int, vector: int = 0) -> ir.Value:
     return b.gep(base, [b.add(b.mul(stride, i64(row)), i64(vector * LANES))])
 
 
-class _Edge:
+class Edge:
     """Loads and stores of a row of vectors, the last one masked where the tile is ragged."""
 
     def __init__(self, b: ir.IRBuilder, vectors: int, lanes: ir.Value | None) -> None:
         self.b, self.last, self.lanes = b, vectors - 1, lanes
 
     def load(self, pointer: ir.Value, j: int) -> ir.Value:
+        """The j-th vector of the row, from where `pointer` stands."""
         if self.lanes is not None and j == self.last:
             return emit_masked_load(self.b, pointer, self.lanes)
         return emit_load(self.b, pointer)
 
     def store(self, value: ir.Value, pointer: ir.Value, j: int) -> None:
+        """Store the row's j-th vector."""
         if self.lanes is not None and j == self.last:
             emit_masked_store(self.b, value, pointer, self.lanes)
         else:
             emit_store(self.b, value, pointer)
 
 
-def _clip(b: ir.IRBuilder, value: ir.Value, floor: ir.Value) -> ir.Value:
+def emit_clip(b: ir.IRBuilder, value: ir.Value, floor: ir.Value) -> ir.Value:
     """max(value, floor), but NaN stays NaN."""
     return b.select(b.fcmp_ordered("<", value, floor), floor, value)
 
 
-def _loop(
-    b: ir.IRBuilder, begin: ir.Value, end: ir.Value, values: list, body: Callable[[ir.Value, list], list]
+def emit_loop(
+    b: ir.IRBuilder,
+    begin: ir.Value,
+    end: ir.Value,
+    values: list,
+    body: Callable[[ir.Value, list], list],
+    rolled: bool = False,
 ) -> list:
-    """`for t in range(begin, end): values = body(t, values)`, the values in registers; returns the last ones."""
+    """`for t in range(begin, end): values = body(t, values)`, the values in registers; returns the last ones.
+
+    Unless it is to be `rolled`, LLVM may make it two or more steps at a time, and what is left over a second loop, whose end is a second branch
+    that can't be foreseen.
+    """
     entry, loop, done = b.block, b.append_basic_block("loop"), b.append_basic_block("done")
     b.cbranch(b.icmp_signed("<", begin, end), loop, done)
     b.position_at_end(loop)
@@ -102,13 +110,23 @@ def _loop(
     t.add_incoming(following, loop)
     for phi, value in zip(carried, new, strict=True):
         phi.add_incoming(value, loop)
-    b.cbranch(b.icmp_signed("<", following, end), loop, done)
+    branch = b.cbranch(b.icmp_signed("<", following, end), loop, done)
+    if rolled:
+        _keep_rolled(b, branch)
     b.position_at_end(done)
     results = [b.phi(value.type) for value in values]
     for phi, before, after in zip(results, values, new, strict=True):
         phi.add_incoming(before, entry)
         phi.add_incoming(after, loop)
     return results
+
+
+def _keep_rolled(b: ir.IRBuilder, branch: ir.Instruction) -> None:
+    """LLVM knows a loop by a node of metadata whose first operand is itself."""
+    disable = b.module.add_metadata([ir.MetaDataString(b.module, "llvm.loop.unroll.disable")])
+    loop = ir.MDValue(b.module, [disable], name=str(len(b.module.metadata)))
+    loop.operands = (loop, disable)
+    branch.set_metadata("llvm.loop", loop)
 
 
 def dense_tile(
@@ -164,16 +182,16 @@ def dense_tile(
 
         def generate(ctx: Any, b: ir.IRBuilder, sig: Any, args: list) -> Any:
             A, row_stride, column_stride, B, ld_b, K, alpha, beta, init, ld_init, C, ld_c, end, tail, panel = args
-            edge = _Edge(b, vectors, emit_lane_mask(b, tail) if masked else None)
+            edge = Edge(b, vectors, emit_lane_mask(b, tail) if masked else None)
             grid = [(r, j) for r in range(rows) for j in range(vectors)]
             gate, ld_gate = cgutils.unpack_tuple(b, end) if gated else (C, ld_c)
             # What the end of the tile reads and writes is asked for now: it arrives while the sums run.
             for r, j in grid:
-                emit_prefetch(b, _address(b, C, ld_c, r, j))
+                emit_prefetch(b, address(b, C, ld_c, r, j))
                 if gated:
-                    emit_prefetch(b, _address(b, gate, ld_gate, r, j))
+                    emit_prefetch(b, address(b, gate, ld_gate, r, j))
             # One pointer a row of A: the loop then needs a single index register for all of them.
-            a_rows = [_address(b, A, row_stride, r) for r in range(rows)]
+            a_rows = [address(b, A, row_stride, r) for r in range(rows)]
             # A sum goes on where the last one ended (a bias, the block or panel before): where it is cut does not change its bits. Only a sum
             # that is scaled afterwards starts at 0 and meets `beta init` at its end. Adding -0 changes nothing, not even 0's sign.
             plain, nothing = b.fcmp_ordered("==", alpha, f32(1)), f32(0)
@@ -214,16 +232,16 @@ def dense_tile(
                 rest = _start_values(b, edge, grid, last, init, ld_init, -0.0)
             for r, j in grid:
                 if stepping:
-                    old = edge.load(_address(b, init, ld_init, r, j), j)
+                    old = edge.load(address(b, init, ld_init, r, j), j)
                     result = emit_fma(b, alphas, emit_fma(b, betas, old, new[r, j]), old)
                 else:
                     result = emit_fma(b, alphas, new[r, j], rest[r, j])
                 if gated:
-                    passes = b.fcmp_ordered(">", edge.load(_address(b, gate, ld_gate, r, j), j), emit_constant(0))
+                    passes = b.fcmp_ordered(">", edge.load(address(b, gate, ld_gate, r, j), j), emit_constant(0))
                     result = b.select(passes, result, emit_constant(0))
                 elif not stepping:
-                    result = _clip(b, result, emit_splat(b, end))
-                edge.store(result, _address(b, C, ld_c, r, j), j)
+                    result = emit_clip(b, result, emit_splat(b, end))
+                edge.store(result, address(b, C, ld_c, r, j), j)
             return ctx.get_dummy_value()
 
         return sig, generate
@@ -232,14 +250,14 @@ def dense_tile(
 
 
 def _start_values(
-    b: ir.IRBuilder, edge: _Edge, grid: list, beta: ir.Value, init: ir.Value, ld_init: ir.Value, otherwise: float
+    b: ir.IRBuilder, edge: Edge, grid: list, beta: ir.Value, init: ir.Value, ld_init: ir.Value, otherwise: float
 ) -> dict:
     """`beta init` for each accumulator, `otherwise` where beta is 0: init is then not read, it may hold NaN or nothing."""
     skipped, reads, after = b.block, b.append_basic_block("init"), b.append_basic_block("result")
     b.cbranch(b.fcmp_unordered("!=", beta, f32(0)), reads, after)
     b.position_at_end(reads)
     betas = emit_splat(b, beta)
-    read = {(r, j): b.fmul(betas, edge.load(_address(b, init, ld_init, r, j), j)) for r, j in grid}
+    read = {(r, j): b.fmul(betas, edge.load(address(b, init, ld_init, r, j), j)) for r, j in grid}
     b.branch(after)
     b.position_at_end(after)
     values = {}
@@ -283,7 +301,7 @@ def sparse_tile(vectors: int, masked: bool) -> Any:
 
         def generate(ctx: Any, b: ir.IRBuilder, sig: Any, args: list) -> Any:
             index, values, count, table, B, ld_b, init, C, floor, tail = args
-            edge = _Edge(b, vectors, emit_lane_mask(b, tail) if masked else None)
+            edge = Edge(b, vectors, emit_lane_mask(b, tail) if masked else None)
             scale = b.load(table)
 
             def add(t: ir.Value, totals: list) -> list:
@@ -307,9 +325,9 @@ def sparse_tile(vectors: int, masked: bool) -> Any:
                 groups = b.sdiv(count, i64(banks))
                 grouped = b.mul(groups, i64(banks))
                 totals += [emit_constant(0)] * (vectors * (banks - 1))
-                totals = _loop(b, i64(0), groups, totals, add_to_banks)
+                totals = emit_loop(b, i64(0), groups, totals, add_to_banks)
             # The last few go to the first bank.
-            totals[:vectors] = _loop(b, grouped, count, totals[:vectors], add)
+            totals[:vectors] = emit_loop(b, grouped, count, totals[:vectors], add)
             while len(totals) > vectors:
                 rows = [totals[i : i + vectors] for i in range(0, len(totals), vectors)]
                 totals = [
@@ -317,85 +335,7 @@ def sparse_tile(vectors: int, masked: bool) -> Any:
                 ]
             limit = emit_splat(b, floor)
             for j, total in enumerate(totals):
-                edge.store(_clip(b, total, limit), b.gep(C, [i64(j * LANES)]), j)
-            return ctx.get_dummy_value()
-
-        return sig, generate
-
-    return tile
-
-
-def list_tile(features: int, vectors: int, masked: bool, stepping: bool = False) -> Any:
-    """`c[f, :] = sum_t entries[f, t] b[rows[f, t], :]` for `features` neighbouring lists of `counts[f]` entries.
-
-    If `stepping`, `c += minus_step (sum + l2 c)` instead.
-
-    All run to the end of the longest list, a shorter one rests behind its own: one loop exit, and so one misprediction, for all of them, and
-    enough independent sums to hide the latency of an addition.
-
-    Returns
-    -------
-    intrinsic
-        `tile(counts, rows, ld_rows, entries, ld_entries, b, ld_b, c, ld_c, minus_step, l2, tail)`.
-    """
-
-    def twin(counts, rows, ld_rows, entries, ld_entries, b, ld_b, c, ld_c, minus_step, l2, tail) -> None:
-        width = (vectors - 1) * LANES + (min(tail, LANES) if masked else LANES)
-        for f in range(features):
-            total = np.zeros(width, np.float32)
-            for t in range(counts[f]):
-                row = int(rows[f * ld_rows + t]) * ld_b
-                total += entries[f * ld_entries + t] * b[row : row + width]
-            old = c[f * ld_c : f * ld_c + width]
-            c[f * ld_c : f * ld_c + width] = old + minus_step * (total + l2 * old) if stepping else total
-
-    if not JIT:
-        return twin
-
-    @intrinsic
-    def tile(context, counts, rows, ld_rows, entries, ld_entries, b_, ld_b, c, ld_c, minus_step, l2, tail):
-        sig = types.void(int_p, int_p, N, float_p, N, float_p, N, float_p, N, types.float32, types.float32, N)
-
-        def generate(ctx: Any, b: ir.IRBuilder, sig: Any, args: list) -> Any:
-            counts, rows, ld_rows, entries, ld_entries, B, ld_b, C, ld_c, minus_step, l2, tail = args
-            edge = _Edge(b, vectors, emit_lane_mask(b, tail) if masked else None)
-            if stepping:  # the weights arrive while the sums run
-                for f, j in ((f, j) for f in range(features) for j in range(vectors)):
-                    emit_prefetch(b, _address(b, C, ld_c, f, j))
-            n = [b.sext(b.load(b.gep(counts, [i64(f)])), i64) for f in range(features)]
-            longest = n[0]
-            for other in n[1:]:
-                longest = b.select(b.icmp_signed("<", longest, other), other, longest)
-            row_lists = [b.gep(rows, [b.mul(ld_rows, i64(f))]) for f in range(features)]
-            entry_lists = [b.gep(entries, [b.mul(ld_entries, i64(f))]) for f in range(features)]
-            ends = [emit_splat(b, b.trunc(count, i32), lanes_ir) for count in n]
-
-            # Masks, because adding -0 times zeros behind the end of a list took up to 39 % longer with AVX-512's mask registers. On AVX2, where a
-            # masked addition is one and a blend, it took 2 to 29 % less.
-            def add(t: ir.Value, totals: list) -> list:
-                new = []
-                for f in range(features):
-                    present = b.icmp_signed("<", t, n[f])
-                    lanes = b.icmp_signed("<", emit_splat(b, b.trunc(t, i32), lanes_ir), ends[f])
-                    # Behind the end of its own list lies anything: row 0 is there, and its product is not taken.
-                    row = b.load(b.gep(row_lists[f], [t]))
-                    row = b.select(present, row, ir.Constant(row.type, 0))
-                    at = b.gep(B, [b.mul(b.zext(row, i64), ld_b)])
-                    value = emit_splat(b, b.load(b.gep(entry_lists[f], [t])))
-                    for j in range(vectors):
-                        total = totals[f * vectors + j]
-                        sum_ = emit_fma(b, value, edge.load(b.gep(at, [i64(j * LANES)]), j), total)
-                        new.append(b.select(lanes, sum_, total))
-                return new
-
-            totals = _loop(b, i64(0), longest, [emit_constant(0)] * (features * vectors), add)
-            for i, total in enumerate(totals):
-                f, j = divmod(i, vectors)
-                at = _address(b, C, ld_c, f, j)
-                if stepping:
-                    old = edge.load(at, j)
-                    total = emit_fma(b, emit_splat(b, minus_step), emit_fma(b, emit_splat(b, l2), old, total), old)
-                edge.store(total, at, j)
+                edge.store(emit_clip(b, total, limit), b.gep(C, [i64(j * LANES)]), j)
             return ctx.get_dummy_value()
 
         return sig, generate
@@ -427,7 +367,7 @@ def transpose_block() -> Any:
         def generate(ctx: Any, b: ir.IRBuilder, sig: Any, args: list) -> Any:
             source, ld_source, target, ld_target = args
             index_type = ir.VectorType(ir.IntType(32), LANES)
-            rows = [emit_load(b, _address(b, source, ld_source, i)) for i in range(LANES)]
+            rows = [emit_load(b, address(b, source, ld_source, i)) for i in range(LANES)]
             bit = 1
             while bit < LANES:  # exchange this bit of the row's and the column's number
                 low = [i if not i & bit else LANES + (i ^ bit) for i in range(LANES)]
@@ -439,7 +379,7 @@ def transpose_block() -> Any:
                         rows[i | bit] = b.shuffle_vector(x, y, ir.Constant(index_type, high))
                 bit *= 2
             for i in range(LANES):
-                emit_store(b, rows[i], _address(b, target, ld_target, i))
+                emit_store(b, rows[i], address(b, target, ld_target, i))
             return ctx.get_dummy_value()
 
         return types.void(float_p, N, float_p, N), generate

@@ -85,6 +85,7 @@ from .optimizers import adam, add, momentum, nesterov, sgd
 from .philox import philox4x32
 from .pooled_convolution import conv2d_grey_pooled, conv2d_pooled_dwt, conv2d_pooled_dwt_add, conv2d_pooled_dx
 from .pooling import avg_pool, avg_pool_dx, max_pool, max_pool_dx
+from .quads import quad_linear, quad_linear_dw, quad_linear_dw_sgd, quad_linear_relu, skipping_quads, sparse_quads
 from .rows import advance, gather_rows, scatter_rows
 from .sparse import (
     compress_rows,
@@ -92,11 +93,8 @@ from .sparse import (
     skipping_linear,
     skipping_linear_relu,
     sparse_linear,
-    sparse_linear_dw,
     sparse_linear_dw_add,
-    sparse_linear_dw_sgd,
     sparse_linear_relu,
-    sparse_transpose,
 )
 from .warping import augment_images, deskew_images
 from .winograd import (

@@ -6,7 +6,6 @@ import numpy as np
 
 from .activations import relu
 from .common import Array, batch_rows, ieee
-from .optimizers import sgd
 
 
 def count_nonzeros(counts: Array, source: Array) -> None:
@@ -73,50 +72,6 @@ def skipping_linear_relu(
     """`y = max(x w + b, 0)`, x as in `skipping_linear`."""
     skipping_linear(y, source, w, b, order, cursor, scale)
     relu(y, y)
-
-
-@ieee
-def sparse_transpose(
-    counts: Array,
-    rows: Array,
-    entries: Array,
-    indptr: Array,
-    columns: Array,
-    values: Array,
-    order: Array,
-    cursor: Array,
-    scale: float,
-) -> None:
-    """The batch by feature: which of its rows store feature i, ascending, and with what values.
-
-    These are rows[i, :counts[i]] and entries[i, :counts[i]]; what lies behind is left as it was. counts (I,) int32,
-    rows (I, B) int32, entries (I, B).
-    """
-    counts[...] = 0
-    for r, i in enumerate(batch_rows(order, cursor, rows.shape[1])):
-        stored = slice(indptr[i], indptr[i + 1])
-        features = columns[stored]
-        slots = counts[features]
-        rows[features, slots] = r
-        entries[features, slots] = values[stored].astype(entries.dtype) * entries.dtype.type(scale)
-        counts[features] += 1
-
-
-@ieee
-def sparse_linear_dw(dw: Array, counts: Array, rows: Array, entries: Array, dy: Array) -> None:
-    """`dw = x^T dy`, x by feature as `sparse_transpose` leaves it."""
-    for i, n in enumerate(counts):
-        dw[i] = entries[i, :n] @ dy[rows[i, :n]]
-
-
-@ieee
-def sparse_linear_dw_sgd(
-    w: Array, counts: Array, rows: Array, entries: Array, dy: Array, hyper: Array, cursor: Array
-) -> None:
-    """`w -= step_size (x^T dy + l2 w)`, x by feature as `sparse_transpose` leaves it."""
-    dw = np.empty_like(w)
-    sparse_linear_dw(dw, counts, rows, entries, dy)
-    sgd(w, dw, hyper, cursor)
 
 
 @ieee
