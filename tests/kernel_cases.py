@@ -133,15 +133,15 @@ def make_case(
     dims["N"] = max(n_batch, 1) + int(rng.integers(0, 4))
     dims["S"] = step + 1 + int(rng.integers(0, 2))
     names = [operand.name for operand in contract.operands]
+    if "G" in contract.dims:
+        dims.setdefault("I", 33)  # `sparse_quads` has no operand that shows it
+        dims["G"], dims["J"] = -(-dims["I"] // QUAD), QUAD * n_batch
     if "bitmap" in names:
         contents.update(_block_rows(op, rng, dims, dtypes, values))
     elif op == "compress_rows":
         contents.update(_rows_to_compress(rng, dims, dtypes, values))
     elif "columns" in names:
         contents.update(_compressed_rows(rng, dims, dtypes, values, params["scale"]))
-    if "G" in contract.dims:
-        dims.setdefault("I", 33)  # `sparse_quads` has no operand that shows it
-        dims["G"], dims["J"] = -(-dims["I"] // QUAD), QUAD * n_batch
     if op.startswith("quad_"):
         contents.update(_quads(rng, dims, values))
     huge = ""

@@ -207,6 +207,7 @@ def test_rows_of_features_are_checked_where_they_count():
         rows,
         entries,
         dy,
+        **keywords,
     )
     call_kernel("quad_linear_dw", np.zeros_like(counts), rows, entries, dy, **keywords)
 
