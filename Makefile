@@ -19,10 +19,10 @@ help: ## This list
 train: $(READY) ## Train the default network on MNIST and print how good it is (ARGS="--backend numpy" and so on)
 	@$(PY) -m fastmnist train mlp $(ARGS)
 
-test: $(READY) ## The tests (ARGS="-k name" chooses)
+test: $(DEV) ## The tests (ARGS="-k name" chooses)
 	@$(PY) -m pytest -n 2 -m "not long and not gpu" $(ARGS)
 
-test-long: $(READY) ## The long tests alone
+test-long: $(DEV) ## The long tests alone
 	@$(PY) -m pytest -m "long and not gpu" $(ARGS)
 
 check: $(DEV) ## Lint, format and types
@@ -102,6 +102,6 @@ $(EVERY_PEER): $(PEERS)
 	@touch $@
 
 $(DEV): $(READY)
-	@echo "Installing the developers' tools into $(<D)"
+	@echo "Installing what the tests and checks need into $(<D) (once)"
 	@$(PY) $(INSTALL) --config-settings editable_mode=compat --editable '.[dev]'
 	@touch $@

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Everything that needs a GPU, from a bare checkout: tests, compute-sanitizer, kernels, training steps, whole fits, a profile; last a table of the goals.
 # Usage: bench/gpu_suite.sh [--out FOLDER] [PART...]
-#   PART: facts tests sanitizer kernels models fits profile; default: all, some 8 minutes, never more than 10. Parts may be run one by one, in any
-#   order, into the same folder: each replaces its own records, and the table shows what there is.
+#   PART: facts tests sanitizer kernels models fits profile; default: all, some 8 minutes, at most 11. Parts may be run one by one, in any
+#   order, into the same folder: each replaces its own records, and the table shows what there is. Where a command may take ten minutes at most:
+#   `facts tests sanitizer`, then `kernels models`, then `fits profile`, none of which takes more than five.
 # Needs Python with this package's dependencies, CuPy and pytest; torch is compared with where it is installed.
 # Exits with 1 if a test failed or was skipped, or a part did not finish. A goal that is missed is a result, not a failure.
 # FOLDER (default: gpu_results): info.json, tests.log, sanitizer.log, kernels.csv, models.csv, steps.csv, fits.csv, profile.json.

@@ -93,7 +93,7 @@ def _kernel_cache() -> Path | None:
 def _dataset_cache() -> Path | None:
     chosen = os.environ.get("FASTMNIST_DATA")
     if chosen:
-        return Path(chosen)
+        return Path(os.path.expanduser(chosen))  # as pooch does
     if importlib.util.find_spec("platformdirs") is None:
         return None  # it comes with pooch: nothing can have been downloaded, see the extra "datasets"
     import platformdirs

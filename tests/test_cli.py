@@ -370,6 +370,7 @@ def test_kernels_lists_the_contract():
 
 def test_info_tells_what_decides_how_a_fit_runs(monkeypatch):
     monkeypatch.setenv("FASTMNIST_NUM_THREADS", "1")
+    monkeypatch.setenv("FASTMNIST_DATA", "~/data")
     facts = json.loads(run("info", "--json").stdout)
     assert facts["version"] == fastmnist.__version__
     assert facts["threads"]["default"] == 1
@@ -379,6 +380,7 @@ def test_info_tells_what_decides_how_a_fit_runs(monkeypatch):
     assert facts["cpu"]["float32_lanes"] in (4, 8, 16)
     assert facts["environment"]["FASTMNIST_NUM_THREADS"]["value"] == "1"
     assert set(facts["caches"]) == {"kernels", "datasets"}
+    assert facts["caches"]["datasets"]["path"] == os.path.expanduser("~/data")
     text = run("info").stdout
     for part in ("CPU", "backend numba", "GPU", "cache of kernels", "FASTMNIST_NUM_THREADS", "'1'"):
         assert part in text

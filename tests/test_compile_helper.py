@@ -66,6 +66,21 @@ def test_a_helper_that_dies_is_not_waited_for(monkeypatch, started):
             wait_for(kernel)
 
 
+def test_the_helper_gets_the_folders_that_the_interpreter_looks_into(played, monkeypatch, tmp_path, started):
+    monkeypatch.setattr(sys, "path", [tmp_path, *sys.path])  # a Path there is ignored
+    with helped(KERNELS):
+        assert len(started) == 1
+
+
+def test_the_helper_runs_nothing_of_the_working_folder(monkeypatch, tmp_path, started):
+    (tmp_path / "json.py").write_text("import pathlib; pathlib.Path('ran').touch()")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(compile_helper, "_PROGRAM", "import json")
+    with helped(KERNELS):
+        assert started[0].wait() == 0
+    assert not (tmp_path / "ran").exists()
+
+
 def test_few_kernels_are_compiled_alone(started):
     with helped(KERNELS[: HELP_FROM - 1]) as wait_for:
         wait_for(KERNELS[0])

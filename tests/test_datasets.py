@@ -574,6 +574,7 @@ BAD_CSV = {
     "empty file": ("", None, "first line must name the columns"),
     "header only": ("a,label\n", None, "at least one row must follow"),
     "no label column": ("a,b\n1,2\n", None, "name the column of labels.*label, class, target.*Columns: a, b"),
+    "semicolons": ("a;label\n1;2\n", None, "separated by ';': save the file with commas"),
     "two label columns": ("label,class\n1,2\n", None, "not exactly one.*Columns: label, class"),
     "unknown label column": ("a,b\n1,2\n", "digit", "'digit' names none. Columns: a, b"),
     "twice": ("a,a\n1,2\n", "a", "'a' names 2"),

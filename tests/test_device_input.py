@@ -1,6 +1,5 @@
 """X and y that lie on the GPU are read there: CuPy's arrays, DLPack tensors and others, over a strict fake of CuPy; no GPU is needed."""
 
-import sys
 import warnings
 from functools import partial
 
@@ -10,7 +9,7 @@ from cusim import compiler_missing, fake_cupy
 
 import fastmnist
 from fastmnist import backends
-from fastmnist.backends import gpu, gpu_probe
+from fastmnist.backends import gpu
 
 if compiler_missing():
     pytest.skip(compiler_missing(), allow_module_level=True)
@@ -47,9 +46,7 @@ WAYS = {"cupy": lambda a: a, "dlpack": Tensor, "interface": Interface}
 
 @pytest.fixture
 def device(monkeypatch):
-    monkeypatch.setitem(sys.modules, "cupy", fake_cupy.module())
-    usable = gpu_probe.GpuStatus("ok", True, "", "", "Fake GPU", (9, 0), 1 << 30, (13, 0), 1, "cupy-cuda13x 14.2.0")
-    monkeypatch.setattr(gpu_probe, "probe", lambda: usable)
+    fake_cupy.install(monkeypatch)
     gpu.open_device.cache_clear()
     yield gpu.open_device()
     gpu.open_device.cache_clear()

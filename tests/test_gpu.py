@@ -1,6 +1,5 @@
 """The GPU backend on a real GPU: `pytest -m gpu`, part of bench/gpu_suite.sh. The same tests run, smaller, on a fake CuPy: they can't rot unseen."""
 
-import sys
 from functools import partial
 
 import numpy as np
@@ -33,9 +32,7 @@ def device(request, monkeypatch):
     if request.param == "fake":
         if compiler_missing():
             pytest.skip(compiler_missing())
-        monkeypatch.setitem(sys.modules, "cupy", fake_cupy.module())
-        usable = gpu_probe.GpuStatus("ok", True, "", "", "Fake GPU", (9, 0), 1 << 30, (13, 0), 1, "cupy-cuda13x 14.2.0")
-        monkeypatch.setattr(gpu_probe, "probe", lambda: usable)
+        fake_cupy.install(monkeypatch)
     else:
         status = gpu_probe.probe()
         assert status.usable, f"{status.reason} {status.remedy}"  # asked for by -m gpu: a GPU that is not there fails
@@ -68,6 +65,15 @@ def caller(device):
             device.download(owner, buffer.address)
 
     return call
+
+
+def test_an_array_may_be_changed_after_its_upload(device):
+    array = np.arange(1 << 20 if device.is_real else 9)
+    expected, got, buffer = array.copy(), np.empty_like(array), device.allocate(array.nbytes)
+    device.upload(buffer.address, array)
+    array[:] = -1
+    device.download(got, buffer.address)
+    np.testing.assert_array_equal(got, expected)
 
 
 @pytest.mark.parametrize("op", LAUNCHERS)

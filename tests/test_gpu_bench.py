@@ -1,5 +1,6 @@
 """The benchmarks for a GPU run, on a fake one: their verification is real, their times are not."""
 
+import contextlib
 import csv
 import os
 import subprocess
@@ -7,6 +8,7 @@ import sys
 import types
 from pathlib import Path
 
+import numpy as np
 import pytest
 from cusim import Module, compiler_missing, fake_cupy
 
@@ -74,10 +76,36 @@ def test_kernels(bench, tmp_path, monkeypatch):
     assert [name for name in written if name.startswith("ladder")] == [f"ladder {rung}" for rung in kernels.RUNGS]
 
 
+def test_what_was_measured_before_the_time_was_up_is_kept(bench, tmp_path, monkeypatch):
+    kernels = bench("kernels")
+    monkeypatch.setattr(kernels, "PRODUCTS", [(3, 4, 5)])
+
+    def cut_short(device):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(kernels, "streams", cut_short)
+    monkeypatch.setattr(sys, "argv", ["kernels.py", "--out", str(tmp_path), "--no-peers"])
+    with pytest.raises(KeyboardInterrupt):
+        kernels.main()
+    assert [row["shape"] for row in rows(tmp_path / "kernels.csv")] == ["3x4x5"]
+
+
+def test_peers_that_cannot_run_are_left_out(bench, monkeypatch, capsys):
+    kernels, timing = bench("kernels"), bench("timing")
+
+    def matmul(a, b):
+        raise ImportError("libcublas.so.13")
+
+    monkeypatch.setattr(kernels, "cupy", types.SimpleNamespace(ones=np.ones, matmul=matmul))
+    assert not kernels.cublas_loads(types.SimpleNamespace(stream=contextlib.nullcontext()))
+    assert "without cuBLAS: libcublas.so.13" in capsys.readouterr().out
+    for_processors = types.SimpleNamespace(cuda=types.SimpleNamespace(is_available=lambda: False), __spec__=object())
+    monkeypatch.setitem(sys.modules, "torch", for_processors)
+    assert not timing.torch_runs()
+
+
 def test_a_wrong_product_is_not_timed(bench, monkeypatch):
     kernels = bench("kernels")
-    import numpy as np
-
     a = np.ones((5, 5), np.float32)
     with pytest.raises(AssertionError, match="off by"):
         kernels.assert_product(a @ a + 1e-3, a, a)
@@ -90,8 +118,7 @@ def test_models(bench, tmp_path, monkeypatch):
     models = bench("models")
     monkeypatch.setattr(models, "MODELS", {"softmax": models.MODELS["softmax"]})
     monkeypatch.setattr(models, "BATCHES", (32,))
-    find = models.importlib.util.find_spec
-    monkeypatch.setattr(models.importlib.util, "find_spec", lambda name: None if name == "torch" else find(name))
+    monkeypatch.setattr(models, "torch_runs", lambda: False)
     monkeypatch.setattr(sys, "argv", ["models.py", "--out", str(tmp_path), "--rows", "60"])
     models.main()
     measured = [(row["job"], row["way"]) for row in rows(tmp_path / "models.csv")]
@@ -106,8 +133,7 @@ def test_fits(bench, tmp_path, monkeypatch):
     layers = [fastmnist.Conv2D(2, 5, stride=3), fastmnist.BatchNorm(), fastmnist.Flatten()]
     monkeypatch.setattr(fits.to_accuracy, "arguments", lambda recipe: {"layers": layers, "max_iter": 1})
     monkeypatch.setattr(fits, "FITS", 1)
-    find = fits.importlib.util.find_spec
-    monkeypatch.setattr(fits.importlib.util, "find_spec", lambda name: None if name == "torch" else find(name))
+    monkeypatch.setattr(fits, "torch_runs", lambda: False)
     monkeypatch.setattr(sys, "argv", ["fits.py", "--out", str(tmp_path), "--rows", "60", "--seeds", "2"])
     fits.main()
     written = rows(tmp_path / "fits.csv")

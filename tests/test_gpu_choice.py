@@ -57,6 +57,14 @@ def test_a_short_fit_does_not_pay_for_the_start(a_gpu):
     assert select("auto", flops=5e8 * 100_000, **{**WORK, "steps": 100_000}).backend == "cupy"
 
 
+def test_work_that_only_numpy_feels_does_not_speak_for_the_gpu(a_gpu):
+    """NumPy changes images slowly; compiled code and the GPU both make them fast."""
+    few = {"n_samples": 100, "n_features": 4, "steps": 10, "flops": 1e4}
+    assert select("auto", **few).backend == "numpy"
+    assert select("auto", **few, numpy_flops=1e15).backend == "numba"
+    assert select("auto", **few | {"flops": 1e15}).backend == "cupy"
+
+
 def test_the_rule_is_interpolated_between_what_was_measured():
     table = Crossover("G", 2, [(1e6, 1e-5, 1e-4), (1e8, 1e-3, 1e-4), (1e10, 1e-1, 1e-3)], "2026-11-21")
     assert table.step_seconds(1e7) == pytest.approx((1e-4, 1e-4))

@@ -2,7 +2,8 @@
 
 import csv
 import os
-from functools import cache
+import re
+from functools import cache, partial
 from pathlib import Path
 
 import nvrtc
@@ -16,6 +17,8 @@ ARCHITECTURES = {
     "sm_70": 12,
     **dict.fromkeys(("sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_90a", "sm_100", "sm_120"), 13),
 }
+# Devices that get the same PTX: the front end, half of the work, runs for the oldest of them that gets kernels.
+FAMILIES = (("sm_70",), ("sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_90a"), ("sm_100",), ("sm_120",))
 WHEELS = {12: "nvidia-cuda-nvrtc-cu12", 13: "nvidia-cuda-nvrtc"}
 MOST_SHARED = 48 << 10  # bytes a block may have on every device without asking for more
 REGISTERS, ALLOCATION = 64 << 10, 8  # of a multiprocessor; a thread's are allocated in eights
@@ -23,19 +26,42 @@ REGISTERS, ALLOCATION = 64 << 10, 8  # of a multiprocessor; a thread's are alloc
 TABLE = Path(__file__).parent / "gpu_resources.csv"
 
 
-@cache
-def compiler(cuda):
-    library = nvrtc.find(cuda)
-    if library is None:
+def library(cuda):
+    file = nvrtc.find(cuda)
+    if file is None:
         problem = f"needs NVIDIA's compiler for CUDA {cuda}. Run: pip install {WHEELS[cuda]}"
         assert not os.environ.get("FASTMNIST_REQUIRE_CUSIM"), problem  # continuous integration must not skip this
         pytest.skip(problem)
-    return nvrtc.Nvrtc(library)
+    return file
 
 
 @cache
-def usage(file, architecture):
+def compiler(cuda):
+    return nvrtc.Nvrtc(library(cuda))
+
+
+@cache
+def ptx(file, architecture):
+    return compiler(ARCHITECTURES[architecture]).ptx(source(file), architecture)
+
+
+def compiled(file, architecture):
+    """What its kernels take, by NVRTC alone, as on a user's machine."""
     return compiler(ARCHITECTURES[architecture]).compile(source(file), architecture)[1]
+
+
+def assembled(file, family, architecture):
+    """Likewise from the family's PTX."""
+    alike = [a for a in family if has_kernels(file, a) == has_kernels(file, architecture)]
+    return nvrtc.assemble(nvrtc.find_assembler(), ptx(file, alike[0]), architecture)
+
+
+def usage(file, family, architecture):
+    front_end, assembler = library(ARCHITECTURES[architecture]), nvrtc.find_assembler()
+    if len(family) == 1 or assembler is None:
+        return nvrtc.remembered(partial(compiled, file, architecture), (front_end,), source(file), architecture)
+    make = partial(assembled, file, family, architecture)
+    return nvrtc.remembered(make, (front_end, assembler), source(file), architecture)
 
 
 @cache
@@ -44,40 +70,54 @@ def table():
         return {row["kernel"]: (int(row["registers"]), int(row["shared"])) for row in csv.DictReader(lines)}
 
 
-# Files that take 6 to 13 seconds of a processor for each device, with the devices for which they are always compiled: the oldest that gets kernels
-# and the newest; one that gets none; and Hopper where sums are in float32. All devices would take 220 seconds more, 80 if only to PTX: the others
-# are `make test-long`'s. Nothing in them depends on the device.
-SLOW = {
-    "convolution": ("sm_70", "sm_90", "sm_120"),
-    "tensor_matmul": ("sm_75", "sm_80", "sm_120"),
-    "tensor_convolution": ("sm_75", "sm_80", "sm_120"),
-    "persistent": ("sm_70", "sm_90", "sm_120"),
-}
-
-
 def has_kernels(file, architecture):
     least = LEAST_COMPUTE_CAPABILITY.get(file, (0, 0))
     return int(architecture[3:].rstrip("a")) >= 10 * least[0] + least[1]
 
 
-def both(file, architecture):
-    seldom = architecture not in SLOW.get(file, ARCHITECTURES)
-    return pytest.param(file, architecture, marks=pytest.mark.long if seldom else ())
+# The longest first: so two processes that share the tests end together.
+LONGEST = ("tensor_matmul", "tensor_convolution", "persistent", "convolution", "matmul")
+BY_LENGTH = sorted(FILES, key=lambda file: LONGEST.index(file) if file in LONGEST else len(LONGEST))
 
 
-@pytest.mark.parametrize(("file", "architecture"), [both(f, a) for a in ARCHITECTURES for f in FILES])
-def test_compiles_within_the_table(file, architecture):
-    used = usage(file, architecture)
-    assert set(used) == (set(kernels(file)) if has_kernels(file, architecture) else set())
+@pytest.mark.timeout(1200)  # half a minute for the longest, six devices; on a machine with other work much more
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family[0])
+@pytest.mark.parametrize("file", BY_LENGTH)
+def test_compiles_within_the_table(file, family):
     problems = []
-    for kernel, use in used.items():
-        registers, shared = table().get(kernel, (0, 0))
-        if use.spilled:
-            problems.append(f"{kernel} spills {use.spilled} bytes")
-        if use.registers > registers or use.shared != shared:
-            rounded = -(-use.registers // ALLOCATION) * ALLOCATION
-            problems.append(f"{kernel},{rounded},{use.shared} is not within {kernel},{registers},{shared}")
-    assert not problems, f"see {TABLE.name}; {architecture}:\n" + "\n".join(problems)
+    for architecture in family:
+        used = usage(file, family, architecture)
+        assert set(used) == (set(kernels(file)) if has_kernels(file, architecture) else set()), architecture
+        for kernel, use in used.items():
+            registers, shared = table().get(kernel, (0, 0))
+            if use.spilled:
+                problems.append(f"{architecture}: {kernel} spills {use.spilled} bytes")
+            if use.registers > registers or use.shared != shared:
+                rounded = -(-use.registers // ALLOCATION) * ALLOCATION
+                row = f"{kernel},{rounded},{use.shared} is not within {kernel},{registers},{shared}"
+                problems.append(f"{architecture}: {row}")
+    assert not problems, f"see {TABLE.name}:\n" + "\n".join(problems)
+
+
+def same_as_by_nvrtc(file, family, architecture):
+    if nvrtc.find_assembler() is None:
+        pytest.skip("needs NVIDIA's assembler. Run: pip install nvidia-cuda-nvcc")
+    assert assembled(file, family, architecture) == compiled(file, architecture)
+
+
+def test_devices_of_a_family_share_their_ptx():
+    """By the quickest file with sums; all of them: below."""
+    family = FAMILIES[1]
+    bodies = {re.sub(rb"^\.target .*", b"", ptx("losses", a), flags=re.MULTILINE) for a in family}
+    assert len(bodies) == 1
+    same_as_by_nvrtc("losses", family, "sm_90a")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("architecture", FAMILIES[1])
+@pytest.mark.parametrize("file", BY_LENGTH)
+def test_all_devices_of_a_family_share_their_ptx(file, architecture):
+    same_as_by_nvrtc(file, FAMILIES[1], architecture)
 
 
 def test_table_names_the_kernels_and_no_others():

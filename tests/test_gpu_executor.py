@@ -1,6 +1,5 @@
 """The cupy executor on a simulated device, against the oracle: same program, same data, same results. No GPU is needed."""
 
-import sys
 import warnings
 from contextlib import contextmanager
 from functools import partial
@@ -328,9 +327,7 @@ def test_call_runs_one_op():
 
 @pytest.fixture
 def fake_gpu(monkeypatch):
-    monkeypatch.setitem(sys.modules, "cupy", fake_cupy.module())
-    usable = gpu_probe.GpuStatus("ok", True, "", "", "Fake GPU", (9, 0), 1 << 30, (13, 0), 1, "cupy-cuda13x 14.2.0")
-    monkeypatch.setattr(gpu_probe, "probe", lambda: usable)
+    fake_cupy.install(monkeypatch)
     gpu.open_device.cache_clear()
     yield
     gpu.open_device.cache_clear()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from cusim import compiler_missing, device
 from kernel_budget import assert_within_budget
-from kernel_cases import IN_PLACE, VALUES, n_variants
+from kernel_cases import IN_PLACE, VALUES, make_case, n_variants
 from kernel_sizes import UGLY_MATRICES, sizes
 
 from fastmnist.kernels import reference
@@ -23,6 +23,7 @@ from fastmnist.kernels.gpu import (
     NOT_ON_GPU,
     Array,
     Facts,
+    Launch,
     channels,
     convolution,
     launches,
@@ -131,6 +132,31 @@ def test_convolution_with_every_tile(op, tile, monkeypatch):
     for k, dims in enumerate(list(sizes(op))[2::2]):
         assert_within_budget(call_reversed if k % 2 else call, op, dims, strided=bool(k % 3))
         assert_within_budget(call, op, dims, values="special")
+
+
+@pytest.mark.parametrize("op", ["conv2d", "conv2d_relu", "conv2d_dx"])
+def test_images_with_more_rows_than_a_grid(op, monkeypatch):
+    """A batch of thousands of images takes several launches: the same bits."""
+    two_images = list(sizes(op))[5]  # each has more pixels than a block of any tile has rows, or nearly
+    case = make_case(op, two_images, np.random.default_rng(0), strided=True)
+    operands, result = [device.array(a) for a in case.arrays.values()], case.arrays[case.out_names[0]]
+    results = []
+    for most in (convolution.MOST_BLOCKS, 1):
+        monkeypatch.setattr(convolution, "MOST_BLOCKS", most)
+        made = launches(op, device.FACTS, operands, list(case.params.values()))
+        result[...] = np.nan
+        for launch in made:
+            device.run(launch)
+        results.append((len(made), result.copy()))
+    (one, whole), (several, parts) = results
+    assert one == 1 < several and np.isfinite(whole).all()
+    assert whole.tobytes() == parts.tobytes()
+
+
+def test_a_grid_that_no_gpu_has_is_refused():
+    with pytest.raises(OverflowError, match=r"k: a grid of \(1, 65536\) blocks; a GPU has at most 65535 along y and z"):
+        Launch("k", (1, 65536), (256,), ())
+    assert Launch("k", (65536, 65535, 65535), (256,), ()).grid[0] == 65536
 
 
 def test_infinite_filters_send_nothing_where_they_do_not_reach():

@@ -1,7 +1,6 @@
 """Epochs in one launch, on a simulated device, against the oracle and against launches of single steps. No GPU is needed."""
 
 import re
-import sys
 from dataclasses import replace
 from functools import partial
 
@@ -12,7 +11,7 @@ from cusim.device import COOPERATIVE_FACTS, SimulatedDevice
 from executor_cases import CASES, N, _data, _parameters, _spec, _train
 
 import fastmnist
-from fastmnist.backends import gpu, gpu_probe
+from fastmnist.backends import gpu
 from fastmnist.backends.gpu import CupyExecutor
 from fastmnist.backends.gpu_persistent import choose
 from fastmnist.backends.reference import ReferenceExecutor
@@ -330,9 +329,7 @@ def test_a_grid_that_was_cut_is_an_error_and_changes_nothing():
 
 @pytest.fixture
 def fake_gpu(monkeypatch):
-    monkeypatch.setitem(sys.modules, "cupy", fake_cupy.module())
-    usable = gpu_probe.GpuStatus("ok", True, "", "", "Fake GPU", (9, 0), 1 << 30, (13, 0), 1, "cupy-cuda13x 14.2.0")
-    monkeypatch.setattr(gpu_probe, "probe", lambda: usable)
+    fake_cupy.install(monkeypatch)
     gpu.open_device.cache_clear()
     yield
     gpu.open_device.cache_clear()

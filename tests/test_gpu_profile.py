@@ -1,7 +1,6 @@
 """Profiles of the GPU: time by events around each launch, NVTX ranges, the stream's lane, peak memory; over the fake of CuPy."""
 
 import json
-import sys
 
 import numpy as np
 import pytest
@@ -9,7 +8,7 @@ from cusim import compiler_missing, fake_cupy
 from executor_cases import CASES, _train
 
 import fastmnist
-from fastmnist.backends import gpu, gpu_probe, recording
+from fastmnist.backends import gpu, recording
 from fastmnist.backends.gpu import CupyExecutor
 from fastmnist.backends.gpu_recording import TIMED_STEPS, grouped
 from fastmnist.network.lowering import optimizer_op
@@ -21,9 +20,7 @@ if compiler_missing():
 
 @pytest.fixture
 def device(monkeypatch):
-    monkeypatch.setitem(sys.modules, "cupy", fake_cupy.module())
-    usable = gpu_probe.GpuStatus("ok", True, "", "", "Fake GPU", (9, 0), 1 << 30, (13, 0), 1, "cupy-cuda13x 14.2.0")
-    monkeypatch.setattr(gpu_probe, "probe", lambda: usable)
+    fake_cupy.install(monkeypatch)
     monkeypatch.setattr(profiler, "OVERHEAD_SECONDS", 0.1)
     monkeypatch.setattr(profiler, "_roofs", lambda: None)  # of a simulator nobody wants to know them
     gpu.open_device.cache_clear()
@@ -93,6 +90,20 @@ def test_a_profile_of_the_gpu(device, tmp_path):
     events = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
     assert "stream 0" in [event["args"].get("name") for event in events if event["ph"] == "M"]
     assert {event["name"] for event in events if event["ph"] == "X"} >= {"gather_rows", "linear_dw + adam"}
+
+
+def test_a_profile_lists_the_images_that_are_changed_at_random(device):
+    rng = np.random.default_rng(0)
+    X = rng.integers(0, 256, (60, 16)).astype(np.uint8)
+    augment = fastmnist.Augment(translate=1)
+    model = fastmnist.MLPClassifier((5,), max_iter=3, batch_size=20, random_state=0, augment=augment)
+    profile = fastmnist.profile(model, X, X[:, :3].argmax(axis=1), backends=("cupy",))
+    (made,) = (kernel for kernel in profile.kernels if kernel.op == "augment_images")
+    assert (made.phase, made.place, made.sizes.split()[0]) == ("training", "images", "B=60")
+    assert (
+        3 <= made.calls <= 4 and made.seconds > 0
+    )  # an epoch each; what was bound before training began was made, too
+    assert profile.backends[0].steps == 9
 
 
 def test_a_profile_of_a_gradient_on_the_gpu(device):

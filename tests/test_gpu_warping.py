@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -26,7 +25,7 @@ from test_augmentation import (
 )
 
 from fastmnist import Augment
-from fastmnist.backends import BackendUnavailable, gpu, gpu_probe
+from fastmnist.backends import BackendUnavailable, gpu
 from fastmnist.kernels.gpu import warping
 from fastmnist.network.augmentation import FOR_DIGITS
 
@@ -94,9 +93,7 @@ def test_images_that_the_kernel_cannot_count_are_refused():
 @pytest.fixture
 def fake(monkeypatch):
     gpu.open_device.cache_clear()
-    monkeypatch.setitem(sys.modules, "cupy", fake_cupy.module())
-    usable = gpu_probe.GpuStatus("ok", True, "", "", "Fake GPU", (9, 0), 1 << 30, (13, 0), 1, "cupy-cuda13x 14.2.0")
-    monkeypatch.setattr(gpu_probe, "probe", lambda: usable)
+    fake_cupy.install(monkeypatch)
     yield
     gpu.open_device.cache_clear()
 
@@ -130,6 +127,21 @@ def test_originals_may_lie_on_the_gpu_or_come_in_windows(fake):
     held = {"early_stopping": True, "validation_fraction": 0.3}
     resident = fitted(mlp(backend="cupy", **held), fake_cupy.ndarray(images), fake_cupy.ndarray(labels))
     assert_same_model(resident, fitted(mlp(backend="cupy", **held), images, labels))
+
+
+def test_what_does_not_change_is_uploaded_once(fake, monkeypatch):
+    bound, bind = [], gpu.CupyExecutor.bind
+
+    def watched(self, X, *others, **settings):
+        bound.append(len(X))
+        bind(self, X, *others, **settings)
+
+    monkeypatch.setattr(gpu.CupyExecutor, "bind", watched)
+    fitted(mlp(backend="cupy", max_iter=4), X[:150], Y[:150])
+    assert bound == [150, 1]  # a fitted model lets go of its data
+    bound.clear()
+    fitted(mlp(backend="cupy", max_iter=4, max_memory=4 * 64 * 60), X[:150], Y[:150])
+    assert len(bound) > 2 * 4 and max(bound) < 150, bound  # windows of every epoch
 
 
 def test_epochs_go_on_where_the_last_fit_stopped(fake):

@@ -44,7 +44,7 @@ def test_a_warm_cache_neither_compiles_nor_imports_numba(warm):
     assert second.stdout.split() == ["False", "False"], second.stderr
 
 
-@pytest.mark.parametrize("damage", ["truncate", "flip", "empty", "directory"])
+@pytest.mark.parametrize("damage", ["truncate", "flip", "empty", "directory", "another's"])
 def test_a_damaged_file_is_compiled_again(warm, damage):
     (path,) = warm.rglob("add.o")
     content = path.read_bytes()
@@ -52,10 +52,11 @@ def test_a_damaged_file_is_compiled_again(warm, damage):
         path.unlink()
         path.mkdir()
     else:
-        changed = {"truncate": content[:-100], "flip": content[:200] + b"\0\1\2\3" + content[204:], "empty": b""}[
-            damage
-        ]
-        path.write_bytes(changed)
+        changed = {"truncate": content[:-100], "flip": content[:200] + b"\0\1\2\3" + content[204:], "empty": b""}
+        if damage == "another's":
+            _run(warm, script=SCRIPT.replace('"add"', '"relu"').replace("== 2", "== 1"))
+            changed[damage] = (path.parent / "relu.o").read_bytes()
+        path.write_bytes(changed[damage])
     again = _run(warm)
     assert again.returncode == 0, again.stderr
     assert again.stdout.split()[0] == "True"

@@ -7,14 +7,13 @@ does not: a first fit of 300 images did that, and says how long it took. Ours an
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from timing import facts, show, write
+from timing import facts, show, torch_runs, write
 
 from fastmnist import CNNClassifier, LogisticRegression, OneVsRestLogisticRegression, available_backends, load_mnist
 from fastmnist.backends.gpu import open_device
@@ -54,7 +53,7 @@ def time_to_accuracy(data: tuple[np.ndarray, ...], seeds: int) -> list[dict[str,
     our_fit((data[0][:300], data[1][:300], *data[2:]), 0)
     compiling = device.compile_seconds
     jobs = {"cupy": lambda seed: our_fit(data, seed)}
-    if importlib.util.find_spec("torch") is not None:
+    if torch_runs():
         peer = TorchOnGpu({}, {"threads": 2, "layout": "nchw"})
         jobs["torch"] = lambda seed: {k: v for k, v in peer.sample(seed).items() if k in COLUMNS}
     title = f"time to accuracy {RECIPE}"

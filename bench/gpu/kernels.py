@@ -7,14 +7,14 @@ In TF32 and bf16 cuBLAS is called through torch, where that is installed; for bf
 from __future__ import annotations
 
 import argparse
-import importlib.util
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import cupy
 import numpy as np
-from timing import facts, show, spread, time_calls, time_launches, write
+from timing import facts, show, spread, time_calls, time_launches, torch_runs, write
 
 from fastmnist.backends.gpu import open_device
 from fastmnist.backends.gpu_device import CupyDevice
@@ -30,7 +30,7 @@ STREAMS = {
     "relu": (1 << 16, 1024),
     "adam": (1 << 14, 4096),
     "softmax_cross_entropy": (1 << 22, 10),
-    "gather_rows": (1 << 16, 784),
+    "gather_rows": (1 << 17, 784),
 }
 TENSOR_PRODUCTS = [(n, n, n) for n in (1024, 4096, 8192)] + [(1024, 784, 128), (4096, 784, 512)]
 UNITS = {"tf32": 2.0**-10, "bf16": 2.0**-7}  # of the error of a product: two factors, half a last bit each
@@ -69,6 +69,17 @@ def assert_product(got: np.ndarray, a: np.ndarray, b: np.ndarray) -> None:
     exact = a[rows].astype(np.float64) @ b
     error, numpys = np.abs(got[rows] - exact).max(), np.abs(a[rows] @ b - exact).max()
     assert error <= 8 * numpys + 1e-6, f"off by {error:.3g}, NumPy's float32 by {numpys:.3g}"
+
+
+def cublas_loads(device: CupyDevice) -> bool:
+    """Whether cuBLAS is here: CuPy is installed without it, and loads it when it is first asked for a product."""
+    try:
+        with device.stream:
+            cupy.matmul(cupy.ones((2, 2), np.float32), cupy.ones((2, 2), np.float32))
+    except (ImportError, OSError, RuntimeError) as error:
+        print(f"without cuBLAS: {error}")
+        return False
+    return True
 
 
 def products(device: CupyDevice, peers: bool) -> list[dict[str, object]]:
@@ -113,7 +124,7 @@ def assert_tensor_product(got: np.ndarray, a: np.ndarray, b: np.ndarray, unit: f
 def tensor_products(device: CupyDevice, peers: bool) -> list[dict[str, object]]:
     """`linear` on tensor cores, beside cuBLAS through torch; the target is 80 % of it at 4096."""
     rows = []
-    with_torch = peers and importlib.util.find_spec("torch") is not None
+    with_torch = peers and torch_runs()
     for precision, unit in UNITS.items():
         facts_ = replace(device.facts, precision=precision)
         for m, k, n in TENSOR_PRODUCTS:
@@ -261,18 +272,20 @@ def ladder(device: CupyDevice, n: int = 4096) -> list[dict[str, object]]:
 
 
 def main() -> None:
-    """Everything, into a CSV file."""
+    """Everything, into a CSV file; what was measured before the time was up is kept."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--no-peers", action="store_true", help="without cuBLAS")
     options = parser.parse_args()
-    device = open_device()
-    rows = products(device, not options.no_peers)
+    device, peers = open_device(), not options.no_peers
+    parts = [partial(products, device, peers and cublas_loads(device)), partial(streams, device)]
     if "tf32" in probe().precisions:
-        rows += tensor_products(device, not options.no_peers)
-    rows += streams(device) + augmented(device) + ladder(device)
+        parts.append(partial(tensor_products, device, peers))
+    rows: list[dict[str, object]] = []
+    for part in (*parts, partial(augmented, device), partial(ladder, device)):
+        rows += part()
+        write(options.out / "kernels.csv", [row | facts(device) for row in rows])
     show(rows, ("kernel", "shape", "us", "tflops", "of_cublas", "gbs", "of_copy"))
-    write(options.out / "kernels.csv", [row | facts(device) for row in rows])
 
 
 if __name__ == "__main__":

@@ -7,14 +7,13 @@ One process, alternating: ours, torch, ours, torch.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
 import numpy as np
-from timing import facts, show, spread, time_launches, write
+from timing import facts, show, spread, time_launches, torch_runs, write
 
 from fastmnist import available_backends, load_mnist
 from fastmnist.backends.cpu import CpuExecutor
@@ -128,7 +127,7 @@ def main() -> None:
                 jobs["cupy graph"] = executor_epochs(CupyExecutor(spec, persistent=False), spec, X, y, batch)
             if compiled:
                 jobs["numba"] = executor_epochs(CpuExecutor(spec), spec, X, y, batch)
-            if importlib.util.find_spec("torch") is not None:
+            if torch_runs():
                 jobs |= {
                     f"torch {kind}": torch_epochs(spec, X, y, batch, kind == "graph") for kind in ("eager", "graph")
                 }

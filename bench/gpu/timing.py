@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import platform
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -44,6 +45,15 @@ def spread(seconds: Sequence[float]) -> tuple[float, float]:
     """Median, and the distance of the quartiles."""
     low, _, high = quantiles(seconds, n=4)
     return median(seconds), high - low
+
+
+def torch_runs() -> bool:
+    """Whether torch is here and can use the GPU; one built for processors alone cannot."""
+    if importlib.util.find_spec("torch") is None:
+        return False
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def facts(device: CupyDevice) -> dict[str, object]:

@@ -118,6 +118,7 @@ def select(
     steps: int,
     values: float = 0.0,
     dtype: DTypeLike = np.float32,
+    numpy_flops: float = 0.0,
     precision: str = "float32",
     memory: Callable[[], MemoryPlan] | None = None,
 ) -> Choice:
@@ -143,6 +144,8 @@ def select(
         Values of X that the whole fit reads, each as often as it is read.
     dtype : dtype, default=float32
         Of the arithmetic: float32 or float64.
+    numpy_flops : float, default=0
+        What NumPy does besides that costs the other backends next to nothing, in the operations that it does in that time.
     precision : str, default="float32"
         One of `PRECISIONS`; "auto" takes the GPU where it is reduced.
     memory : callable, optional
@@ -171,7 +174,7 @@ def select(
         backend, origin = "cupy", f"asked for by precision={precision!r}, which needs a GPU"
     if backend == "auto":
         nbytes = np.dtype(dtype).itemsize * n_samples * n_features
-        choice = _choose(flops, steps, values, np.dtype(dtype), nbytes, memory)
+        choice = _choose(flops, numpy_flops, steps, values, np.dtype(dtype), nbytes, memory)
     else:
         try:
             require(backend, dtype=dtype, precision=precision)
@@ -309,12 +312,19 @@ def _require_known(backend: str, what: str) -> None:
 
 
 def _choose(
-    flops: float, steps: int, values: float, dtype: np.dtype, nbytes: int, memory: Callable[[], MemoryPlan] | None
+    flops: float,
+    numpy_flops: float,
+    steps: int,
+    values: float,
+    dtype: np.dtype,
+    nbytes: int,
+    memory: Callable[[], MemoryPlan] | None,
 ) -> Choice:
     """The rule of "auto"."""
     if dtype != np.float32:
         return Choice("numpy", f"auto: {dtype.name} arithmetic is numpy's alone.")
-    seconds = steps * NUMPY_STEP_SECONDS + flops / NUMPY_FLOPS_PER_SECOND + values / NUMPY_VALUES_PER_SECOND
+    seconds = steps * NUMPY_STEP_SECONDS + values / NUMPY_VALUES_PER_SECOND
+    seconds += (flops + numpy_flops) / NUMPY_FLOPS_PER_SECOND
     estimate = f"an estimated {seconds:.3g} s of work in NumPy"
     if seconds < SMALL_WORK_SECONDS:
         return Choice(

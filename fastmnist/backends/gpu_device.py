@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from fastmnist.kernels.gpu import FILES, Array, Facts, Launch, file_of, source
-from fastmnist.kernels.gpu.source import cooperative, kernels
+from fastmnist.kernels.gpu.source import kernels
 
 # For the shares of long sums (`Facts.scratch`): those of filters of 100,000 weights for each of 40 blocks.
 SCRATCH_BYTES = 16 << 20
@@ -143,12 +143,8 @@ class CupyDevice:
         self._device = cupy.cuda.Device(index)
         with self._device:
             self.stream = cupy.cuda.Stream(non_blocking=True)  # the default stream would wait for everybody else's
-            self._modules = {
-                file: cupy.RawModule(
-                    code=source(file), options=("-std=c++17",), enable_cooperative_groups=cooperative(file)
-                )
-                for file in FILES
-            }
+            # No enable_cooperative_groups, which before CuPy 14.2 compiles relocatable code, slower and linked by the driver; see `_launch`.
+            self._modules = {file: cupy.RawModule(code=source(file), options=("-std=c++17",)) for file in FILES}
         self.name = f"{cupy.cuda.runtime.getDeviceProperties(index)['name'].decode()}"
         self.peak_bytes = 0
         self._scratch = self.allocate(SCRATCH_BYTES)
@@ -160,6 +156,7 @@ class CupyDevice:
             attributes["MaxSharedMemoryPerBlockOptin"],
             bool(attributes["CooperativeLaunch"]),
         )
+        self._reads_pageable = bool(attributes["PageableMemoryAccess"])
         self._functions: dict[str, Any] = {}
         self.compile_seconds = 0.0
 
@@ -179,8 +176,11 @@ class CupyDevice:
     def upload(self, address: int, array: np.ndarray) -> None:
         """See `Device.upload`."""
         runtime = self._cuda.runtime
-        # From pageable memory: the copy returns when the driver has taken the bytes.
         runtime.memcpyAsync(address, array.ctypes.data, array.nbytes, runtime.memcpyHostToDevice, self.stream.ptr)
+        # The copy returns when the driver has taken the bytes; but a device that reads the host's memory itself may do so later (CUDA Runtime
+        # API, "API synchronization behavior").
+        if self._reads_pageable:
+            self.synchronize()
 
     def download(self, array: np.ndarray, address: int) -> None:
         """See `Device.download`."""
@@ -205,11 +205,7 @@ class CupyDevice:
         """See `Device.run`."""
         with self._device, self.stream:
             for launch in launches:
-                arguments = tuple(map(_argument, launch.arguments))
-                function = self._function(launch.kernel)
-                if launch.shared > GRANTED_SHARED:
-                    function.max_dynamic_shared_size_bytes = launch.shared
-                function(launch.grid, launch.block, arguments, shared_mem=launch.shared)
+                self._launch(launch)
 
     def record(self, launches: Sequence[Launch]) -> CupyGraph:
         """See `Device.record`."""
@@ -246,6 +242,17 @@ class CupyDevice:
     def synchronize(self) -> None:
         """See `Device.synchronize`."""
         self.stream.synchronize()
+
+    def _launch(self, launch: Launch) -> None:
+        arguments = tuple(map(_argument, launch.arguments))
+        function = self._function(launch.kernel)
+        if launch.shared > GRANTED_SHARED:
+            function.max_dynamic_shared_size_bytes = launch.shared
+        if launch.cooperative:
+            together = {"shared_mem": launch.shared, "enable_cooperative_groups": True}
+            function.kernel(launch.grid, launch.block, arguments, **together)
+        else:
+            function(launch.grid, launch.block, arguments, shared_mem=launch.shared)
 
     def _function(self, kernel: str) -> Any:
         if kernel not in self._functions:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fastmnist.backends.recording import TRACED_STEPS, Line, Recorder, Span, Table, Trace, line_of
-from fastmnist.kernels.gpu import Facts, Launch, plan
+from fastmnist.kernels.contract import JOBS
+from fastmnist.kernels.gpu import Array, Facts, Launch, plan
 from fastmnist.kernels.gpu.fusion import Call
 from fastmnist.network.program import BARRIER
 
@@ -37,6 +38,36 @@ def grouped(facts: Facts, calls: Sequence[Call]) -> list[Group]:
             groups.append((first, end, whole[done : len(part)]))
             first, done = end, len(part)
     return groups
+
+
+def run_job(
+    recorder: Recorder, device: Device, job: str, operands: Sequence[Array], launches: Sequence[Launch], place: str
+) -> None:
+    """Run a job that comes before steps of training, and write down how long it took.
+
+    Parameters
+    ----------
+    recorder : Recorder
+    device : Device
+    job : str
+        Of `JOBS`.
+    operands : sequence of Array
+        Its own, in the contract's order.
+    launches : sequence of Launch
+    place : str
+        What it makes.
+    """
+    op = JOBS[job]
+    dims = op.bind_dims([operand.shape for operand in operands])
+    sizes = " ".join(f"{dim}={size}" for dim, size in dims.items())
+    line = Line(job, place, operands[0].dtype, sizes, float(op.flops(dims)), float(op.nbytes(dims)))
+    table = recorder.table("training", operands[0].shape[0], [[line]])
+    start = time.perf_counter()
+    ((_, seconds),) = device.timed([(f"{job} {place}", launches)])
+    table.calls[0] = table.timed[0] = 1
+    table.timed_seconds[0] += seconds
+    table.traces.append(Trace([line], np.zeros(1, int), np.zeros(1, int), np.array([start]), np.array([seconds])))
+    recorder.spans.append(Span("training", start, time.perf_counter() - start, 1, 0))
 
 
 class Watch:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fastmnist.backends.device_rows import DeviceLabels, DeviceRows
 from fastmnist.backends.gpu_device import Buffer
 from fastmnist.backends.gpu_memory import Bound, reserve
+from fastmnist.backends.gpu_recording import run_job
+from fastmnist.backends.recording import active
 from fastmnist.backends.rows import StoredRows
 from fastmnist.backends.warping import AugmentedExecutor
 from fastmnist.kernels.gpu import Array, warping
@@ -16,9 +18,7 @@ from fastmnist.network.augmentation import Augment
 from fastmnist.network.shapes import Shape
 
 if TYPE_CHECKING:
-    from fastmnist.backends.base import Parameters
     from fastmnist.backends.gpu import CupyExecutor
-    from fastmnist.backends.gpu_inference import Judgement
 
 
 class DeviceAugmentedExecutor(AugmentedExecutor):
@@ -54,7 +54,8 @@ class DeviceAugmentedExecutor(AugmentedExecutor):
         augment: Augment,
         image_shape: Shape,
     ) -> None:
-        self._gpu, self._device, self._shape = executor, executor.device, image_shape
+        self._device, self._shape = executor.device, image_shape
+        self.judge = executor.judge  # on rows as they are
         self._own = Bound(self._device)
         self._own.put(taps=augment.taps(*image_shape[:2]).astype(np.float32))
         if isinstance(X, DeviceRows):
@@ -62,6 +63,8 @@ class DeviceAugmentedExecutor(AugmentedExecutor):
         elif not isinstance(X, StoredRows):
             self._own.put(source=X)
         self._made: Buffer | None = None
+        self._there: np.ndarray | None = None  # rows whose originals, numbers, labels and weights are on the device
+        self._recorder = active()
         super().__init__(
             executor,
             X,  # type: ignore[arg-type]  # rows on the device are read there
@@ -73,21 +76,38 @@ class DeviceAugmentedExecutor(AugmentedExecutor):
             image_shape=image_shape,
         )
 
+    def _bind(self, rows: np.ndarray, full_batch: bool = False) -> None:
+        """As the base's; where an epoch is one window, all but its images stays as the epoch before left it."""
+        there = self._there is not None and np.array_equal(rows, self._there)
+        if not there:
+            self._there = None
+            self._put(rows)
+        images: Any = self._images_of(rows)
+        if not there:
+            self._attach(images, rows)
+            self._there = rows.copy()
+
+    def _put(self, rows: np.ndarray) -> None:
+        self._own.put(numbers=rows)
+        if self._source is None:
+            self._own.put(source=self._read(rows), places=np.arange(len(rows)))
+
     def _images_of(self, rows: np.ndarray) -> DeviceRows:
         if self._made is None:
             self._reserve()
         assert self._made is not None
         shape = len(rows), self._X.shape[1]
         images = Array(self._made.address, shape, shape[1], self._X.dtype.name)
-        self._own.put(key=self._key, numbers=rows)
-        places = self._own.arrays["numbers"]
-        if self._source is None:
-            self._own.put(source=self._read(rows), places=np.arange(len(rows)))
-            places = self._own.arrays["places"]
+        self._own.put(key=self._key)
         arrays = self._own.arrays
+        places = arrays["places" if self._source is None else "numbers"]
         operands = images, arrays["scratch"], arrays["source"], places, arrays["numbers"], arrays["key"], arrays["taps"]
         params = dict(zip(("height", "width", "channels"), map(float, self._shape), strict=True)) | self._augment.params
-        self._device.run(warping.augment_images(self._device.facts, *operands, epoch=self._epoch, **params))
+        launches = warping.augment_images(self._device.facts, *operands, epoch=self._epoch, **params)
+        if self._recorder is None:
+            self._device.run(launches)
+        else:
+            run_job(self._recorder, self._device, "augment_images", operands, launches, "images")
         return DeviceRows(self._device, images, self._made, (0.0, 0.0))
 
     def _reserve(self) -> None:
@@ -97,16 +117,3 @@ class DeviceAugmentedExecutor(AugmentedExecutor):
         self._made = reserve(self._device, {"augmented images": n * self._X.row_bytes})
         memory = reserve(self._device, {"noise of elastic distortion": 4 * scratch})
         self._own.adopt("scratch", Array(memory.address, (scratch,), 1, "float32"), memory)
-
-    def judge(
-        self,
-        parameters: Parameters,
-        X: np.ndarray | DeviceRows,
-        labels: np.ndarray | DeviceLabels,
-        sample_weight: np.ndarray | None = None,
-        *,
-        pixel_scale: float = 1.0,
-        link: bool = True,
-    ) -> Judgement:
-        """See `CupyExecutor.judge`."""
-        return self._gpu.judge(parameters, X, labels, sample_weight, pixel_scale=pixel_scale, link=link)

@@ -47,7 +47,9 @@ def render(
 ) -> None:
     """Film a saved model's predictions: a frame an image, with the probabilities of its classes (1280 x 720).
 
-    Without a model the default network is trained first, as `fastmnist train` does.     Needs the extra video: pip install 'fastmnist[video]'.
+    Without a model the default network is trained first, as `fastmnist train` does.
+
+    Needs the extra video: pip install 'fastmnist[video]'.
     """
     from fastmnist.evaluation.video import check_film, frames, write_video
 

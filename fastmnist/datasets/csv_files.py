@@ -39,7 +39,7 @@ def _find_label_column(path: Path, header: list[str], label_column: str | None) 
     matches = [i for i, name in enumerate(header) if name in candidates]
     if len(matches) == 1:
         return matches[0]
-    hint = " The first line looks like data: it must name the columns." if all(map(_is_number, header)) else ""
+    hint = _header_hint(header)
     if label_column is None:
         raise DatasetError(
             f"{path}: name the column of labels with label_column: there is not exactly one called "
@@ -49,6 +49,14 @@ def _find_label_column(path: Path, header: list[str], label_column: str | None) 
         f"{path}: label_column must name exactly one column; {label_column!r} names {len(matches) or 'none'}. "
         f"Columns: {shown}.{hint}"
     )
+
+
+def _header_hint(header: list[str]) -> str:
+    """What the first line is instead of names with commas between them, if one can tell."""
+    if all(map(_is_number, header)):
+        return " The first line looks like data: it must name the columns."
+    separator = next((c for c in (";", "\t", "|") if len(header) == 1 and c in header[0]), None)
+    return f" Cells seem to be separated by {separator!r}: save the file with commas." if separator else ""
 
 
 def _read_csv_rows(path: Path, file: Iterable[str], header: list[str], label_index: int) -> Table:

@@ -139,10 +139,11 @@ class NetworkClassifier(Classifier):
             "cupy" if isinstance(X, DeviceRows) else self.backend,
             n_samples=X.shape[0],
             n_features=X.shape[1],
-            flops=samples * self._flops_per_sample(spec),
+            flops=samples * spec.flops_per_sample,
             steps=steps,
             values=samples * X.shape[1],
             dtype=np.float32,
+            numpy_flops=samples * self._numpy_flops_per_sample(spec),
             precision=self.precision,
             memory=lambda: self._memory_plan(spec, X),
         )
@@ -159,9 +160,9 @@ class NetworkClassifier(Classifier):
         self._keep_executor(executor)
         return executor
 
-    def _flops_per_sample(self, spec: Spec) -> float:
-        """Of training, for the choice of the backend."""
-        return spec.flops_per_sample
+    def _numpy_flops_per_sample(self, spec: Spec) -> float:
+        """What else NumPy alone takes time for, see `backends.select`."""
+        return 0.0
 
     def _memory_plan(self, spec: Spec, X: Matrix | DeviceRows) -> MemoryPlan:
         """What a fit would take of a GPU."""

@@ -371,8 +371,8 @@ class NetworkFitting(NetworkClassifier):
         """What a row of X is: (height, width, channels)."""
         raise NotImplementedError
 
-    def _flops_per_sample(self, spec: Spec) -> float:
-        return super()._flops_per_sample(spec) + (NUMPY_AUGMENT_FLOPS * spec.n_features if self.augment else 0)
+    def _numpy_flops_per_sample(self, spec: Spec) -> float:
+        return NUMPY_AUGMENT_FLOPS * spec.n_features if self.augment else 0.0
 
     def _augmentation(self) -> Augment:
         return FOR_DIGITS if isinstance(self.augment, (bool, np.bool_)) else self.augment

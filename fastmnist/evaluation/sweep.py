@@ -310,7 +310,24 @@ def fit_one(
     X_test: np.ndarray,
     y_test: np.ndarray,
 ) -> Run | None:
-    """Fit one candidate, in whatever process or machine; None if Ctrl-C came between."""
+    """Fit one candidate, in whatever process or machine.
+
+    Parameters
+    ----------
+    key : str
+        Its `run_key`.
+    setting : dict
+        Parameters that the sweep varies, by name, for the result.
+    estimator : Classifier
+        With these parameters; it is fitted.
+    X_train, y_train, X_test, y_test : ndarray
+        See `Data`.
+
+    Returns
+    -------
+    Run or None
+        None if Ctrl-C came between. A fit that diverges has a result that says so.
+    """
     from fastmnist.estimators.base import DivergedError
 
     history = empty_history()

@@ -99,6 +99,16 @@ class Augment:
         """The Gaussian that smooths displacements, float64, an odd number of them; none where nothing is displaced.
 
         Those that would reach over the whole image are left out: they only ever meet zeros.
+
+        Parameters
+        ----------
+        height, width : int
+            Of an image.
+
+        Returns
+        -------
+        ndarray of shape (n_taps,)
+            Its sum is 1 at most.
         """
         if self.elastic_alpha == 0:
             return np.empty(0)

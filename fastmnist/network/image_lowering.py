@@ -16,7 +16,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from fastmnist.network.image_choices import STATED_WINOGRAD as STATED_WINOGRAD
 from fastmnist.network.image_choices import choose_ways
 from fastmnist.network.image_memory import ImageMemory
 from fastmnist.network.image_nodes import (

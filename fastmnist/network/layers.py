@@ -109,8 +109,12 @@ class Conv2D:
         Pixels from one window to the next, both ways.
     padding : {"valid", "same"} or int, default="valid"
         Zeros around the image: none; as many as make ceil(size / stride) windows, the odd one at the end; or so many on all sides.
-    activation, kernel_initializer, use_bias
-        As of `Dense`; an initializer's inputs are `kernel height * kernel width * channels`, its units `kernel height * kernel width * filters`.
+    activation : str, default="identity"
+        One of `ACTIVATIONS`.
+    kernel_initializer : str, default="he_uniform"
+        As of `Dense`, its inputs being `kernel height * kernel width * channels`, its units `kernel height * kernel width * filters`.
+    use_bias : bool, default=True
+        With False the bias is 0 and stays 0.
 
     Raises
     ------

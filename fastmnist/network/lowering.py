@@ -19,7 +19,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 from fastmnist.network.crossover import Crossover
-from fastmnist.network.image_lowering import STATED_WINOGRAD, ImageLayers
+from fastmnist.network.image_choices import STATED_WINOGRAD
+from fastmnist.network.image_lowering import ImageLayers
 from fastmnist.network.layers import IN_PLACE, Activation, Dense, Dropout
 from fastmnist.network.losses import BinaryCrossEntropy, SoftmaxCrossEntropy, SoftmaxTwiceCrossEntropy
 from fastmnist.network.optimizers import SGD, Optimizer

@@ -73,7 +73,20 @@ class Roofs:
         return max((n for n in self.gflops if n <= threads), default=min(self.gflops))
 
     def roof(self, intensity: float, threads: int, level: str = "L1") -> float:
-        """GFLOP/s that a kernel of so many FLOPs a byte can reach at most (Williams, Waterman & Patterson 2009)."""
+        """GFLOP/s that a kernel can reach at most (Williams, Waterman & Patterson 2009): the lower one of peak and bandwidth.
+
+        Parameters
+        ----------
+        intensity : float
+            FLOPs a byte.
+        threads : int
+        level : str, default="L1"
+            Of the memory where its data lie: a key of `bandwidth`.
+
+        Returns
+        -------
+        float
+        """
         return min(self.peak(threads), intensity * self.bandwidth_of(level, threads))
 
     def summary(self) -> list[str]:

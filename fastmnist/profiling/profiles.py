@@ -206,7 +206,17 @@ class Profile:
         }
 
     def summary(self, n_kernels: int = 8) -> list[str]:
-        """Lines for people: the backends, and each one's longest kernels of the training."""
+        """Lines for people: the backends, and each one's longest kernels of the training.
+
+        Parameters
+        ----------
+        n_kernels : int, default=8
+            Of each backend, at most.
+
+        Returns
+        -------
+        list of str
+        """
         lines = [self.model, self.data] if self.data else [self.model]
         for run in self.backends:
             cost = "" if run.overhead.median is None else f"; recording costs {run.overhead}"
@@ -228,6 +238,11 @@ class Profile:
     def to_frame(self) -> Any:
         """The kernels as a pandas DataFrame.
 
+        Returns
+        -------
+        DataFrame
+            A row for each of `kernels`, columns as the attributes of `KernelTime`.
+
         Raises
         ------
         ImportError
@@ -238,17 +253,50 @@ class Profile:
         return pandas.DataFrame([asdict(kernel) for kernel in self.kernels])
 
     def to_json(self, path: str | Path) -> None:
-        """Write everything but the trace."""
+        """Write everything but the trace.
+
+        Parameters
+        ----------
+        path : str or Path
+            Written at once; replaced if it exists.
+
+        Raises
+        ------
+        OSError
+            The file cannot be written; one that was there before is whole.
+        """
         write_atomically(path, json.dumps(self.as_dict(), indent=1).encode())
 
     def to_trace(self, path: str | Path) -> None:
-        """Write a trace for ui.perfetto.dev or chrome://tracing, with a lane for each thread."""
+        """Write a trace for ui.perfetto.dev or chrome://tracing, with a lane for each thread.
+
+        Parameters
+        ----------
+        path : str or Path
+            Written at once; replaced if it exists.
+
+        Raises
+        ------
+        OSError
+            The file cannot be written; one that was there before is whole.
+        """
         from fastmnist.profiling.trace import trace_events
 
         write_atomically(path, json.dumps(trace_events(self)).encode())
 
     def to_html(self, path: str | Path) -> None:
-        """Write the report: one page that needs no network."""
+        """Write the report: one page that needs no network.
+
+        Parameters
+        ----------
+        path : str or Path
+            Written at once; replaced if it exists.
+
+        Raises
+        ------
+        OSError
+            The file cannot be written; one that was there before is whole.
+        """
         from fastmnist.profiling.report import page
 
         write_atomically(path, page(self).encode())

@@ -83,14 +83,14 @@ class _Helper:
         # Windows cannot say whether a pipe has something to read; a program that embeds Python is not to be started again.
         if os.name == "nt" or not os.path.basename(sys.executable or "").lower().startswith("python"):
             return None
-        command = [sys.executable, "-c", _PROGRAM.format(module=__name__)]
+        command = [sys.executable, "-P", "-c", _PROGRAM.format(module=__name__)]
         pipe = subprocess.PIPE
         try:
             # Without buffers: what `select` does not see is not there.
             helper = cls(subprocess.Popen(command, bufsize=0, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL))
         except OSError:
             return None
-        helper.say(sys.path)
+        helper.say([entry for entry in sys.path if isinstance(entry, str)])
         return helper
 
     def say(self, what: object) -> None:

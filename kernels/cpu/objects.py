@@ -41,7 +41,7 @@ def cache_root() -> Path:
     """`$FASTMNIST_CACHE_DIR`, or `fastmnist` in the user's cache folder."""
     chosen = os.environ.get("FASTMNIST_CACHE_DIR")
     if chosen:
-        return Path(chosen)
+        return Path(os.path.expanduser(chosen))
     try:
         base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     except RuntimeError:  # neither HOME nor an entry in the user database, as in some containers
@@ -103,12 +103,17 @@ def _read(path: Path) -> tuple[bytes, str] | None:
         content = path.read_bytes()
     except OSError:
         return None
-    # header, sha256 of the rest, symbol's name, newline, object
+    # header, sha256 of the file's name and the rest, symbol's name, newline, object
     body = content[len(_HEADER) + 32 :]
-    if not content.startswith(_HEADER) or hashlib.sha256(body).digest() != content[len(_HEADER) : len(_HEADER) + 32]:
+    if not content.startswith(_HEADER) or _checksum(path, body) != content[len(_HEADER) : len(_HEADER) + 32]:
         return None
     symbol, _, code = body.partition(b"\n")
     return code, symbol.decode()
+
+
+def _checksum(path: Path, body: bytes) -> bytes:
+    """Of the name too: code under another's name would be called with another's operands."""
+    return hashlib.sha256(path.name.encode() + b"\0" + body).digest()
 
 
 def _write(path: Path, code: bytes, symbol: str) -> None:
@@ -118,7 +123,7 @@ def _write(path: Path, code: bytes, symbol: str) -> None:
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".tmp")
         try:
             with os.fdopen(handle, "wb") as file:
-                file.write(_HEADER + hashlib.sha256(body).digest() + body)
+                file.write(_HEADER + _checksum(path, body) + body)
             os.replace(temporary, path)
         except BaseException:
             os.unlink(temporary)

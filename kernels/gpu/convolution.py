@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from .launch import Array, Facts, Launch, integers, launcher, leading, stream
+from collections.abc import Iterator
+
+import numpy as np
+
+from .launch import MOST_BLOCKS, Array, Facts, Launch, integers, launcher, leading, stream
 from .tiles import ADD, RELU, SHAPES, Tile, add_shares, cut, in_precision, scratch
 
 # Of images and of filters; in the order in which equals are preferred.
@@ -26,6 +30,20 @@ def _geometry(
     return tuple(map(int, window)), int(out_height), int(out_width)
 
 
+def _portions(images: int, pixels: int, tile: Tile) -> Iterator[tuple[int, int]]:
+    """First image and number of those that one grid has the rows for: a batch of ten thousand images of MNIST is more than one."""
+    most = max(MOST_BLOCKS * tile.rows // pixels, 1)
+    for first in range(0, images, most):
+        yield first, min(most, images - first)
+
+
+def _from(images: Array, first: int) -> Array:
+    """The images behind the first ones."""
+    itemsize = np.dtype(images.dtype).itemsize
+    shape = (images.shape[0] - first, *images.shape[1:])
+    return Array(images.address + first * images.ld * itemsize, shape, images.ld, images.dtype)
+
+
 def _forward(
     facts: Facts, y: Array, x: Array, w: Array, b: Array, geometry: tuple[float, ...], flags: int
 ) -> list[Launch]:
@@ -35,9 +53,13 @@ def _forward(
     if not rows:
         return []
     tile = choose_tile(facts, rows, filters)
-    sizes = integers(images, filters, depth, *window)
-    arguments = (y, x, w, b, *sizes, *leading(y, x, w), *integers(flags))
-    return [Launch(f"conv2d_{tile.name}_kernel", tile.blocks(rows, filters), (tile.threads,), arguments, tile.shared)]
+    result = []
+    for first, n in _portions(images, window[-1], tile):
+        sizes = integers(n, filters, depth, *window)
+        arguments = (_from(y, first), _from(x, first), w, b, *sizes, *leading(y, x, w), *integers(flags))
+        grid = tile.blocks(n * window[-1], filters)
+        result.append(Launch(f"conv2d_{tile.name}_kernel", grid, (tile.threads,), arguments, tile.shared))
+    return result
 
 
 @launcher
@@ -94,10 +116,13 @@ def conv2d_dx(
         return []
     tile = choose_tile(facts, rows, columns)
     depth = int(kernel_height * kernel_width) * filters
-    sizes = integers(images, channels, filters, depth, kernel_width, stride, width, pixels, *out)
-    arguments = (dx, dy, wt, *sizes, *leading(dx, dy, wt))
-    grid = tile.blocks(rows, columns)
-    return [Launch(f"conv2d_dx_{tile.name}_kernel", grid, (tile.threads,), arguments, tile.shared)]
+    result = []
+    for first, n in _portions(images, pixels, tile):
+        sizes = integers(n, channels, filters, depth, kernel_width, stride, width, pixels, *out)
+        arguments = (_from(dx, first), _from(dy, first), wt, *sizes, *leading(dx, dy, wt))
+        grid = tile.blocks(n * pixels, columns)
+        result.append(Launch(f"conv2d_dx_{tile.name}_kernel", grid, (tile.threads,), arguments, tile.shared))
+    return result
 
 
 def _filter_gradient(

@@ -19,6 +19,7 @@ from ..contract.table import Op
 THREADS = 256  # of a block of the streaming kernels: eight warps, enough blocks fit on a multiprocessor to hide the memory's latency
 BLOCKS_PER_MULTIPROCESSOR = 32  # four times what is resident at once: more would only add overhead
 QUAD = 4  # as in common.cuh
+MOST_BLOCKS = 65_535  # along y and along z; CUDA C++ Programming Guide, "Compute Capabilities"
 
 # Ops that the GPU does not offer, with the reason. A new op of the contract must get a launcher or a line here.
 NOT_ON_GPU = {
@@ -136,6 +137,11 @@ class Launch:
         Bytes of dynamic shared memory.
     cooperative : bool
         Blocks wait for each other: all must be resident at once. Never part of a graph.
+
+    Raises
+    ------
+    OverflowError
+        No GPU has such a grid.
     """
 
     kernel: str
@@ -144,6 +150,12 @@ class Launch:
     arguments: tuple[Any, ...]
     shared: int = 0
     cooperative: bool = False
+
+    def __post_init__(self) -> None:
+        if max(self.grid[1:], default=0) > MOST_BLOCKS:
+            raise OverflowError(
+                f"{self.kernel}: a grid of {self.grid} blocks; a GPU has at most {MOST_BLOCKS} along y and z. Use smaller blocks of rows."
+            )
 
 
 LAUNCHERS: dict[str, Callable[..., list[Launch]]] = {}

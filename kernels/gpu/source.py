@@ -48,11 +48,6 @@ def part(name: str) -> str:
     return (_FOLDER / name).read_text(encoding="utf-8")
 
 
-def cooperative(file: str) -> bool:
-    """Whether the blocks of a file's kernels wait for each other."""
-    return file == "persistent"
-
-
 @cache
 def kernels(file: str) -> tuple[str, ...]:
     """Names of the kernels of one of `FILES`."""

@@ -8,19 +8,23 @@ from __future__ import annotations
 
 import ctypes
 import re
+import sys
 import time
 import types
 import weakref
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
+
+from fastmnist.backends import gpu_probe
 
 from .device import HostBuffer
 from .simulator import Module
 
 MULTIPROCESSORS = 4
 GRANTED_SHARED, MOST_SHARED = 48 << 10, 99 << 10
+_UPLOAD = 1  # cudaMemcpyHostToDevice
 
 
 class FakeCudaError(RuntimeError):
@@ -32,6 +36,13 @@ class _Current:
 
     capturing: Stream | None = None
     stream: Stream | None = None
+    uploads: ClassVar[list[tuple[int, int, int]]] = []  # that the stream has not come to
+
+    @classmethod
+    def arrive(cls) -> None:
+        for target, source, nbytes in cls.uploads:
+            ctypes.memmove(target, source, nbytes)
+        cls.uploads.clear()
 
 
 def _not_while_capturing(what: str) -> None:
@@ -63,6 +74,7 @@ class Stream:
 
     def synchronize(self) -> None:
         _not_while_capturing("waiting")
+        _Current.arrive()
 
 
 class Graph:
@@ -71,6 +83,7 @@ class Graph:
 
     def launch(self, stream: Stream) -> None:
         assert isinstance(stream, Stream)
+        _Current.arrive()
         for launch in self._launches:
             launch()
 
@@ -107,37 +120,44 @@ def _file_of(code: str) -> str:
 
 
 class RawModule:
-    def __init__(self, *, code: str, options: tuple[str, ...], enable_cooperative_groups: bool = False) -> None:
+    def __init__(self, *, code: str, options: tuple[str, ...]) -> None:
         assert options == ("-std=c++17",)
-        self._code, self._cooperative = code, enable_cooperative_groups
+        self._code = code
 
     def get_function(self, name: str) -> RawKernel:
         _not_while_capturing("compiling")
-        return RawKernel(Module(self._code, name=_file_of(self._code)), name, self._cooperative)
+        return RawKernel(Module(self._code, name=_file_of(self._code)), name)
 
 
 class RawKernel:
-    def __init__(self, module: Module, name: str, cooperative: bool) -> None:
-        self._module, self._name, self._cooperative = module, name, cooperative
+    def __init__(self, module: Module, name: str) -> None:
+        self._module, self._name = module, name
         self.num_regs = 32
         self.max_dynamic_shared_size_bytes = GRANTED_SHARED
 
     def __call__(self, grid: tuple, block: tuple, args: tuple, *, shared_mem: int = 0) -> None:
+        self.kernel(grid, block, args, shared_mem=shared_mem)
+
+    def kernel(
+        self, grid: tuple, block: tuple, args: tuple, *, shared_mem: int = 0, enable_cooperative_groups: bool = False
+    ) -> None:
         assert isinstance(grid, tuple) and isinstance(block, tuple) and isinstance(args, tuple)
         assert _Current.stream is not None, "a launch on the default stream"
         assert shared_mem <= self.max_dynamic_shared_size_bytes <= MOST_SHARED, "more shared memory than was asked for"
-        assert not self._cooperative or grid[0] <= MULTIPROCESSORS, "CuPy would cut the grid"
+        assert not enable_cooperative_groups or grid[0] <= MULTIPROCESSORS, "CuPy would cut the grid"
+        assert not (enable_cooperative_groups and _Current.capturing), "a graph has no cooperative launches"
         signature = self._module.signatures[self._name]
         arguments = [_as_simulated(argument, kind) for argument, kind in zip(args, signature, strict=True)]
         launch = partial(
             self._module.launch,
             *(self._name, grid, block, arguments),
             shared=shared_mem,
-            cooperative=self._cooperative,
+            cooperative=enable_cooperative_groups,
         )
         if _Current.capturing is _Current.stream:
             _Current.capturing._launches.append(launch)
         else:
+            _Current.arrive()
             launch()
 
 
@@ -230,11 +250,16 @@ class _Memory:
 def _memcpy(target: int, source: int, nbytes: int, kind: int, stream: int) -> None:
     _not_while_capturing("copying")
     assert kind in (1, 2, 3) and stream
-    ctypes.memmove(target, source, nbytes)
+    if kind == _UPLOAD:  # read when the stream comes to it, as a device may that reads the host's memory itself
+        _Current.uploads.append((target, source, nbytes))
+    else:
+        _Current.arrive()
+        ctypes.memmove(target, source, nbytes)
 
 
 def _memset(address: int, value: int, nbytes: int, stream: int) -> None:
     assert stream
+    _Current.arrive()
     ctypes.memset(address, value, nbytes)
 
 
@@ -245,6 +270,7 @@ class _Device:
             "MultiProcessorCount": MULTIPROCESSORS,
             "MaxSharedMemoryPerBlockOptin": MOST_SHARED,
             "CooperativeLaunch": 1,
+            "PageableMemoryAccess": 1,
         }
 
     def __enter__(self) -> _Device:
@@ -259,7 +285,7 @@ def module() -> types.ModuleType:
     runtime = types.SimpleNamespace(
         memcpyAsync=_memcpy,
         memsetAsync=_memset,
-        memcpyHostToDevice=1,
+        memcpyHostToDevice=_UPLOAD,
         memcpyDeviceToHost=2,
         memGetInfo=lambda: (1 << 30, 1 << 30),
         getDeviceProperties=lambda index: {"name": b"Fake GPU"},
@@ -279,3 +305,10 @@ def module() -> types.ModuleType:
     cupy.RawModule = RawModule  # type: ignore[attr-defined]
     cupy.get_default_memory_pool = lambda: types.SimpleNamespace(free_bytes=lambda: 0, used_bytes=_used)  # type: ignore[attr-defined]
     return cupy
+
+
+def install(monkeypatch: Any) -> None:
+    """Let a test find a GPU, and this package as CuPy."""
+    usable = gpu_probe.GpuStatus("ok", True, "", "", "Fake GPU", (9, 0), 1 << 30, (13, 0), 1, "cupy-cuda13x 14.2.0")
+    monkeypatch.setitem(sys.modules, "cupy", module())
+    monkeypatch.setattr(gpu_probe, "probe", lambda: usable)
