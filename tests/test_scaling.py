@@ -10,6 +10,7 @@ import pytest
 from fastmnist import MLPClassifier, load_mnist
 from fastmnist.backends.compressed import row_pointers
 from fastmnist.backends.cpu import CpuExecutor
+from fastmnist.kernels.cpu.isa import MACHINE
 from fastmnist.network.layers import Dense
 from fastmnist.network.spec import Spec
 
@@ -48,7 +49,8 @@ def test_memory_beyond_the_data_is_linear_and_less_than_the_data(mnist):
     _peak(X[:1000], y[:1000])  # everything is imported and compiled
     sizes = (10_000, 20_000, 40_000)
     peaks = [_peak(X[:n], y[:n]) for n in sizes]
-    compressed = [3 * int(row_pointers(X[:n])[-1]) + 8 * (n + 1) for n in sizes]
+    # Bytes are read where they lie, or compressed where the machine can't do that in time.
+    compressed = [0 if MACHINE.packs_lanes else 3 * int(row_pointers(X[:n])[-1]) + 8 * (n + 1) for n in sizes]
     # Beside the compressed rows: labels, weights, order, recorded losses, some 100 bytes a row; and what does not depend on the rows.
     for n, peak, rows in zip(sizes, peaks, compressed, strict=True):
         assert rows < peak < rows + 100 * n + (4 << 20) < X[:n].nbytes + (4 << 20)

@@ -28,7 +28,7 @@ from fastmnist.backends.recording import TRACED_STEPS, Line, Recorder, Span, Tra
 from fastmnist.backends.recording import Table as RecordedTable
 from fastmnist.backends.rows import CompressedRows
 from fastmnist.backends.team import Team
-from fastmnist.kernels.cpu.isa import LANES
+from fastmnist.kernels.cpu.isa import LANES, MACHINE
 from fastmnist.kernels.cpu.layout import (
     BEGAN_CYCLES,
     BEGAN_NS,
@@ -591,8 +591,16 @@ def _inference_program(
     spec: Spec, data: DataFormat, sizes: tuple[int, ...], link: bool = True, chunk_bytes: int = 0
 ) -> Program:
     """For this machine."""
-    limit = winograd_limit()
-    return inference_program(spec, data, sizes, chunk_bytes=chunk_bytes, lanes=LANES, winograd=limit, link=link)
+    return inference_program(
+        spec,
+        data,
+        sizes,
+        chunk_bytes=chunk_bytes,
+        lanes=LANES,
+        winograd=winograd_limit(),
+        lists_bytes=MACHINE.packs_lanes and max(sizes) > SMALL_ROWS,
+        link=link,
+    )
 
 
 def _compile(*programs: Program, n_processes: int) -> None:

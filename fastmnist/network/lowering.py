@@ -30,7 +30,7 @@ from fastmnist.network.spec import Spec
 BLOCK_SLOTS = 16  # features of a block, as the ops on rows in occupied blocks have them
 
 
-QUAD = 4  # neighbouring features that the first layer of a mini-batch takes at once
+QUAD = 4  # neighbouring features that the first layer takes at once of many rows
 
 
 def blocks_of(n_features: int) -> int:
@@ -68,6 +68,8 @@ class Target:
         Whether plain gradient descent is taken by the product that makes the gradient of a dense layer's weights: then in no blocks.
     sums_losses : bool
         Whether gradient programs with `BinaryCrossEntropy` sum each output's losses over a block of rows instead of recording them row by row.
+    lists_bytes : bool
+        Whether rows of bytes are listed by quads of features so fast that it pays for a forward pass alone.
     """
 
     n_threads: int = 1
@@ -80,6 +82,7 @@ class Target:
     winograd: Crossover = STATED_WINOGRAD
     fuses_sgd: bool = False
     sums_losses: bool = False
+    lists_bytes: bool = False
 
 
 @dataclass(frozen=True)
@@ -201,12 +204,13 @@ def inference_program(
     chunk_bytes: int = 0,
     lanes: int = 0,
     winograd: Crossover = STATED_WINOGRAD,
+    lists_bytes: bool = False,
     link: bool = True,
 ) -> Program:
     """Writes the outputs of a block of rows, without the loss's link its logits, to the bound tensor `outputs`; parameters are bound as
     `parameter_<i>`.
     """
-    target = Target(dtype=dtype, lanes=lanes, chunk_bytes=chunk_bytes, winograd=winograd)
+    target = Target(dtype=dtype, lanes=lanes, chunk_bytes=chunk_bytes, winograd=winograd, lists_bytes=lists_bytes)
     return Lowering(spec, target, data, max(block_sizes), "inference", link=link).program(block_sizes)
 
 
@@ -385,22 +389,24 @@ class Lowering:
                 self.workspace.tensor(f"gradient_{i}", self._stored_shape(shape), dtype)
                 for i, shape in enumerate(self.spec.parameter_shapes)
             ]
+        if self._takes_quads:
+            self._reserve_quads()
         if self.purpose != "training":
             return
         deepest = self.target.row_block or max(node.inputs for node in self.dense)
         self.dw = [self.workspace.tensor(f"dw_{t}", (deepest, widest), dtype) for t in range(self.n_threads)]
         self.db = [self.workspace.tensor(f"db_{t}", (widest,), dtype) for t in range(self.n_threads)]
-        if self._takes_quads:
-            # Private to each thread: making the lists twice costs less than fetching them from the other core's cache.
-            n_quads = quads_of(self.spec.n_features)
-            self.by_quad = [
-                (
-                    self.workspace.tensor(f"counts_{t}", (n_quads,), "int32"),
-                    self.workspace.tensor(f"rows_{t}", (n_quads, self.rows), "int32"),
-                    self.workspace.tensor(f"entries_{t}", (n_quads, QUAD * self.rows), dtype),
-                )
-                for t in range(self.n_threads)
-            ]
+    def _reserve_quads(self) -> None:
+        """Lists for each thread: making them twice costs less than fetching them from the other core's cache."""
+        n_quads, dtype = quads_of(self.spec.n_features), self.target.dtype
+        self.by_quad = [
+            (
+                self.workspace.tensor(f"counts_{t}", (n_quads,), "int32"),
+                self.workspace.tensor(f"rows_{t}", (n_quads, self.rows), "int32"),
+                self.workspace.tensor(f"entries_{t}", (n_quads, QUAD * self.rows), dtype),
+            )
+            for t in range(self.n_threads)
+        ]
 
     # --- the step -----------------------------------------------------------------------------------------------------------------
 
@@ -531,7 +537,9 @@ class Lowering:
 
     @property
     def _takes_quads(self) -> bool:
-        """Whether the first layer reads the batch by quads of features: it is read twice then, forward and for the gradient."""
+        """Whether the first layer reads the batch by quads of features: in training twice, forward and for the gradient."""
+        if self.purpose == "inference":
+            return self.target.lists_bytes and self.data.skipping and self.data.dtype == "uint8"
         return self.purpose == "training" and (self.data.compressed or self.data.skipping)
 
     def _list_quads(self, shares: list[tuple[int, int]]) -> None:
