@@ -396,6 +396,7 @@ class Lowering:
         deepest = self.target.row_block or max(node.inputs for node in self.dense)
         self.dw = [self.workspace.tensor(f"dw_{t}", (deepest, widest), dtype) for t in range(self.n_threads)]
         self.db = [self.workspace.tensor(f"db_{t}", (widest,), dtype) for t in range(self.n_threads)]
+
     def _reserve_quads(self) -> None:
         """Lists for each thread: making them twice costs less than fetching them from the other core's cache."""
         n_quads, dtype = quads_of(self.spec.n_features), self.target.dtype
