@@ -1,6 +1,6 @@
 """Job: train a multilayer perceptron on MNIST's 60,000 images, each epoch a pass in a new random order.
 
-Ten epochs, four or two against the slower peers.
+Ten epochs, four against the slower peers.
 
 Timed, from uint8 images and labels in memory to the trained model:
 
