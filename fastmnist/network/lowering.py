@@ -589,7 +589,7 @@ class Lowering:
                 ]
             )
         self.builder.stage(stage)
-        if not node.output.by_columns:
+        if self.purpose == "training" and not node.output.by_columns:
             self._list_quads(everything)
 
     def _emit_loss(self) -> None:
